@@ -1,0 +1,1 @@
+"""One short file of differences from `default` per network and dataset."""

@@ -1,0 +1,13 @@
+"""Conv2 on CIFAR-10, with the hyperparameters of Conv6. The paper has no number for it.
+
+python -m iterand_jax.main --config=configs/cifar_conv2.py
+"""
+
+from configs import cifar_conv6
+
+
+def get_config():
+    """Conv6's run with Conv2."""
+    config = cifar_conv6.get_config()
+    config.network.name = "conv2"
+    return config

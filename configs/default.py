@@ -1,0 +1,58 @@
+"""Every field of a config, with its default; other configs are differences from this.
+
+Fields that are None here follow from `config.recipe[config.method]` unless they are set.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The fields and defaults that all configs start from."""
+    config = config_dict.ConfigDict()
+    config.seed = 0
+
+    config.dataset = config_dict.ConfigDict()
+    config.dataset.name = "cifar10"
+    config.dataset.validation_fraction = 0.1  # of the training part, held out
+    config.dataset.split_seed = 0  # which part: the same for every seed and method
+    config.dataset.mean = (0.485, 0.456, 0.406)  # ImageNet's, as the paper's runs used
+    config.dataset.std = (0.229, 0.224, 0.225)
+    config.augmentation = "resized_crop_flip"
+
+    config.network = config_dict.ConfigDict()
+    config.network.name = "conv6"
+    config.network.width = 1.0  # rho
+    config.dtype = "float32"  # of the activations
+
+    config.method = "iterand"
+    config.distribution = config_dict.placeholder(str)  # D_param
+    config.learning_rate = config_dict.placeholder(float)  # eta
+    config.weight_decay = config_dict.placeholder(float)  # lambda
+    config.sparsity = config_dict.placeholder(float)  # p, the fraction removed
+    config.k_per = config_dict.placeholder(int)  # K_per, in steps
+    config.sampling_rate = config_dict.placeholder(float)  # r
+    config.recipe = config_dict.ConfigDict()
+    config.recipe.sgd = recipe(distribution="kaiming_uniform")
+    config.recipe.edge_popup = recipe(sparsity=0.5)
+    config.recipe.iterand = recipe(sparsity=0.5, k_per=300, sampling_rate=0.1)
+
+    config.epochs = 100
+    config.batch_size = 128  # over all devices
+    config.eval_batch_size = 500
+    config.momentum = 0.9
+    config.schedule = "cosine"
+
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 0  # 0: at the end of each epoch
+    config.keep_checkpoints = 2
+    return config
+
+
+def recipe(**fields) -> config_dict.ConfigDict:
+    """The hyperparameters of one method: those of its paper's table that are its own."""
+    defaults = {
+        "distribution": "signed_constant",
+        "learning_rate": 0.1,
+        "weight_decay": 1e-4,
+    }
+    return config_dict.ConfigDict(defaults | fields)

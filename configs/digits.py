@@ -1,0 +1,25 @@
+"""A first run in a minute: Conv2 on scikit-learn's 8x8 handwritten digits.
+
+    python -m iterand_jax.main
+
+Not an experiment of the paper.
+"""
+
+from configs import default
+
+
+def get_config():
+    """IteRand on 1,797 small images, re-randomizing about twice an epoch."""
+    config = default.get_config()
+    config.dataset.name = "digits"
+    config.dataset.mean = (0.3,)
+    config.dataset.std = (0.38,)
+    config.augmentation = "none"
+    config.network.name = "conv2"
+    config.network.width = 0.5
+    config.recipe.iterand.k_per = 10
+    config.epochs = 30
+    config.batch_size = 64
+    config.log_every_steps = 10
+    config.checkpoint_every_steps = 100
+    return config

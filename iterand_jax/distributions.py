@@ -1,0 +1,117 @@
+"""D_param, the distributions that frozen weights are drawn from, as functions of U[0, 1).
+
+Each distribution is its own inverse cumulative distribution function: it maps uniform
+numbers to weights, given the fan-in f. One random word per weight is then enough for
+re-randomization: that the word is below its bound decides that the weight is redrawn, and
+where in [0, bound) it lies is the new value (`redraw`).
+
+    signed_constant   +-sqrt(2 / f), either sign with probability 1/2
+    kaiming_uniform   U[-sqrt(6 / f), sqrt(6 / f)]
+    kaiming_normal    N(0, 2 / f), not truncated
+
+All three have variance 2 / f. The first two are SC and KU in the paper.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+WORD_BITS = 31
+
+
+class Distribution(NamedTuple):
+    """A distribution of weights: its name, and uniform numbers -> weights of fan-in f."""
+
+    name: str
+    from_uniform: Callable[[Array, int], Array]
+
+    def sample(
+        self, key: Array, shape: tuple[int, ...], fan_in: int, dtype=jnp.float32
+    ) -> Array:
+        """Draws weights of a shape and fan-in.
+
+        >>> import jax
+        >>> weights = DISTRIBUTIONS["signed_constant"].sample(jax.random.key(0), (3,), 8)
+        >>> abs(weights)
+        Array([0.5, 0.5, 0.5], dtype=float32)
+        """
+        return self.from_uniform(_uniform(_words(key, shape), 1.0), fan_in).astype(
+            dtype
+        )
+
+    def redraw(
+        self, key: Array, weights: Array, fan_in: int, sampling_rate: ArrayLike
+    ) -> tuple[Array, Array]:
+        """Fresh weights and the Bernoulli(r) choice of which to replace, from one draw.
+
+        Returns (fresh, chosen): the shape of the weights, chosen as booleans. Where it is
+        not chosen, fresh is meaningless. The choice is exact to 2**-31; given the choice,
+        the fresh value has r * 2**31 levels.
+        """
+        words = _words(key, weights.shape)
+        bound = jnp.asarray(sampling_rate, jnp.float32)
+        chosen = words.astype(jnp.uint32) < _word_bound(sampling_rate)
+        fresh = self.from_uniform(_uniform(words, bound), fan_in)
+        return fresh.astype(weights.dtype), chosen
+
+
+def _words(key: Array, shape: tuple[int, ...]) -> Array:
+    """31 random bits each, as int32: its conversion to float32 vectorizes everywhere."""
+    words = jax.random.bits(key, shape, jnp.uint32) >> (32 - WORD_BITS)
+    return words.astype(jnp.int32)
+
+
+def _word_bound(sampling_rate: ArrayLike) -> Array:
+    if isinstance(sampling_rate, jax.core.Tracer):
+        return jnp.round(sampling_rate * 2.0**WORD_BITS).astype(jnp.uint32)
+    return jnp.uint32(round(float(sampling_rate) * 2**WORD_BITS))
+
+
+def _uniform(words: Array, bound: ArrayLike) -> Array:
+    """Words below bound * 2**31 to float32 in (0, 1), both ends excluded."""
+    scale = jnp.float32(2.0**-WORD_BITS) / bound
+    largest = jnp.float32(1 - 2**-24)
+    return jnp.minimum((words.astype(jnp.float32) + 0.5) * scale, largest)
+
+
+def _signed_constant(uniform: Array, fan_in: int) -> Array:
+    size = jnp.float32(math.sqrt(2 / fan_in))
+    return jnp.where(uniform < 0.5, -size, size)
+
+
+def _kaiming_uniform(uniform: Array, fan_in: int) -> Array:
+    return (2 * uniform - 1) * jnp.float32(math.sqrt(6 / fan_in))
+
+
+def _kaiming_normal(uniform: Array, fan_in: int) -> Array:
+    return lax.erf_inv(2 * uniform - 1) * jnp.float32(2 / math.sqrt(fan_in))
+
+
+DISTRIBUTIONS = {
+    d.name: d
+    for d in (
+        Distribution("signed_constant", _signed_constant),
+        Distribution("kaiming_uniform", _kaiming_uniform),
+        Distribution("kaiming_normal", _kaiming_normal),
+    )
+}
+
+
+def get_distribution(name: str | Distribution) -> Distribution:
+    """The distribution of a name; a Distribution is returned as it is.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if isinstance(name, Distribution):
+        return name
+    if name not in DISTRIBUTIONS:
+        raise ValueError(
+            f"unknown distribution {name!r}; possible: {', '.join(DISTRIBUTIONS)}"
+        )
+    return DISTRIBUTIONS[name]

@@ -1,0 +1,92 @@
+"""The array door: pruned layers as functions of (x, weights, scores).
+
+Each layer masks its own weights with the exact straight-through top-k mask and applies
+them; gradients reach x and the scores. For networks written by hand, in nothing but jax.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from iterand_jax import masks
+
+
+def pruned(weights: Array, scores: Array, sparsity: ArrayLike) -> Array:
+    """The effective weights, weights * mask: no gradient reaches the weights.
+
+    >>> import jax.numpy as jnp
+    >>> pruned(jnp.array([3.0, 5.0]), jnp.array([-1.0, 0.2]), sparsity=0.5)
+    Array([0., 5.], dtype=float32)
+    """
+    if weights.shape != scores.shape:
+        raise ValueError(
+            f"weights of shape {weights.shape} and scores of shape {scores.shape} differ"
+        )
+    mask = masks.topk_mask(scores, sparsity).astype(weights.dtype)
+    return lax.stop_gradient(weights) * mask
+
+
+def dense(x: Array, weights: Array, scores: Array, *, sparsity: ArrayLike) -> Array:
+    """A linear layer: x (..., inputs), weights and scores (inputs, outputs)."""
+    return x @ pruned(weights, scores, sparsity)
+
+
+def conv(
+    x: Array,
+    weights: Array,
+    scores: Array,
+    *,
+    sparsity: ArrayLike,
+    strides: tuple[int, int] = (1, 1),
+    padding: str = "SAME",
+) -> Array:
+    """A 2-D convolution: x (N, H, W, inputs), weights and scores (h, w, inputs, outputs).
+
+    strides and padding are those of `jax.lax.conv_general_dilated`.
+    """
+    return lax.conv_general_dilated(
+        x,
+        pruned(weights, scores, sparsity),
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def lstm_cell(
+    carry: tuple[Array, Array],
+    x: Array,
+    input_weights: Array,
+    input_scores: Array,
+    recurrent_weights: Array,
+    recurrent_scores: Array,
+    *,
+    sparsity: ArrayLike,
+) -> tuple[tuple[Array, Array], Array]:
+    """One step of an LSTM without biases.
+
+    The four gates (input, forget, cell, output) lie side by side in one matrix, and the
+    top-k choice is joint over the four, as it is for frameworks that fuse them: a gate
+    that needs fewer weights leaves more to the others.
+
+    Args:
+      carry: (cell, hidden), each (..., hidden).
+      x: (..., inputs).
+      input_weights: (inputs, 4 * hidden), like its scores.
+      input_scores: (inputs, 4 * hidden).
+      recurrent_weights: (hidden, 4 * hidden), like its scores.
+      recurrent_scores: (hidden, 4 * hidden).
+      sparsity: the fraction removed from each of the two matrices.
+
+    Returns:
+      ((cell, hidden), hidden).
+    """
+    cell, hidden = carry
+    gates = dense(x, input_weights, input_scores, sparsity=sparsity) + dense(
+        hidden, recurrent_weights, recurrent_scores, sparsity=sparsity
+    )
+    enter, forget, candidate, leave = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(enter) * jnp.tanh(candidate)
+    hidden = jax.nn.sigmoid(leave) * jnp.tanh(cell)
+    return (cell, hidden), hidden

@@ -1,0 +1,94 @@
+"""The Linen door: modules that hold their scores and frozen weights themselves.
+
+Scores lie in the collection "params", so that whatever trains the model trains them;
+frozen weights lie in the collection "weights" under the same paths. The functions of
+`Subnetwork` work on the two collections:
+
+    variables = model.init(key, x)
+    logits = model.apply(variables, x)
+    variables["weights"] = Subnetwork(sparsity=0.5).rerandomize(
+        key, variables["weights"], variables["params"], sampling_rate=0.1
+    )
+"""
+
+import math
+
+from flax import linen as nn
+from jax import Array
+
+from iterand_jax import layers
+from iterand_jax.distributions import DISTRIBUTIONS, get_distribution
+
+
+def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """(weights, scores) of a module's kernel, whose outputs are on the last axis."""
+    fan_in = math.prod(shape[:-1])
+    distribution = get_distribution(module.distribution)
+    weights = module.variable(
+        "weights",
+        name,
+        lambda: distribution.sample(module.make_rng("params"), shape, fan_in),
+    )
+    scores = module.param(
+        name,
+        lambda key: DISTRIBUTIONS["kaiming_uniform"].sample(key, shape, fan_in),
+    )
+    return weights.value, scores
+
+
+class Dense(nn.Module):
+    """`layers.dense` with its own scores and weights: (..., inputs) to (..., features)."""
+
+    features: int
+    sparsity: float = 0.5
+    distribution: str = "signed_constant"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Applies the pruned layer."""
+        kernel = _kernel(self, "kernel", (x.shape[-1], self.features))
+        return layers.dense(x, *kernel, sparsity=self.sparsity)
+
+
+class Conv(nn.Module):
+    """`layers.conv` with its own scores and weights: (N, H, W, inputs) to features."""
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "SAME"
+    sparsity: float = 0.5
+    distribution: str = "signed_constant"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Applies the pruned layer."""
+        kernel = _kernel(
+            self, "kernel", (*self.kernel_size, x.shape[-1], self.features)
+        )
+        return layers.conv(
+            x,
+            *kernel,
+            sparsity=self.sparsity,
+            strides=self.strides,
+            padding=self.padding,
+        )
+
+
+class LSTMCell(nn.Module):
+    """`layers.lstm_cell` with its own scores and weights, for `flax.linen.scan`."""
+
+    features: int
+    sparsity: float = 0.5
+    distribution: str = "signed_constant"
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[Array, Array], x: Array
+    ) -> tuple[tuple[Array, Array], Array]:
+        """One step: ((cell, hidden), x) to ((cell, hidden), hidden)."""
+        inputs = _kernel(self, "input/kernel", (x.shape[-1], 4 * self.features))
+        recurrent = _kernel(
+            self, "recurrent/kernel", (self.features, 4 * self.features)
+        )
+        return layers.lstm_cell(carry, x, *inputs, *recurrent, sparsity=self.sparsity)

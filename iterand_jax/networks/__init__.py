@@ -1,0 +1,48 @@
+"""The networks of the paper, as plain Flax Linen modules in one table by name.
+
+The modules know nothing of pruning. Each takes `num_classes`, `width`, `affine` and
+`dtype`, and is applied to images (N, H, W, C), with `train=True` in training.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from iterand_jax.networks.convs import ConvNet
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "conv2": partial(ConvNet, stages=(64,)),
+    "conv4": partial(ConvNet, stages=(64, 128)),
+    "conv6": partial(ConvNet, stages=(64, 128, 256)),
+}
+
+
+def build_network(
+    name: str,
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    affine: bool = False,
+    dtype: Any = jnp.float32,
+) -> nn.Module:
+    """The network of a name in `NETWORKS`.
+
+    Args:
+      name: a name in `NETWORKS`.
+      num_classes: the number of logits.
+      width: the width factor rho.
+      affine: whether layers have biases, as networks trained by SGD do; the networks that
+        are pruned at random initialization have none.
+      dtype: of the activations.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}; possible: {', '.join(NETWORKS)}")
+    return NETWORKS[name](
+        num_classes=num_classes, width=width, affine=affine, dtype=dtype
+    )

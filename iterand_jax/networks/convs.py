@@ -1,0 +1,60 @@
+"""Conv2, Conv4 and Conv6: the paper's small convolutional networks (Table 1).
+
+Stages of two 3x3 convolutions, each stage closed by a 2x2 max-pool, then linear layers of
+256, 256 and the classes; ReLU after every layer but the last. The width factor scales
+every layer but the last.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+
+class ConvNet(nn.Module):
+    """Stages of two 3x3 convolutions and a max-pool, then three linear layers.
+
+    Attributes:
+      stages: channels of each stage at width 1.
+      num_classes: the number of logits.
+      width: the width factor rho.
+      affine: whether layers have biases, as networks trained by SGD do.
+      dtype: of the activations; parameters and logits are float32.
+    """
+
+    stages: Sequence[int]
+    num_classes: int
+    width: float = 1.0
+    affine: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Images (N, H, W, C) to float32 logits (N, num_classes)."""
+        del train
+        options = {"use_bias": self.affine, "dtype": self.dtype}
+        for channels in self.stages:
+            for _ in range(2):
+                x = nn.relu(nn.Conv(scaled(channels, self.width), (3, 3), **options)(x))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for features in (256, 256):
+            x = nn.relu(nn.Dense(scaled(features, self.width), **options)(x))
+        return nn.Dense(self.num_classes, **options)(x).astype(jnp.float32)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels times the width factor, rounded down.
+
+    Raises:
+      ValueError: a width that leaves no channel.
+    """
+    result = int(channels * width)
+    if result < 1:
+        raise ValueError(
+            f"width {width:g} leaves a layer of {channels} channels without any; "
+            f"possible: {1 / channels:g} or more"
+        )
+    return result
