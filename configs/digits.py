@@ -16,7 +16,8 @@ def get_config():
     config.dataset.std = (0.38,)
     config.augmentation = "none"
     config.network.name = "conv2"
-    config.network.width = 0.5
+    for recipe in (config.recipe.edge_popup, config.recipe.iterand):
+        recipe.learning_rate = 0.4
     config.recipe.iterand.k_per = 10
     config.epochs = 30
     config.batch_size = 64

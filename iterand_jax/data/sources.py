@@ -1,0 +1,258 @@
+"""Small image datasets, whole in memory, by name.
+
+A `Source` says what a dataset is (shape, classes, sizes, which bytes) and reads one
+split when asked, so that a test set stays untouched until the end of a run.
+TensorFlow is never imported: TFDS directories are read as array records and the
+images in them are decoded by Pillow.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_CHUNK = 1000  # records for one thread: few enough to share out, enough to amortize
+_DIGITS_TEST_SIZE = 360
+
+
+class DataNotFoundError(ValueError):
+    """A dataset is not where it was looked for; the message says how to prepare it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A dataset that is there to be read.
+
+    `image_shape` is (height, width, channels). `encoding` is how images are stored:
+    "png" is lossless, "jpeg" is not (CIFAR-10 kept as JPEG is not the official
+    CIFAR-10), "array" needs no decoding. `fingerprint` is the first 16 hex digits of
+    a SHA-256 over the names and bytes of the data files, the same on every machine.
+    `read(split)` returns uint8 images [n, height, width, channels] and int32 labels
+    [n]; it raises ValueError for an unknown split and for a record that cannot be
+    read or decoded.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    sizes: Mapping[str, int]
+    encoding: str
+    fingerprint: str
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+
+
+def open_source(name: str, data_dir: str | None = None) -> Source:
+    """Return the source of that name, without decoding any of its images.
+
+    `data_dir` is a TFDS data directory (see `resolve_data_dir`). Raises ValueError for
+    an unknown name and DataNotFoundError for absent data.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown dataset {name!r}: use one of {', '.join(SOURCES)}")
+    return SOURCES[name](resolve_data_dir(data_dir))
+
+
+def resolve_data_dir(data_dir: str | None = None) -> str:
+    """Return `data_dir`, else $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return os.path.abspath(os.path.expanduser(chosen))
+
+
+def tfds_builder(name: str, folder: str) -> tuple[Any, bool]:
+    """Return the TFDS builder of a dataset and whether it is prepared in `folder`.
+
+    Raises ValueError for a prepared dataset that is damaged or that only TensorFlow
+    could read.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        with _quiet_tfds():
+            builder = tfds.builder(name, data_dir=folder)
+            prepared = builder.is_prepared()
+    except Exception as error:
+        raise ValueError(f"{name} in {folder} cannot be opened: {error}") from error
+    if prepared:
+        formats = sorted(f.value for f in builder.info.available_file_formats())
+        if "array_record" not in formats:
+            raise ValueError(
+                f"{name} in {builder.data_dir} is stored as {', '.join(formats)}, "
+                "which needs TensorFlow: move it away and run: "
+                + prepare_command(name, folder)
+            )
+    return builder, prepared
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    # TFDS warns about folders that are absent, which is an answer here.
+    from absl import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def prepare_command(name: str, folder: str) -> str:
+    """Return the command line that prepares a dataset in `folder`."""
+    return f"python -m iterand_jax.data.prepare {name} --data_dir={shlex.quote(folder)}"
+
+
+def _open_tfds_images(name: str, folder: str) -> Source:
+    import tensorflow_datasets as tfds
+
+    builder, prepared = tfds_builder(name, folder)
+    if not prepared:
+        raise DataNotFoundError(
+            f"{name} is not in {folder}: run: {prepare_command(name, folder)}"
+        )
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+    splits = builder.info.splits
+    files = [Path(path) for split in splits.values() for path in split.filepaths]
+    try:
+        fingerprint = _fingerprint(sorted(files))
+        first = builder.as_data_source("train", decoders=undecoded)[0]["image"]
+    except Exception as error:
+        raise ValueError(f"{name} in {folder} cannot be read: {error}") from error
+    return Source(
+        name=name,
+        image_shape=builder.info.features["image"].shape,
+        num_classes=builder.info.features["label"].num_classes,
+        sizes={name: split.num_examples for name, split in splits.items()},
+        encoding="png" if first.startswith(b"\x89PNG") else "jpeg",
+        fingerprint=fingerprint,
+        read=functools.partial(_read_tfds_images, builder, undecoded),
+    )
+
+
+def _fingerprint(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _read_tfds_images(
+    builder: Any, undecoded: Any, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    _check_split(builder.name, split, builder.info.splits)
+    records = builder.as_data_source(split, decoders=undecoded)
+    size, shape = len(records), builder.info.features["image"].shape
+    images = np.empty((size, *shape), np.uint8)
+    labels = np.empty(size, np.int32)
+
+    def read_chunk(start: int) -> None:
+        indices = range(start, min(start + _CHUNK, size))
+        for index, record in zip(indices, _fetch(records, indices), strict=True):
+            try:
+                images[index] = _decode(record["image"]).reshape(shape)
+                labels[index] = record["label"]
+            except Exception as error:
+                raise _RecordError(index, error) from error
+
+    try:
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(read_chunk, range(0, size, _CHUNK)))
+    except _RecordError as error:
+        index, cause = error.args
+        place = _locate(builder.info.splits[split], index)
+        raise ValueError(
+            f"{builder.name} {split} example {index} ({place}) cannot be read: {cause}"
+        ) from error
+    return images, labels
+
+
+class _RecordError(Exception):
+    """An index within a split, and what went wrong there."""
+
+
+def _fetch(records: Any, indices: range) -> list[Any]:
+    try:
+        return records.__getitems__(indices)
+    except Exception:
+        # A failing batch does not say which of its records is at fault.
+        return [_fetch_one(records, index) for index in indices]
+
+
+def _fetch_one(records: Any, index: int) -> Any:
+    try:
+        return records[index]
+    except Exception as error:
+        raise _RecordError(index, error) from error
+
+
+def _decode(encoded: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
+        return np.asarray(image)
+
+
+def _locate(split_info: Any, index: int) -> str:
+    shards = zip(split_info.filepaths, split_info.shard_lengths, strict=True)
+    path, length = next(shards)
+    while index >= length:
+        index -= length
+        path, length = next(shards)
+    return f"{path}, record {index}"
+
+
+def _check_split(name: str, split: str, splits: Mapping[str, Any]) -> None:
+    if split not in splits:
+        raise ValueError(f"{name} has no split {split!r}: use one of {list(splits)}")
+
+
+def _open_digits(folder: str) -> Source:
+    """Open scikit-learn's 1,797 handwritten digits, which need no folder.
+
+    Grey levels 0..16 become round(level * 255 / 16). Images are put in the order of
+    the SHA-256 of their index, a shuffle that no library version can change; the
+    first 1,437 are the training set and the last 360 the test set.
+    """
+    from sklearn.datasets import load_digits
+
+    del folder
+    digits = load_digits()
+    order = sorted(
+        range(len(digits.target)),
+        key=lambda index: hashlib.sha256(str(index).encode()).digest(),
+    )
+    images = np.rint(digits.images[order, :, :, None] * (255 / 16)).astype(np.uint8)
+    labels = digits.target[order].astype(np.int32)
+    cut = len(order) - _DIGITS_TEST_SIZE
+    splits = {"train": slice(None, cut), "test": slice(cut, None)}
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        _check_split("digits", split, splits)
+        return images[splits[split]].copy(), labels[splits[split]].copy()
+
+    content = b"digits" + images.tobytes() + labels.astype("<i4").tobytes()
+    return Source(
+        name="digits",
+        image_shape=(8, 8, 1),
+        num_classes=10,
+        sizes={"train": cut, "test": _DIGITS_TEST_SIZE},
+        encoding="array",
+        fingerprint=hashlib.sha256(content).hexdigest()[:16],
+        read=read,
+    )
+
+
+SOURCES: Mapping[str, Callable[[str], Source]] = {
+    "digits": _open_digits,
+    "cifar10": functools.partial(_open_tfds_images, "cifar10"),
+}
