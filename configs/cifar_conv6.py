@@ -4,8 +4,8 @@
     --config.method=iterand|edge_popup|sgd --config.distribution=kaiming_uniform
     --config.network.width=0.25|0.5|1.0|2.0 --config.seed=0|1|2
 
-Test accuracy of the paper at width 1.0: IteRand 88.80 (SC), 88.20 (KU); edge-popup 87.60
-(SC), 86.14 (KU); SGD 87.69 (KU).
+Test accuracy of the paper at width 1.0: IteRand 88.80 (SC), 88.20 (KU); edge-popup
+87.60 (SC), 86.14 (KU); SGD 87.69 (KU).
 """
 
 from configs import default

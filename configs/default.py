@@ -1,6 +1,6 @@
-"""Every field of a config, with its default; other configs are differences from this.
+"""Every field of a config, with its default; other configs are differences.
 
-Fields that are None here follow from `config.recipe[config.method]` unless they are set.
+Fields that are None here follow from `config.recipe[config.method]` unless set.
 """
 
 from ml_collections import config_dict
@@ -49,7 +49,7 @@ def get_config() -> config_dict.ConfigDict:
 
 
 def recipe(**fields) -> config_dict.ConfigDict:
-    """The hyperparameters of one method: those of its paper's table that are its own."""
+    """The hyperparameters of one method, as the paper's tables list them."""
     defaults = {
         "distribution": "signed_constant",
         "learning_rate": 0.1,

@@ -11,10 +11,17 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 
-def define_config(default: Path):
+def define_config(default: Path) -> None:
     """Defines --config=FILE and an override --config.FIELD=VALUE for every field."""
-    return config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config", str(default), "a file with get_config()", lock_config=True
+    )
+
+
+def define_data_dir() -> None:
+    """Defines --data_dir=DIR."""
+    flags.DEFINE_string(
+        "data_dir", None, "where datasets lie; default: $TFDS_DATA_DIR or TFDS's own"
     )
 
 

@@ -1,9 +1,9 @@
-"""D_param, the distributions that frozen weights are drawn from, as functions of U[0, 1).
+"""D_param, the distributions of frozen weights, as functions of uniform numbers.
 
 Each distribution is its own inverse cumulative distribution function: it maps uniform
 numbers to weights, given the fan-in f. One random word per weight is then enough for
-re-randomization: that the word is below its bound decides that the weight is redrawn, and
-where in [0, bound) it lies is the new value (`redraw`).
+re-randomization: that the word is below its bound decides that the weight is redrawn,
+and where in [0, bound) it lies is the new value (`redraw`).
 
     signed_constant   +-sqrt(2 / f), either sign with probability 1/2
     kaiming_uniform   U[-sqrt(6 / f), sqrt(6 / f)]
@@ -19,13 +19,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
+
+from iterand_jax.masks import Scalar
 
 WORD_BITS = 31
 
 
 class Distribution(NamedTuple):
-    """A distribution of weights: its name, and uniform numbers -> weights of fan-in f."""
+    """A distribution of weights: a name, and (uniform numbers, fan-in) -> weights."""
 
     name: str
     from_uniform: Callable[[Array, int], Array]
@@ -36,8 +37,8 @@ class Distribution(NamedTuple):
         """Draws weights of a shape and fan-in.
 
         >>> import jax
-        >>> weights = DISTRIBUTIONS["signed_constant"].sample(jax.random.key(0), (3,), 8)
-        >>> abs(weights)
+        >>> constant = DISTRIBUTIONS["signed_constant"]
+        >>> abs(constant.sample(jax.random.key(0), (3,), fan_in=8))
         Array([0.5, 0.5, 0.5], dtype=float32)
         """
         return self.from_uniform(_uniform(_words(key, shape), 1.0), fan_in).astype(
@@ -45,13 +46,13 @@ class Distribution(NamedTuple):
         )
 
     def redraw(
-        self, key: Array, weights: Array, fan_in: int, sampling_rate: ArrayLike
+        self, key: Array, weights: Array, fan_in: int, sampling_rate: Scalar
     ) -> tuple[Array, Array]:
         """Fresh weights and the Bernoulli(r) choice of which to replace, from one draw.
 
-        Returns (fresh, chosen): the shape of the weights, chosen as booleans. Where it is
-        not chosen, fresh is meaningless. The choice is exact to 2**-31; given the choice,
-        the fresh value has r * 2**31 levels.
+        Returns (fresh, chosen), both of the shape of the weights, chosen as booleans.
+        Where it is not chosen, fresh is meaningless. The choice is exact to 2**-31;
+        given the choice, the fresh value has r * 2**31 levels.
         """
         words = _words(key, weights.shape)
         bound = jnp.asarray(sampling_rate, jnp.float32)
@@ -61,19 +62,19 @@ class Distribution(NamedTuple):
 
 
 def _words(key: Array, shape: tuple[int, ...]) -> Array:
-    """31 random bits each, as int32: its conversion to float32 vectorizes everywhere."""
+    """31 random bits each, as int32, whose conversion to float32 vectorizes."""
     # Drawn flat: the values are the same, and XLA compiles them five times faster.
     words = jax.random.bits(key, (math.prod(shape),), jnp.uint32) >> (32 - WORD_BITS)
     return words.astype(jnp.int32).reshape(shape)
 
 
-def _word_bound(sampling_rate: ArrayLike) -> Array:
+def _word_bound(sampling_rate: Scalar) -> Array:
     if isinstance(sampling_rate, jax.core.Tracer):
         return jnp.round(sampling_rate * 2.0**WORD_BITS).astype(jnp.uint32)
     return jnp.uint32(round(float(sampling_rate) * 2**WORD_BITS))
 
 
-def _uniform(words: Array, bound: ArrayLike) -> Array:
+def _uniform(words: Array, bound: Scalar) -> Array:
     """Words below bound * 2**31 to float32 in (0, 1), both ends excluded."""
     scale = jnp.float32(2.0**-WORD_BITS) / bound
     largest = jnp.float32(1 - 2**-24)

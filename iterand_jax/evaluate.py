@@ -9,10 +9,11 @@ from absl import flags
 
 from iterand_jax import command
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "where datasets lie; default: $TFDS_DATA_DIR or TFDS's own"
-)
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    command.define_data_dir()
+    flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
 
 
 def main() -> None:
@@ -22,11 +23,13 @@ def main() -> None:
     from iterand_jax.data import sources
     from iterand_jax.training import loop, setup
     from iterand_jax.training.checkpoint import Checkpoints
+    from iterand_jax.training.step import Images
     from iterand_jax.training.workdir import read_json
 
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(flags.FLAGS.workdir)
     config = ConfigDict(read_json(workdir / "config.json"))
-    run = setup.build(config, sources.open_source(config.dataset.name, _DATA_DIR.value))
+    source = sources.open_source(config.dataset.name, flags.FLAGS.data_dir)
+    run = setup.build(config, source)
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"{workdir} holds no checkpoint")
@@ -36,10 +39,11 @@ def main() -> None:
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint")
     state = restored[0]
-    loss, accuracy = loop.evaluate_test(run, state)
+    loss, accuracy = loop.Evaluator(run)(state, Images(*source.read("test")))
     print(f"step {int(state.step):,} of {run.total_steps:,}")
     print(f"test accuracy {accuracy:.2f} %, test loss {loss:.4f}")
 
 
 if __name__ == "__main__":
+    define_flags()
     command.run(main)

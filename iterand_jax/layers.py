@@ -1,18 +1,18 @@
 """The array door: pruned layers as functions of (x, weights, scores).
 
 Each layer masks its own weights with the exact straight-through top-k mask and applies
-them; gradients reach x and the scores. For networks written by hand, in nothing but jax.
+them; gradients reach x and the scores. For networks written by hand, with jax alone.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
 
 from iterand_jax import masks
+from iterand_jax.masks import Scalar
 
 
-def pruned(weights: Array, scores: Array, sparsity: ArrayLike) -> Array:
+def pruned(weights: Array, scores: Array, sparsity: Scalar) -> Array:
     """The effective weights, weights * mask: no gradient reaches the weights.
 
     >>> import jax.numpy as jnp
@@ -21,13 +21,13 @@ def pruned(weights: Array, scores: Array, sparsity: ArrayLike) -> Array:
     """
     if weights.shape != scores.shape:
         raise ValueError(
-            f"weights of shape {weights.shape} and scores of shape {scores.shape} differ"
+            f"weights {weights.shape} and scores {scores.shape} differ in shape"
         )
     mask = masks.topk_mask(scores, sparsity).astype(weights.dtype)
     return lax.stop_gradient(weights) * mask
 
 
-def dense(x: Array, weights: Array, scores: Array, *, sparsity: ArrayLike) -> Array:
+def dense(x: Array, weights: Array, scores: Array, *, sparsity: Scalar) -> Array:
     """A linear layer: x (..., inputs), weights and scores (inputs, outputs)."""
     return x @ pruned(weights, scores, sparsity)
 
@@ -37,11 +37,11 @@ def conv(
     weights: Array,
     scores: Array,
     *,
-    sparsity: ArrayLike,
+    sparsity: Scalar,
     strides: tuple[int, int] = (1, 1),
     padding: str = "SAME",
 ) -> Array:
-    """A 2-D convolution: x (N, H, W, inputs), weights and scores (h, w, inputs, outputs).
+    """A convolution: x (N, H, W, inputs), weights and scores (h, w, inputs, outputs).
 
     strides and padding are those of `jax.lax.conv_general_dilated`.
     """
@@ -62,7 +62,7 @@ def lstm_cell(
     recurrent_weights: Array,
     recurrent_scores: Array,
     *,
-    sparsity: ArrayLike,
+    sparsity: Scalar,
 ) -> tuple[tuple[Array, Array], Array]:
     """One step of an LSTM without biases.
 

@@ -37,7 +37,7 @@ def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 class Dense(nn.Module):
-    """`layers.dense` with its own scores and weights: (..., inputs) to (..., features)."""
+    """`layers.dense` that holds scores and weights: (..., inputs) to features."""
 
     features: int
     sparsity: float = 0.5
@@ -51,7 +51,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """`layers.conv` with its own scores and weights: (N, H, W, inputs) to features."""
+    """`layers.conv` that holds scores and weights: (N, H, W, inputs) to features."""
 
     features: int
     kernel_size: tuple[int, int] = (3, 3)
@@ -76,7 +76,7 @@ class Conv(nn.Module):
 
 
 class LSTMCell(nn.Module):
-    """`layers.lstm_cell` with its own scores and weights, for `flax.linen.scan`."""
+    """`layers.lstm_cell` that holds scores and weights, for `flax.linen.scan`."""
 
     features: int
     sparsity: float = 0.5

@@ -15,13 +15,14 @@ from iterand_jax import command
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "digits.py"
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "where everything is written; default: a folder below runs/"
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "where datasets lie; default: $TFDS_DATA_DIR or TFDS's own"
-)
-_CONFIG = command.define_config(DEFAULT_CONFIG)
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    command.define_data_dir()
+    flags.DEFINE_string(
+        "workdir", None, "where to write; default: a folder below runs/"
+    )
+    command.define_config(DEFAULT_CONFIG)
 
 
 def main() -> None:
@@ -29,8 +30,10 @@ def main() -> None:
     from iterand_jax.training import config as configs
     from iterand_jax.training import workdir as workdirs
 
-    config = configs.resolve(_CONFIG.value)
-    workdir = Path(_WORKDIR.value or _default_workdir(config, configs.to_json(config)))
+    config = configs.resolve(flags.FLAGS.config)
+    workdir = Path(
+        flags.FLAGS.workdir or _default_workdir(config, configs.to_json(config))
+    )
     result = workdirs.open_workdir(workdir, config)
     if result is not None:
         print("this run is finished already:")
@@ -44,8 +47,8 @@ def _train(config, workdir: Path):
     from iterand_jax.training import loop, setup
     from iterand_jax.training import workdir as workdirs
 
-    prepare.prepare_if_possible(config.dataset.name, _DATA_DIR.value)
-    source = sources.open_source(config.dataset.name, _DATA_DIR.value)
+    prepare.prepare_if_possible(config.dataset.name, flags.FLAGS.data_dir)
+    source = sources.open_source(config.dataset.name, flags.FLAGS.data_dir)
     run = setup.build(config, source)
     print(workdirs.plan(run, workdir), flush=True)
     outcome = loop.train_and_evaluate(run, workdir)
@@ -58,4 +61,5 @@ def _default_workdir(config, text: str) -> str:
 
 
 if __name__ == "__main__":
+    define_flags()
     command.run(main)

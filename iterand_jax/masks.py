@@ -4,16 +4,16 @@ edge-popup keeps the weights whose scores are largest. The threshold between kep
 pruned is one order statistic of the scores, so nothing has to be sorted: floats are
 mapped to unsigned integers of the same order, and the bits of the wanted integer are
 found from the top, two per pass, by counting how many scores lie below the three
-candidates of each pass. The number of passes is fixed (16 for float32), every pass reads
-the scores once, and the result is exact for ties, signed zeros, infinities and
+candidates of each pass. The number of passes is fixed (16 for float32), every pass
+reads the scores once, and the result is exact for ties, signed zeros, infinities and
 subnormals, because only integers are ever compared.
 
 This module is the only place that decides what is kept:
 
 - `sparsity` is the fraction removed. Of n scores, round(sparsity * n) are removed (ties
   to even), but never all of them.
-- Raw scores are ranked, not their absolute values. -0.0 and 0.0 are equal, and NaN ranks
-  above infinity.
+- Raw scores are ranked, not their absolute values. -0.0 and 0.0 are equal, and NaN
+  ranks above infinity.
 - Scores that tie with the smallest kept score are all kept.
 """
 
@@ -22,12 +22,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
 
-SelectKth = Callable[[Array, ArrayLike], Array]
+Scalar = float | Array
+"""A number, or a scalar array that may be traced."""
+
+SelectKth = Callable[[Array, int | Array], Array]
 
 
-def check_sparsity(sparsity: ArrayLike) -> None:
+def check_sparsity(sparsity: Scalar) -> None:
     """Raises ValueError unless the fraction removed is in [0, 1).
 
     A traced sparsity (one that follows a schedule) has no value yet and is not checked.
@@ -41,12 +43,12 @@ def check_sparsity(sparsity: ArrayLike) -> None:
         )
 
 
-def num_pruned(size: int, sparsity: ArrayLike) -> ArrayLike:
-    """How many of `size` weights a sparsity removes: round(sparsity * size), ties to even.
+def num_pruned(size: int, sparsity: Scalar) -> int | Array:
+    """How many of `size` weights are removed: round(sparsity * size), ties to even.
 
-    At least one weight is kept. A number is rounded in Python's float64. A traced scalar
-    is rounded in its own precision, which in float32 can differ by one weight for tensors
-    of more than about four million.
+    At least one weight is kept. A number is rounded in Python's float64. A traced
+    scalar is rounded in its own precision, which in float32 can differ by one weight
+    for tensors of more than about four million.
     """
     check_sparsity(sparsity)
     if isinstance(sparsity, jax.core.Tracer):
@@ -80,13 +82,13 @@ def _scores_of_keys(keys: Array, dtype: jnp.dtype) -> Array:
     return lax.bitcast_convert_type(bits, dtype)
 
 
-def select_kth(keys: Array, k: ArrayLike) -> Array:
+def select_kth(keys: Array, k: int | Array) -> Array:
     """The k-th smallest (from 0) of unsigned integers of any shape, without a sort.
 
-    Two bits of the answer per pass, from the top: of the three candidates, those that at
-    most k keys lie below are not above the answer. One variadic reduction counts for all
-    three; as separate sums, XLA's CPU backend reads the keys once per candidate, five
-    times slower in all.
+    Two bits of the answer per pass, from the top: of the three candidates, those that
+    at most k keys lie below are not above the answer. One variadic reduction counts for
+    all three; as separate sums, XLA's CPU backend reads the keys once per candidate,
+    five times slower in all.
     """
     bits = keys.dtype.itemsize * 8
     axes = tuple(range(keys.ndim))
@@ -107,7 +109,7 @@ def select_kth(keys: Array, k: ArrayLike) -> Array:
 
 
 def threshold(
-    scores: Array, sparsity: ArrayLike, *, select: SelectKth = select_kth
+    scores: Array, sparsity: Scalar, *, select: SelectKth = select_kth
 ) -> Array:
     """The smallest score that is kept: a scalar of the scores' dtype.
 
@@ -121,14 +123,14 @@ def threshold(
 
 
 def topk_mask(
-    scores: Array, sparsity: ArrayLike, *, select: SelectKth = select_kth
+    scores: Array, sparsity: Scalar, *, select: SelectKth = select_kth
 ) -> Array:
     """The mask of the largest scores, 1 kept and 0 pruned, straight-through.
 
     Forward: m_i = 1 where s_i is at least the exact threshold, else 0, in the shape and
-    dtype of the scores. Backward: dL/ds = dL/dm, as if the mask were the scores, so that
-    with weights * mask the gradient of a score is the gradient of the effective weight
-    times the frozen weight (edge-popup; section 2 of the paper).
+    dtype of the scores. Backward: dL/ds = dL/dm, as if the mask were the scores, so
+    that with weights * mask the gradient of a score is the gradient of the effective
+    weight times the frozen weight (edge-popup; section 2 of the paper).
 
     Args:
       scores: floating point, any shape but empty.
@@ -147,7 +149,7 @@ def topk_mask(
     return _straight_through(select, scores, num_pruned(scores.size, sparsity))
 
 
-def _mask(select: SelectKth, scores: Array, k: ArrayLike) -> Array:
+def _mask(select: SelectKth, scores: Array, k: int | Array) -> Array:
     keys = order_keys(scores)
     return (keys >= select(keys, k)).astype(scores.dtype)
 

@@ -12,7 +12,7 @@ A train step needs no more: it differentiates the loss of `params(trainable, fro
     sgd          weights     nothing   -
     fixed_mask   weights     masks     -
     edge_popup   scores      weights   -
-    iterand      scores      weights   pruned weights with probability r, every K_per steps
+    iterand      scores      weights   each pruned weight with probability r
 """
 
 from collections.abc import Callable
@@ -47,8 +47,8 @@ def _no_refresh(key, step, trainable, frozen):
 def sgd(subnetwork: Subnetwork) -> Method:
     """Ordinary training of a dense network drawn from the subnetwork's D_param.
 
-    Leaves that edge-popup would prune (kernels) are drawn; biases and normalization start
-    as the network gave them. Everything trains; the sparsity plays no part.
+    Leaves that edge-popup would prune (kernels) are drawn; biases and normalization
+    start as the network gave them. Everything trains; the sparsity plays no part.
     """
 
     def init(key, params):
@@ -108,7 +108,7 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
 
 
 METHODS = ("sgd", "edge_popup", "iterand")
-"""The methods that a config can name; `fixed_mask` needs masks that were found before."""
+"""The methods that a config can name; `fixed_mask` needs masks found before."""
 
 
 def get_method(

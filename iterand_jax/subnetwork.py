@@ -9,12 +9,12 @@ The trees may come from anything: Flax Linen or NNX, Equinox, dicts of arrays.
     logits = model.apply({"params": subnetwork.prune(weights, scores)}, x)
     weights = subnetwork.rerandomize(key, weights, scores, sampling_rate=0.1)
 
-Rules on a leaf's path and shape say which leaves are pruned: the first rule that matches
-claims the leaf, and every leaf must be claimed. A leaf that is not pruned keeps the value
-it had in `params`, frozen, and is None in the tree of scores.
+Rules on a leaf's path and shape say which leaves are pruned: the first rule that
+matches claims the leaf, and every leaf must be claimed. A leaf that is not pruned keeps
+the value it had in `params`, frozen, and is None in the tree of scores.
 
-Every draw is keyed by the leaf's path, so it is the same whatever else the tree holds and
-on however many devices.
+Every draw is keyed by the leaf's path, so it is the same whatever else the tree holds
+and on however many devices.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from iterand_jax import distributions, masks
+from iterand_jax.masks import Scalar
 
 PyTree = Any
 
@@ -39,12 +39,13 @@ class Rule:
     """Claims the leaves whose path matches a pattern, and says whether to prune them.
 
     Attributes:
-      pattern: shell-style, against the path written with slashes ("*/kernel"); a leaf at
-        the root is written without one ("kernel" also matches "*/kernel").
+      pattern: shell-style, against the path written with slashes: "*/kernel" claims
+        "Conv_0/kernel", and "kernel" at the root.
       prune: whether the leaf has scores.
-      out_axis: the axis of the outputs of a pruned leaf: -1 for the (..., inputs, outputs)
-        of Flax, 0 for the (outputs, inputs, ...) of Equinox and PyTorch, and for the
-        (words, features) of an embedding. The product of the other axes is the fan-in.
+      out_axis: the axis of the outputs of a pruned leaf: -1 for the (..., inputs,
+        outputs) of Flax, 0 for the (outputs, inputs, ...) of Equinox and PyTorch, and
+        for the (words, features) of an embedding. The product of the other axes is the
+        fan-in.
       min_ndim: leaves of fewer dimensions are left to the rules below.
     """
 
@@ -85,28 +86,32 @@ class Subnetwork:
       rules: which leaves are pruned; see `Rule`.
     """
 
-    sparsity: ArrayLike | Mapping[str, ArrayLike] = 0.5
+    sparsity: Scalar | Mapping[str, Scalar] = 0.5
     distribution: str | distributions.Distribution = "signed_constant"
     rules: Sequence[Rule] = DEFAULT_RULES
 
     def __post_init__(self):
+        """Raises ValueError for an unknown distribution or an impossible sparsity."""
         distributions.get_distribution(self.distribution)
-        by_pattern = isinstance(self.sparsity, Mapping)
-        for sparsity in self.sparsity.values() if by_pattern else (self.sparsity,):
-            masks.check_sparsity(sparsity)
+        if isinstance(self.sparsity, Mapping):
+            for sparsity in self.sparsity.values():
+                masks.check_sparsity(sparsity)
+        else:
+            masks.check_sparsity(self.sparsity)
 
     def init(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
         """Draws frozen weights and trainable scores for a network's parameters.
 
         Args:
           key: a PRNG key; each leaf folds its path into it.
-          params: the network's parameters. Of pruned leaves only shape and dtype matter;
-            the others are kept as they are.
+          params: the network's parameters. Of pruned leaves only shape and dtype
+            matter; the others are kept as they are.
 
         Returns:
-          (weights, scores), two trees of the structure of params. Pruned leaves of weights
-          follow D_param with the leaf's fan-in, those of scores are Kaiming uniform with
-          the same fan-in (raw: they may be negative). The scores of other leaves are None.
+          (weights, scores), two trees of the structure of params. Pruned leaves of
+          weights follow D_param with the leaf's fan-in, those of scores are Kaiming
+          uniform with the same fan-in (raw: they may be negative). The scores of other
+          leaves are None.
 
         Raises:
           ValueError: no leaf is pruned, a leaf is claimed by no rule, or a sparsity
@@ -149,17 +154,17 @@ class Subnetwork:
         )
 
     def rerandomize(
-        self, key: Array, weights: PyTree, scores: PyTree, sampling_rate: ArrayLike
+        self, key: Array, weights: PyTree, scores: PyTree, sampling_rate: Scalar
     ) -> PyTree:
-        """Re-draws a random part of the pruned weights (partial randomization, section 3).
+        """Re-draws a random part of the pruned weights (section 3 of the paper).
 
-        theta' = theta * m + (1 - m) * ((1 - b) * theta + b * fresh), with b ~ Bernoulli(r)
-        and fresh ~ D_param for each weight. Kept weights, and with them the network's
-        output, do not change by a bit.
+        theta' = theta * m + (1 - m) * ((1 - b) * theta + b * fresh), with b ~
+        Bernoulli(r) and fresh ~ D_param for each weight. Kept weights, and with them
+        the network's output, do not change by a bit.
 
         Args:
-          key: a PRNG key for this occasion, `fold_in(root, step)` say; each leaf folds its
-            path into it.
+          key: a PRNG key for this occasion, `fold_in(root, step)` say; each leaf folds
+            its path into it.
           weights: as `init` returned them or a later re-randomization.
           scores: the current scores, which say what is pruned.
           sampling_rate: r in [0, 1]; may be a traced scalar.
@@ -170,7 +175,7 @@ class Subnetwork:
         return self.rerandomize_and_count(key, weights, scores, sampling_rate)[0]
 
     def rerandomize_and_count(
-        self, key: Array, weights: PyTree, scores: PyTree, sampling_rate: ArrayLike
+        self, key: Array, weights: PyTree, scores: PyTree, sampling_rate: Scalar
     ) -> tuple[PyTree, Array]:
         """`rerandomize`, and how many weights were redrawn as an int32 scalar."""
         check_sampling_rate(sampling_rate)
@@ -179,6 +184,8 @@ class Subnetwork:
 
         def one_leaf(path, leaf_scores, leaf_weights):
             fan_in = self.fan_in(path, leaf_weights)
+            if fan_in is None:
+                raise ValueError(f"the leaf {path!r} has scores, but no rule prunes it")
             fresh, chosen = redraw(
                 _leaf_key(key, path, "redraw"), leaf_weights, fan_in, sampling_rate
             )
@@ -214,7 +221,7 @@ class Subnetwork:
             return None
         return math.prod(leaf.shape) // leaf.shape[rule.out_axis]
 
-    def _sparsity_of(self, path: str) -> ArrayLike:
+    def _sparsity_of(self, path: str) -> Scalar:
         if not isinstance(self.sparsity, Mapping):
             return self.sparsity
         for pattern, sparsity in self.sparsity.items():
@@ -251,7 +258,7 @@ def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
     return _map_scored(lambda m, w: w * m.astype(w.dtype), mask_tree, weights)
 
 
-def check_sampling_rate(sampling_rate: ArrayLike) -> None:
+def check_sampling_rate(sampling_rate: Scalar) -> None:
     """Raises ValueError unless r, if it has a value yet, is in [0, 1]."""
     if isinstance(sampling_rate, jax.core.Tracer):
         return
@@ -301,7 +308,7 @@ def _map_scored(f, scored: PyTree, weights: PyTree) -> PyTree:
 
 
 def _map_scored_paths(f, scored: PyTree, weights: PyTree) -> PyTree:
-    """Maps f(path, scored, weight) over the pruned leaves; the others stay as they are."""
+    """Maps f(path, scored, weight) over the pruned leaves; others stay as they are."""
     return jax.tree_util.tree_map_with_path(
         lambda path, s, w: w if s is None else f(path_string(path), s, w),
         scored,

@@ -2,10 +2,10 @@
 
 Cropping a box out of an image and resizing it is separable: out = Wy @ image @ Wx.T,
 where row i of W holds the weights of the input pixels in output pixel i. Pillow's
-antialiased bilinear filter is a triangle of half-width max(1, box / size) inside the box,
-so these products equal Pillow's result up to its rounding to whole grey levels. Zero
-padding needs no pixels: columns that belong to the padding are left out of W. A flip
-reverses the rows of Wx, and a plain crop is a box that is not resized.
+antialiased bilinear filter is a triangle of half-width max(1, box / size) inside the
+box, so these products equal Pillow's result up to its rounding to whole grey levels.
+Zero padding needs no pixels: columns that belong to the padding are left out of W. A
+flip reverses the rows of Wx, and a plain crop is a box that is not resized.
 """
 
 import math
@@ -36,8 +36,9 @@ class Boxes(NamedTuple):
 def resized_crop_flip(key: Array, images: Array) -> Array:
     """Pads by 4, crops a random box, resizes it to the image's size, flips at random.
 
-    The box has 0.08 to 1 of the padded area and an aspect from 3/4 to 4/3 (uniform in the
-    logarithm); of ten boxes drawn, the first that fits is taken, else the whole image.
+    The box has 0.08 to 1 of the padded area and an aspect from 3/4 to 4/3 (uniform in
+    the logarithm); of ten boxes drawn, the first that fits is taken, else the whole
+    image.
 
     Args:
       key: a PRNG key.
@@ -111,7 +112,7 @@ def crop_and_resize(images: Array, boxes: Boxes, flip: Array) -> Array:
       flip: booleans (N,), which results to mirror left to right.
 
     Returns:
-      float32 (N, H, W, C), antialiased bilinear, as Pillow resizes a crop up to rounding.
+      float32 (N, H, W, C), antialiased bilinear: Pillow's result up to rounding.
     """
     _, height, width, _ = images.shape
     rows = jax.vmap(_resize_weights, (0, 0, None))(boxes.top, boxes.height, height)

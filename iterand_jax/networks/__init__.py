@@ -34,8 +34,8 @@ def build_network(
       name: a name in `NETWORKS`.
       num_classes: the number of logits.
       width: the width factor rho.
-      affine: whether layers have biases, as networks trained by SGD do; the networks that
-        are pruned at random initialization have none.
+      affine: whether layers have biases, as networks trained by SGD do; the networks
+        that are pruned at random initialization have none.
       dtype: of the activations.
 
     Raises:

@@ -1,8 +1,8 @@
 """Conv2, Conv4 and Conv6: the paper's small convolutional networks (Table 1).
 
-Stages of two 3x3 convolutions, each stage closed by a 2x2 max-pool, then linear layers of
-256, 256 and the classes; ReLU after every layer but the last. The width factor scales
-every layer but the last.
+Stages of two 3x3 convolutions, each stage closed by a 2x2 max-pool, then linear layers
+of 256, 256 and the classes; ReLU after every layer but the last. The width factor
+scales every layer but the last.
 """
 
 from collections.abc import Sequence

@@ -18,12 +18,13 @@ import orbax.checkpoint as ocp
 from iterand_jax.subnetwork import path_string
 
 PyTree = Any
+_LOGGER = logging.getLogger(__name__)
 
 
 def state_leaves(state: PyTree) -> dict[str, np.ndarray]:
     """The leaves of a state by path, copied to the host."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    # A copy: a view of a buffer that the next step donates would change under the writer.
+    # A copy: the next step donates these buffers while the writer still reads.
     return {path_string(path): np.array(leaf, copy=True) for path, leaf in leaves}
 
 
@@ -43,8 +44,6 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int):
         """Opens or makes the folder; the newest `keep` checkpoints stay."""
         self._folder = folder.resolve()
-        # Orbax tells every save on the root logger's INFO level; errors still arrive.
-        logging.getLogger("absl").setLevel(logging.ERROR)
         self._manager = ocp.CheckpointManager(
             self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
         )
@@ -81,7 +80,7 @@ class Checkpoints:
             except Exception as error:
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 damaged.append(f"{self._folder / str(step)} ({reason[0]})")
-                logging.warning("damaged checkpoint: %s", damaged[-1])
+                _LOGGER.warning("damaged checkpoint: %s", damaged[-1])
                 continue
             self._set_aside([s for s in self._manager.all_steps() if s > step])
             return restored
@@ -92,7 +91,7 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk; raises if it could not be written."""
+        """Returns when all is on disk; raises if it could not be written."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -115,7 +114,7 @@ class Checkpoints:
         if sha256(leaves) != restored.record.pop("sha256"):
             raise ValueError("the bytes do not have the checksum they were saved with")
         ordered = [leaves[path_string(path)] for path, _ in paths]
-        return treedef.unflatten(ordered), restored.record
+        return jax.tree.unflatten(treedef, ordered), restored.record
 
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps:

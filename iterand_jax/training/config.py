@@ -25,7 +25,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """The complete config: fields left None filled from the method's recipe, and checked.
+    """The complete, checked config: what was left None comes from the method's recipe.
 
     Fields that mean nothing to the method (K_per for SGD) stay None.
 

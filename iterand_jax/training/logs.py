@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader or a kill sees the old one or the new one, whole."""
+    """Writes a file so that readers and kills leave the old or the new one, whole."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w") as file:
         file.write(text)

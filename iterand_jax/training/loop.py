@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 
 import jax
@@ -63,38 +62,57 @@ class Outcome:
 
 
 class Evaluator:
-    """Evaluates states on splits; every example counts exactly once."""
+    """Evaluates states on splits of any size; every example counts exactly once."""
 
     def __init__(self, run: Setup):
-        """Prepares the evaluation of a run; compilation is per size of split."""
+        """Compiles the evaluation of a run, once for all its splits."""
         self._batch_size = run.config.eval_batch_size
-        self._params = jax.jit(run.task.method.params)
-        self._step = jax.jit(
-            functools.partial(
-                eval_step,
-                task=run.task,
-                batch_size=self._batch_size,
-                batch_sharding=parallel.batch_sharded(run.mesh),
-            )
-        )
+        self._sharding = parallel.batch_sharded(run.mesh)
+        replicated = parallel.replicated(run.mesh)
+        step = jax.jit(functools.partial(eval_step, task=run.task))
+        params = jax.jit(run.task.method.params, out_shardings=replicated)
+        state = _placed(run.abstract, replicated)
+        self._params = params.lower(state.trainable, state.frozen).compile()
+        images = np.zeros((self._batch_size, *run.source.image_shape), np.uint8)
+        labels = np.zeros(self._batch_size, np.int32)
+        batch, weights = self._batch(Images(images, labels), 0)
+        self._step = step.lower(
+            _placed(run.weights, replicated), state.batch_stats, batch, weights
+        ).compile()
 
     def __call__(self, state: State, data: Images) -> tuple[float, float]:
-        """(mean loss, accuracy in %) of a state on a split."""
+        """(mean loss, accuracy in %) of a state on a split that lies on the host."""
         params = self._params(state.trainable, state.frozen)
         totals: list[Totals] = []
-        for start in range(0, data.labels.shape[0], self._batch_size):
-            totals.append(self._step(params, state.batch_stats, data, np.int32(start)))
+        for start in range(0, len(data.labels), self._batch_size):
+            batch, weights = self._batch(data, start)
+            totals.append(self._step(params, state.batch_stats, batch, weights))
         return means(jax.tree.map(lambda *t: np.sum(np.stack(t)), *totals))
+
+    def _batch(self, data: Images, start: int) -> tuple[Images, Array]:
+        """A batch padded with its last example, and weights that leave that out."""
+        indices = np.arange(start, start + self._batch_size)
+        weights = (indices < len(data.labels)).astype(np.float32)
+        indices = np.minimum(indices, len(data.labels) - 1)
+        batch = jax.tree.map(lambda x: x[indices], data)
+        return jax.device_put((batch, weights), self._sharding)
+
+
+def _placed(tree, sharding):
+    """Shapes and dtypes with a sharding, to compile for."""
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree
+    )
 
 
 def means(totals: Totals) -> tuple[float, float]:
     """(mean loss, accuracy in %) of totals."""
-    loss, correct, count = (float(x) for x in totals)
-    return loss / count, 100 * correct / count
+    loss, correct, examples = (float(x) for x in totals)
+    return loss / examples, 100 * correct / examples
 
 
 def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
-    """Trains from the workdir's last checkpoint, or from the start, and tests at the end.
+    """Trains from the workdir's last checkpoint or the start, and tests at the end.
 
     Raises:
       NonFiniteLossError: names the step; the last good checkpoint stays.
@@ -126,7 +144,7 @@ class _Trainer:
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
         self._log = MetricsLog(workdir, from_step=self._start)
-        self._images_since = time.perf_counter(), self._start
+        self._timed = self._start, self._clock.seconds.get("training", 0.0)
 
     def _compile(self, restored: State | None) -> None:
         run = self._run
@@ -154,7 +172,6 @@ class _Trainer:
             .compile()
         )
         self._evaluate = Evaluator(run)
-        self._evaluate(self._state, self._validation)
         if run.task.method.refresh_every:
             self._refresh = parallel.compile_refresh(
                 run.task.method, run.mesh, run.root, self._state
@@ -220,17 +237,16 @@ class _Trainer:
         bad_step = int(self._state.bad_step)
         if bad_step >= 0:
             raise NonFiniteLossError(
-                f"the loss is not finite at step {bad_step:,}; the last good checkpoint "
-                f"is kept (try a smaller learning_rate than "
+                f"the loss is not finite at step {bad_step:,}; the last good "
+                f"checkpoint is kept (try a smaller learning_rate than "
                 f"{self._run.config.learning_rate:g})"
             )
 
     def _log_step(self, step: int, bar) -> None:
         loss, accuracy = means(self._state.window)
-        since, done = self._images_since
-        now = time.perf_counter()
-        rate = (step - done) * self._run.config.batch_size / (now - since)
-        self._images_since = now, step
+        timed, seconds = self._timed
+        self._timed = step, self._clock.seconds["training"]
+        rate = (step - timed) * self._run.config.batch_size / (self._timed[1] - seconds)
         self._log.write(
             {
                 "kind": "step",
@@ -277,7 +293,8 @@ class _Trainer:
 
     def _finish(self) -> Outcome:
         with self._clock.measure("evaluation"):
-            loss, accuracy = evaluate_test(self._run, self._state)
+            test = Images(*self._run.source.read("test"))
+            loss, accuracy = self._evaluate(self._state, test)
         self._record.seconds = self._clock.seconds
         return Outcome(
             state=self._state,
@@ -286,9 +303,3 @@ class _Trainer:
             test_accuracy=accuracy,
             state_sha256=sha256(state_leaves(self._state)),
         )
-
-
-def evaluate_test(run: Setup, state: State) -> tuple[float, float]:
-    """(mean loss, accuracy in %) of a state on the test split, read here and only here."""
-    test = setup.on_devices(run, *run.source.read("test"))
-    return Evaluator(run)(state, test)

@@ -3,8 +3,8 @@
 Steps are `jax.jit` programs over the mesh: the batch is sharded, everything else
 replicated. The re-randomization communicates nothing, since every device draws the same
 values from the same key, so it is a `jax.pmap` of the plain tree update: it takes and
-returns the very arrays of the jitted step, without a transfer or a retrace. For that the
-mesh must have Auto axes and the pmap its axis name.
+returns the very arrays of the jitted step, without a transfer or a retrace. For that
+the mesh must have Auto axes and the pmap its axis name.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def compile_refresh(
     method: Method, mesh: Mesh, key: Array, state: State
 ) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
-    """`method.refresh` compiled for every device at once, and for trees like the state's.
+    """`method.refresh` compiled for all devices at once and trees like the state's.
 
     Returns (key, step, trainable, frozen) -> (frozen, redrawn); all but the step are
     replicated over the mesh.

@@ -1,4 +1,4 @@
-"""From a resolved config to all that a run is made of, checked before anything compiles."""
+"""From a resolved config to all that a run is made of, before anything compiles."""
 
 import math
 from typing import Any, NamedTuple
@@ -110,7 +110,7 @@ def build(config: ConfigDict, source: Source) -> Setup:
 
 
 def read_training(setup: Setup) -> tuple[Images, Images]:
-    """The (train, validation) splits on the devices.
+    """The training split, whole on every device, and the validation split on the host.
 
     Which examples validate depends on `dataset.split_seed` alone.
     """
@@ -118,15 +118,11 @@ def read_training(setup: Setup) -> tuple[Images, Images]:
     generator = np.random.Generator(np.random.PCG64(setup.config.dataset.split_seed))
     order = generator.permutation(len(labels))
     train, held_out = np.split(order, [setup.train_size])
+    replicated = parallel.replicated(setup.mesh)
     return (
-        on_devices(setup, images[train], labels[train]),
-        on_devices(setup, images[held_out], labels[held_out]),
+        jax.device_put(Images(images[train], labels[train]), replicated),
+        Images(images[held_out], labels[held_out]),
     )
-
-
-def on_devices(setup: Setup, images: np.ndarray, labels: np.ndarray) -> Images:
-    """A split, whole on every device."""
-    return jax.device_put(Images(images, labels), parallel.replicated(setup.mesh))
 
 
 def _validation_size(config: ConfigDict, source: Source) -> int:

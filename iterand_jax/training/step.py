@@ -25,11 +25,11 @@ PyTree = Any
 
 
 class Totals(NamedTuple):
-    """Sums over examples: float32 loss, float32 correct answers, float32 count."""
+    """Sums over examples: float32 loss, correct answers and examples, float32."""
 
     loss: Array
     correct: Array
-    count: Array
+    examples: Array
 
 
 class State(NamedTuple):
@@ -67,10 +67,13 @@ class Task(NamedTuple):
 
 
 class Images(NamedTuple):
-    """A split on the device: uint8 images (n, H, W, C) and int32 labels (n,)."""
+    """A split or batch: uint8 images (n, H, W, C) and int32 labels (n,).
 
-    images: Array
-    labels: Array
+    NumPy arrays on the host, jax arrays on the devices.
+    """
+
+    images: Any
+    labels: Any
 
 
 def keyed(root: Array, purpose: str, number: ArrayLike = 0) -> Array:
@@ -131,8 +134,8 @@ def train_step(
     Args:
       state: the state; donate it.
       data: the training split.
-      order: the epoch's permutation of it, int32 (n,); what does not fill a batch at its
-        end is left out.
+      order: the epoch's permutation of it, int32 (n,); what does not fill a batch at
+        its end is left out.
       root: the root key of the run.
       task: network, method, optimizer, augmentation.
       batch_size: examples per step, over all devices.
@@ -180,28 +183,14 @@ def train_step(
 
 
 def eval_step(
-    params: PyTree,
-    batch_stats: PyTree,
-    data: Images,
-    start: ArrayLike,
-    *,
-    task: Task,
-    batch_size: int,
-    batch_sharding: Sharding,
+    params: PyTree, batch_stats: PyTree, batch: Images, weights: Array, *, task: Task
 ) -> Totals:
-    """Totals over the examples [start, start + batch_size) that the split has."""
-    size = data.labels.shape[0]
-    indices = start + jnp.arange(batch_size)
-    weights = (indices < size).astype(jnp.float32)
-    indices = lax.with_sharding_constraint(
-        jnp.minimum(indices, size - 1), batch_sharding
-    )
-    labels = data.labels[indices]
-    images = task.normalize(data.images[indices].astype(jnp.float32))
+    """Totals over a batch in which examples of weight 0 (padding) do not count."""
+    images = task.normalize(batch.images.astype(jnp.float32))
     variables = {"params": params, "batch_stats": batch_stats}
-    logits = task.network.apply(variables, images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return _totals(losses, logits, labels, weights)
+    logits: Any = task.network.apply(variables, images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    return _totals(losses, logits, batch.labels, weights)
 
 
 def _add(sums: Totals, totals: Totals, *, restart: Array) -> Totals:

@@ -15,7 +15,7 @@ from iterand_jax.training.setup import Setup
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """Makes the folder for a run, or finds the same run's; returns its result if finished.
+    """Makes a run's folder or finds the same run's; returns its result if finished.
 
     Raises:
       ValueError: it cannot be written, or holds a run of another config.
@@ -55,6 +55,7 @@ def plan(run: Setup, workdir: Path) -> str:
     """What the run is about to do, as a table."""
     config = run.config
     total, kept = run.subnetwork.count(run.weights)
+    network = f"{config.network.name}, width {config.network.width:g}"
     parameters = f"{total:,} parameters"
     if config.sparsity is not None:
         parameters += f", {kept:,} kept (sparsity {config.sparsity:g})"
@@ -70,7 +71,7 @@ def plan(run: Setup, workdir: Path) -> str:
         dataset += " (stored as JPEG: not the official pixels)"
     return table(
         {
-            "network": f"{config.network.name}, width {config.network.width:g}: {parameters}",
+            "network": f"{network}: {parameters}",
             "method": method,
             "dataset": dataset,
             "steps": f"{run.total_steps:,} = {config.epochs} epochs of "
