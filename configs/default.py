@@ -38,7 +38,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.epochs = 100
     config.batch_size = 128  # over all devices
-    config.eval_batch_size = 500
+    config.eval_batch_size = 512
     config.momentum = 0.9
     config.schedule = "cosine"
 

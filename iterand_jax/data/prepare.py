@@ -11,25 +11,23 @@ encoding to TensorFlow too.
 
 import argparse
 import contextlib
-import hashlib
-import http.client
+import fcntl
 import io
 import os
-import queue
 import resource
+import shutil
 import sys
 import tarfile
-import threading
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from iterand_jax.command import BAD_INPUT, INTERRUPTED
+from iterand_jax.data import archives
 from iterand_jax.data.sources import (
     DataNotFoundError,
     prepare_command,
@@ -37,75 +35,76 @@ from iterand_jax.data.sources import (
     tfds_builder,
 )
 
-CONNECT_SECONDS = 6
-READ_SECONDS = 30
+NO_NETWORK = 1
 IMAGENET_TRAIN = "ILSVRC2012_img_train.tar"
 IMAGENET_VALIDATION = "ILSVRC2012_img_val.tar"
 
 Examples = Iterable[tuple[str | int, dict[str, Any]]]
 
 
-class DownloadError(Exception):
-    """An archive could not be fetched over the network."""
-
-
-class Archive(NamedTuple):
-    """An official archive: its address, its size in bytes and its SHA-256 in hex."""
-
-    url: str
-    size: int
-    sha256: str
-
-
-def registered_archives(builder: Any) -> dict[str, Archive]:
-    """Return the archives that TFDS has registered for a dataset, by file name."""
-    return {
-        PurePosixPath(url).name: Archive(url, int(info.size), info.checksum)
-        for url, info in builder.url_infos.items()
-    }
-
-
 def prepare(name: str, data_dir: str | None = None, archive: str | None = None) -> Path:
-    """Make the TFDS directory of a dataset, or find it made, and return its path.
+    """Makes the TFDS directory of a dataset unless it is there.
 
-    `data_dir` is as in `resolve_data_dir`. `archive` is the official archive downloaded
-    by hand, or the folder that holds it; without it the archive is downloaded. Either
-    way it must match the SHA-256 that TFDS has registered. Nothing that looks prepared
-    exists before everything is written. Raises ValueError for bad input, DownloadError
-    when the network fails, OSError when the disk does.
+    One process at a time prepares a dataset in a data directory. Another waits, says so
+    on stderr, and then finds the dataset made, or makes it where the first one failed.
+    Nothing that looks prepared exists before everything is written, and what a killed
+    preparation left is removed by the next.
+
+    Args:
+      name: "cifar10", "imdb_reviews" or "imagenet2012".
+      data_dir: as in `resolve_data_dir`.
+      archive: the official archive, or the folder that holds it; None downloads it. It
+        must match the SHA-256 that TFDS has registered.
+
+    Returns:
+      The path of the directory.
+
+    Raises:
+      ValueError: bad input.
+      DownloadError: the network fails.
+      OSError: the disk fails.
     """
     if name not in _EXAMPLES:
-        raise ValueError(f"cannot prepare {name!r}: use one of {', '.join(_EXAMPLES)}")
+        raise ValueError(f"unknown dataset {name!r}; possible: {', '.join(_EXAMPLES)}")
     folder = resolve_data_dir(data_dir)
     builder, prepared = tfds_builder(name, folder)
-    path = Path(builder.data_dir)
+    path, downloads = Path(builder.data_dir), Path(folder, "downloads")
     if prepared:
         return path
-    if path.exists():
-        raise ValueError(f"{path} exists but holds no {name}: move it away")
+    expected = archives.registered_archives(builder)
     files = {
-        file_name: _obtain(file_name, expected, Path(folder, "downloads"), archive)
-        for file_name, expected in registered_archives(builder).items()
+        file_name: archives.locate(file_name, official, downloads, archive)
+        for file_name, official in expected.items()
     }
-    splits = _EXAMPLES[name](builder, files)
-    builder._split_generators = lambda dl_manager: splits
-    with _shuffling_without_tensorflow(), contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(file_format="array_record")
+    with _alone(downloads / f"{name}.lock"):
+        builder, prepared = tfds_builder(name, folder)
+        if prepared:
+            return path
+        if path.exists():
+            raise ValueError(f"{path} exists but holds no {name}: move it away")
+        for killed in path.parent.glob(f"incomplete.*_{path.name}"):
+            shutil.rmtree(killed)
+        for file_name, file in files.items():
+            archives.partial_path(downloads / file_name).unlink(missing_ok=True)
+            archives.obtain(file, expected[file_name])
+        _write(name, builder, files)
     return path
 
 
 def prepare_if_possible(name: str, data_dir: str | None = None) -> None:
-    """Prepare a dataset that is absent and can be downloaded.
+    """Prepares a dataset as `prepare` does, unless it needs no preparing.
 
-    Returns at once for a dataset that is prepared or needs no preparing. Where the
-    network does not answer, raises DataNotFoundError after CONNECT_SECONDS at most,
-    naming the folder looked in and the command to run.
+    Raises:
+      DataNotFoundError: it is absent and cannot be fetched now (a network that does not
+        answer is given up after `archives.CONNECT_SECONDS`); the message names the
+        folder looked in and the command to run.
+      ValueError: what is there is damaged.
     """
     if name not in _EXAMPLES:
         return
     try:
         prepare(name, data_dir)
-    except (DownloadError, OSError) as error:
+    except (archives.DownloadError, OSError) as error:
         folder = resolve_data_dir(data_dir)
         raise DataNotFoundError(
             f"{name} is not in {folder} and cannot be fetched now ({error}): with a "
@@ -113,90 +112,38 @@ def prepare_if_possible(name: str, data_dir: str | None = None) -> None:
         ) from error
 
 
-def _obtain(name: str, expected: Archive, downloads: Path, given: str | None) -> Path:
-    """Return the path of an archive that was compared with what is expected."""
-    path = downloads if given is None else Path(given).expanduser()
-    path = path if path.is_file() else path / name
-    if path.is_file():
-        _verify(path, expected)
-    elif given is not None:
-        raise ValueError(f"no archive at {path}")
-    elif name in (IMAGENET_TRAIN, IMAGENET_VALIDATION):
-        raise ValueError(
-            f"{name} must be downloaded by hand, with an account at image-net.org: "
-            "name the folder that holds it with --archive=FOLDER"
-        )
-    else:
-        downloads.mkdir(parents=True, exist_ok=True)
-        _download(expected, path)
-    return path
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock file, and holds it.
 
-
-def _verify(path: Path, expected: Archive) -> None:
-    size, found = path.stat().st_size, ""
-    if size == expected.size:  # else there is no need to read 148 GB of ImageNet
-        with path.open("rb") as file:
-            found = _copy(file, None, expected, f"checking {path.name}")
-    if found != expected.sha256:
-        raise ValueError(
-            f"{path} has {size} bytes and SHA-256 {found or 'not computed'}, the "
-            f"official archive {expected.size} bytes and {expected.sha256}: delete it "
-            f"and download {expected.url} again"
-        )
-
-
-def _download(expected: Archive, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with _connect(expected.url) as response, partial.open("wb") as file:
-            found = _copy(response, file, expected, f"downloading {path.name}")
-        if found != expected.sha256:
-            raise ConnectionError(
-                f"SHA-256 {found}, not the official {expected.sha256}"
-            )
-        partial.replace(path)
-    except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(f"downloading {expected.url} failed: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _connect(url: str) -> Any:
-    """Open a URL in CONNECT_SECONDS, to which urllib would not hold the name lookup."""
-    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def connect() -> None:
+    The system releases the lock of a process that ends, killed ones included. The file
+    stays, empty: another process may be about to lock it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
         try:
-            outcome.put(urllib.request.urlopen(url, timeout=READ_SECONDS))
-        except Exception as error:
-            outcome.put(error)
-
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        response = outcome.get(timeout=CONNECT_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {CONNECT_SECONDS} seconds") from None
-    if isinstance(response, Exception):
-        raise response
-    return response
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"waiting for the process that prepares {lock.stem}: {lock}"
+            print(message, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def _copy(source: Any, target: Any, expected: Archive, description: str) -> str:
-    """Read a file to its end, into `target` if any, and return its SHA-256 in hex."""
-    digest = hashlib.sha256()
-    size = expected.size
-    with tqdm(desc=description, total=size, unit="B", unit_scale=True) as bar:
-        while block := source.read(1 << 20):
-            digest.update(block)
-            if target is not None:
-                target.write(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+def _write(name: str, builder: Any, files: Mapping[str, Path]) -> None:
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    splits = _EXAMPLES[name](builder, files)
+    builder._split_generators = lambda dl_manager: splits
+    with _shuffling_without_tensorflow(), contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(file_format="array_record")
 
 
 @contextlib.contextmanager
 def _shuffling_without_tensorflow() -> Iterator[None]:
-    """Give TFDS's shuffle, which spills above 1 GB, plain files for TensorFlow's."""
+    """Gives TFDS's shuffle, which spills above 1 GB, plain files for TensorFlow's."""
     from tensorflow_datasets.core import shuffle
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -218,28 +165,28 @@ def _shuffling_without_tensorflow() -> Iterator[None]:
         shuffle.tf = tensorflow
 
 
-def _cifar10(builder: Any, archives: Mapping[str, Path]) -> dict[str, Examples]:
-    (path,) = archives.values()
+def _cifar10(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
+    (path,) = files.values()
     with tarfile.open(path, "r|gz") as archive:
-        files = {PurePosixPath(n).name: f.read() for n, f in _members(archive)}
-    names = files["batches.meta.txt"].decode().split()
+        members = {PurePosixPath(n).name: f.read() for n, f in _members(archive)}
+    names = members["batches.meta.txt"].decode().split()
     builder.info.features["label"].names = names
-    train = b"".join(files[f"data_batch_{i}.bin"] for i in range(1, 6))
+    train = b"".join(members[f"data_batch_{i}.bin"] for i in range(1, 6))
     return {
         "train": _cifar_examples("train", train),
-        "test": _cifar_examples("test", files["test_batch.bin"]),
+        "test": _cifar_examples("test", members["test_batch.bin"]),
     }
 
 
 def _cifar_examples(split: str, batches: bytes) -> Examples:
-    """Yield examples from rows of a label byte and 3 x 32 x 32 pixel bytes."""
+    """Yields examples from rows of a label byte and 3 x 32 x 32 pixel bytes."""
     for i, row in enumerate(np.frombuffer(batches, np.uint8).reshape(-1, 3073)):
         png = _encode(row[1:].reshape(3, 32, 32).transpose(1, 2, 0), "PNG")
         yield i, {"id": f"{split}_{i:05d}", "image": png, "label": int(row[0])}
 
 
-def _imdb_reviews(builder: Any, archives: Mapping[str, Path]) -> dict[str, Examples]:
-    (path,) = archives.values()
+def _imdb_reviews(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
+    (path,) = files.values()
     splits: dict[str, list[Any]] = {"train": [], "test": [], "unsupervised": []}
     with tarfile.open(path, "r|gz") as archive:
         for name, file in _members(archive):
@@ -253,15 +200,15 @@ def _imdb_reviews(builder: Any, archives: Mapping[str, Path]) -> dict[str, Examp
     return dict(splits)
 
 
-def _imagenet2012(builder: Any, archives: Mapping[str, Path]) -> dict[str, Examples]:
+def _imagenet2012(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
     return {
-        "train": _imagenet_train(archives[IMAGENET_TRAIN]),
-        "validation": _imagenet_validation(archives[IMAGENET_VALIDATION]),
+        "train": _imagenet_train(files[IMAGENET_TRAIN]),
+        "validation": _imagenet_validation(files[IMAGENET_VALIDATION]),
     }
 
 
 def _imagenet_train(path: Path) -> Examples:
-    """Yield images from an archive of one archive per class, read as a stream."""
+    """Yields images from an archive of one archive per class, read as a stream."""
     from tensorflow_datasets.datasets.imagenet2012 import (
         imagenet2012_dataset_builder as official,
     )
@@ -279,7 +226,7 @@ def _imagenet_train(path: Path) -> Examples:
 
 
 def _imagenet_validation(path: Path) -> Examples:
-    """Yield images whose labels TFDS lists in the order of their names."""
+    """Yields images whose labels TFDS lists in the order of their names."""
     import tensorflow_datasets as tfds
 
     labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
@@ -322,7 +269,10 @@ _EXAMPLES: Mapping[str, _Reader] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 (network) or 2 (bad input)."""
+    """Runs the command; its exit status: 0, 1 (network), 2 (bad input) or 130 (Ctrl-C).
+
+    Each but 0 comes with one line on stderr.
+    """
     parser = argparse.ArgumentParser(prog="python -m iterand_jax.data.prepare")
     parser.add_argument("dataset", help=", ".join(_EXAMPLES))
     parser.add_argument("--data_dir", help="TFDS data directory to write in")
@@ -332,9 +282,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         before = flags.dataset in _EXAMPLES and tfds_builder(flags.dataset, folder)[1]
         path = prepare(flags.dataset, folder, flags.archive)
-    except (DownloadError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DownloadError) else 2
+    except (archives.DownloadError, ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return NO_NETWORK if isinstance(error, archives.DownloadError) else BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again", file=sys.stderr)
+        return INTERRUPTED
     print(f"{flags.dataset} is {'already ' * before}prepared in {path}")
     return 0
 

@@ -32,13 +32,17 @@ class DataNotFoundError(ValueError):
 class Source:
     """A dataset that is there to be read.
 
-    `image_shape` is (height, width, channels). `encoding` is how images are stored:
-    "png" is lossless, "jpeg" is not (CIFAR-10 kept as JPEG is not the official
-    CIFAR-10), "array" needs no decoding. `fingerprint` is the first 16 hex digits of
-    a SHA-256 over the names and bytes of the data files, the same on every machine.
-    `read(split)` returns uint8 images [n, height, width, channels] and int32 labels
-    [n]; it raises ValueError for an unknown split and for a record that cannot be
-    read or decoded.
+    Attributes:
+      name: its name in `SOURCES`.
+      image_shape: (H, W, C).
+      num_classes: the number of classes.
+      sizes: the number of examples of each split.
+      encoding: how images are stored: "png" is lossless, "jpeg" is not (CIFAR-10 kept
+        as JPEG is not the official CIFAR-10), "array" needs no decoding.
+      fingerprint: the first 16 hex digits of a SHA-256 over the names and bytes of the
+        data files, the same on every machine.
+      read: split -> uint8 images (n, H, W, C) and int32 labels (n,); raises ValueError
+        for an unknown split and for a record that cannot be read or decoded.
     """
 
     name: str
@@ -51,27 +55,32 @@ class Source:
 
 
 def open_source(name: str, data_dir: str | None = None) -> Source:
-    """Return the source of that name, without decoding any of its images.
+    """The source of a name in `SOURCES`, opened without decoding any of its images.
 
-    `data_dir` is a TFDS data directory (see `resolve_data_dir`). Raises ValueError for
-    an unknown name and DataNotFoundError for absent data.
+    Args:
+      name: a name in `SOURCES`.
+      data_dir: as in `resolve_data_dir`.
+
+    Raises:
+      DataNotFoundError: the data is absent.
+      ValueError: an unknown name, or data that is damaged or in another format.
     """
     if name not in SOURCES:
-        raise ValueError(f"unknown dataset {name!r}: use one of {', '.join(SOURCES)}")
+        raise ValueError(f"unknown dataset {name!r}; possible: {', '.join(SOURCES)}")
     return SOURCES[name](resolve_data_dir(data_dir))
 
 
 def resolve_data_dir(data_dir: str | None = None) -> str:
-    """Return `data_dir`, else $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets."""
+    """The absolute `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.abspath(os.path.expanduser(chosen))
 
 
 def tfds_builder(name: str, folder: str) -> tuple[Any, bool]:
-    """Return the TFDS builder of a dataset and whether it is prepared in `folder`.
+    """The TFDS builder of a dataset, and whether it is prepared in `folder`.
 
-    Raises ValueError for a prepared dataset that is damaged or that only TensorFlow
-    could read.
+    Raises:
+      ValueError: it is prepared but damaged, or in a format that needs TensorFlow.
     """
     import tensorflow_datasets as tfds
 
@@ -106,7 +115,7 @@ def _quiet_tfds() -> Iterator[None]:
 
 
 def prepare_command(name: str, folder: str) -> str:
-    """Return the command line that prepares a dataset in `folder`."""
+    """The command line that prepares a dataset in `folder`."""
     return f"python -m iterand_jax.data.prepare {name} --data_dir={shlex.quote(folder)}"
 
 
@@ -213,11 +222,13 @@ def _locate(split_info: Any, index: int) -> str:
 
 def _check_split(name: str, split: str, splits: Mapping[str, Any]) -> None:
     if split not in splits:
-        raise ValueError(f"{name} has no split {split!r}: use one of {list(splits)}")
+        raise ValueError(
+            f"unknown {name} split {split!r}; possible: {', '.join(splits)}"
+        )
 
 
 def _open_digits(folder: str) -> Source:
-    """Open scikit-learn's 1,797 handwritten digits, which need no folder.
+    """Opens scikit-learn's 1,797 handwritten digits, which need no folder.
 
     Grey levels 0..16 become round(level * 255 / 16). Images are put in the order of
     the SHA-256 of their index, a shuffle that no library version can change; the

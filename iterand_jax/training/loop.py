@@ -1,5 +1,6 @@
 """The loop: train, re-randomize, validate, log, checkpoint; at the end, test once."""
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -180,13 +181,15 @@ class _Trainer:
     def run(self) -> Outcome:
         """Runs to the end."""
         total = self._run.total_steps
-        with progress_bar(total, initial=self._start) as bar:
+        with (
+            contextlib.closing(self._log),
+            progress_bar(total, initial=self._start) as bar,
+        ):
             step = self._start
             while step < total:
                 step = self._until_event(step, bar)
                 self._after(step, bar)
         self._checkpoints.wait()
-        self._log.close()
         return self._finish()
 
     def _until_event(self, step: int, bar) -> int:

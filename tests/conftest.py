@@ -1,0 +1,38 @@
+"""What the tests share: a tiny config that trains for real in seconds."""
+
+import os
+
+import jax
+import pytest
+
+from configs import digits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_each_program_once(tmp_path_factory):
+    """Most of the time of tests that train is compilation, of the same few programs."""
+    folder = str(tmp_path_factory.mktemp("compilation_cache"))
+    options = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for the processes that tests start
+
+
+@pytest.fixture
+def tiny_config():
+    """Conv2 at width 1/16 on the digits: 3 epochs of 20 steps, refreshed every 7."""
+
+    def make(**overrides):
+        config = digits.get_config()
+        config.network.width = 0.0625
+        config.epochs = 3
+        config.recipe.iterand.k_per = 7
+        config.checkpoint_every_steps = 10
+        config.update_from_flattened_dict(overrides)
+        return config
+
+    return make

@@ -1,0 +1,184 @@
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from iterand_jax import main
+from iterand_jax.data import sources
+from iterand_jax.training import loop, setup
+from iterand_jax.training.config import resolve
+from iterand_jax.training.logs import read_lines
+from iterand_jax.training.step import sgd_optimizer
+
+TIMINGS = {"images_per_second"}
+
+
+def run(config, workdir):
+    built = setup.build(resolve(config), sources.open_source("digits"))
+    workdir.mkdir(exist_ok=True)
+    return loop.train_and_evaluate(built, workdir)
+
+
+def metrics(workdir):
+    lines = read_lines(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+
+
+def test_a_run_logs_each_log_step_and_each_epoch(tiny_config, tmp_path):
+    outcome = run(tiny_config(), tmp_path)
+    lines = metrics(tmp_path)
+    steps = [line["step"] for line in lines if line["kind"] == "step"]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert steps == [10, 20, 30, 40, 50, 60]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    assert [line["validation_accuracy"] for line in epochs] == (
+        outcome.record.validation_accuracy
+    )
+    rates = [line["learning_rate"] for line in lines if line["kind"] == "step"]
+    expected = [0.2 * (1 + math.cos(math.pi * e / 3)) for e in (0, 0, 1, 1, 2, 2)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    assert lines[-1]["redrawn"] == outcome.record.redrawn > 0
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert np.isfinite(outcome.test_loss)
+
+
+def test_the_train_step_is_traced_once(tiny_config, tmp_path):
+    built = setup.build(resolve(tiny_config()), sources.open_source("digits"))
+    traces = []
+
+    def augment(key, images):
+        traces.append(images.shape)
+        return built.task.augment(key, images)
+
+    counting = built._replace(task=built.task._replace(augment=augment))
+    loop.train_and_evaluate(counting, tmp_path)
+    assert traces == [(64, 8, 8, 1)]
+
+
+@pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    method, tiny_config, tmp_path, monkeypatch, capsys
+):
+    config = tiny_config(method=method)
+    whole = run(config, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    log_step = loop._Trainer._log_step
+
+    def killed_at_40(self, step, bar):
+        log_step(self, step, bar)
+        if step == 40:
+            raise Killed
+
+    monkeypatch.setattr(loop._Trainer, "_log_step", killed_at_40)
+    with pytest.raises(Killed):
+        run(config, tmp_path / "killed")
+    monkeypatch.undo()
+    capsys.readouterr()
+    resumed = run(config, tmp_path / "killed")
+    assert "continuing from the checkpoint at step 30" in capsys.readouterr().out
+    assert resumed.state_sha256 == whole.state_sha256
+    assert resumed.record.redrawn == whole.record.redrawn
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
+def test_iterand_without_sampling_is_edge_popup(tiny_config, tmp_path):
+    iterand = run(tiny_config(sampling_rate=0.0), tmp_path / "iterand")
+    edge_popup = run(tiny_config(method="edge_popup"), tmp_path / "edge_popup")
+    assert iterand.record.redrawn == 0
+    assert iterand.state_sha256 == edge_popup.state_sha256
+
+
+def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
+    source = sources.open_source("digits")
+    seen = set()
+    for batch_size in (7, 359, 360, 1000):
+        config = resolve(tiny_config(eval_batch_size=batch_size))
+        built = setup.build(config, source)
+        state = loop.init_state(built.root, built.task, source.image_shape)
+        test = loop.Images(*source.read("test"))
+        loss, accuracy = loop.Evaluator(built)(state, test)
+        seen.add((round(loss, 4), accuracy))
+    assert len(seen) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    tiny_config, tmp_path, monkeypatch
+):
+    config = tiny_config(method="sgd", learning_rate=0.05)
+    source = sources.open_source("digits")
+    built = setup.build(resolve(config), source)
+
+    def poisoned(step):
+        return jax.numpy.where(step < 33, 0.05, float("inf"))
+
+    optimizer = sgd_optimizer(poisoned, momentum=0.9, weight_decay=0.0)
+    built = built._replace(task=built.task._replace(optimizer=optimizer))
+    with pytest.raises(loop.NonFiniteLossError, match="not finite at step 34"):
+        loop.train_and_evaluate(built, tmp_path)
+    assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 30
+
+
+def test_bfloat16_computes_activations_only(tiny_config, tmp_path):
+    outcome = run(tiny_config(dtype="bfloat16", epochs=1), tmp_path)
+    floating = {
+        leaf.dtype.name
+        for leaf in jax.tree.leaves(outcome.state)
+        if leaf.dtype.kind not in "iu"
+    }
+    assert floating == {"float32"}
+    other = run(tiny_config(epochs=1), tmp_path / "float32")
+    assert 0 < abs(outcome.test_loss - other.test_loss) < 0.1
+
+
+def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
+    source = sources.open_source("digits")
+    reads = []
+
+    def read(split):
+        lines = read_lines(tmp_path / "metrics.jsonl")
+        reads.append((split, lines[-1]["step"] if lines else 0))
+        return source.read(split)
+
+    watched = loop.dataclasses.replace(source, read=read)
+    built = setup.build(resolve(tiny_config()), watched)
+    loop.train_and_evaluate(built, tmp_path)
+    assert reads == [("train", 0), ("test", 60)]
+
+
+def test_training_and_validation_split_by_their_own_seed(tiny_config):
+    source = sources.open_source("digits")
+
+    def held_out(**overrides):
+        built = setup.build(resolve(tiny_config(**overrides)), source)
+        train, validation = setup.read_training(built)
+        assert len(train.labels) + len(validation.labels) == source.sizes["train"]
+        images = np.concatenate([train.images, validation.images])
+        everything = source.read("train")[0]
+        assert np.array_equal(np.unique(images, axis=0), np.unique(everything, axis=0))
+        return validation.images
+
+    first = held_out()
+    assert np.array_equal(first, held_out(seed=5))
+    split = {"dataset.split_seed": 5}
+    assert not np.array_equal(first, held_out(**split))
+
+
+@pytest.mark.slow
+def test_the_main_job_finds_an_accurate_subnetwork(tmp_path, capsys):
+    from configs import digits
+
+    result = main.train(digits.get_config(), str(tmp_path))
+    assert result["test_accuracy"] >= 95
+    assert result["parameters_kept"] / result["parameters"] == pytest.approx(0.5, abs=1e-3)
+    assert result["redrawn"] > 0
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written == result
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert "183,840 kept" in printed
+    assert f"{result['test_accuracy']:.2f} %" in printed

@@ -1,0 +1,154 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from iterand_jax import Subnetwork, edge_popup, iterand, sgd
+from iterand_jax.data import augment
+from iterand_jax.training import parallel, step
+from iterand_jax.training.schedules import cosine
+
+METHODS = {
+    "sgd": lambda: sgd(Subnetwork(distribution="kaiming_uniform")),
+    "edge_popup": lambda: edge_popup(Subnetwork()),
+    "iterand": lambda: iterand(Subnetwork(), k_per=2, sampling_rate=0.5),
+}
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(3, use_bias=False)(x.reshape(x.shape[0], -1))
+
+
+def make_task(method, learning_rate=0.1):
+    return step.Task(
+        network=Linear(),
+        method=method,
+        optimizer=step.sgd_optimizer(
+            cosine(learning_rate, epochs=10, steps_per_epoch=2),
+            momentum=0.9,
+            weight_decay=0.01,
+        ),
+        augment=augment.none,
+        normalize=lambda images: images / 255,
+    )
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 2, 2, 1), dtype=np.uint8)
+    return step.Images(jnp.asarray(images), jnp.asarray(rng.integers(0, 3, 10)))
+
+
+def jitted_step(task, **options):
+    sharding = parallel.batch_sharded(parallel.device_mesh())
+    options = {"batch_size": 4, "log_every": 3} | options
+    return jax.jit(
+        functools.partial(step.train_step, task=task, batch_sharding=sharding, **options)
+    )
+
+
+def test_sgd_update_is_pytorchs():
+    """buffer = 0.9 * buffer + (g + decay * w); w -= eta * buffer, by hand."""
+    optimizer = step.sgd_optimizer(
+        optax.constant_schedule(0.5), momentum=0.9, weight_decay=0.1
+    )
+    weights, buffer = 2.0, 0.0
+    params = jnp.array(weights)
+    state = optimizer.init(params)
+    for gradient in (1.0, -3.0, 0.5):
+        updates, state = optimizer.update(jnp.array(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        buffer = 0.9 * buffer + (gradient + 0.1 * weights)
+        weights -= 0.5 * buffer
+    np.testing.assert_allclose(params, weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_is_the_gradient_of_the_mean_loss_of_its_batch(name, data):
+    task = make_task(METHODS[name]())
+    root = jax.random.key(0)
+    state = step.init_state(root, task, (2, 2, 1))
+    order = jnp.array([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+    after = jitted_step(task)(state, data, order, root)
+
+    batch = order[:4]
+    images = data.images[batch].reshape(4, 4) / 255
+
+    def loss(trainable):
+        kernel = task.method.params(trainable, state.frozen)["Dense_0"]["kernel"]
+        log_probability = jax.nn.log_softmax(images @ kernel)
+        return -jnp.mean(log_probability[jnp.arange(4), data.labels[batch]])
+
+    gradients = jax.grad(loss)(state.trainable)
+    expected = jax.tree.map(
+        lambda w, g: w - 0.1 * (g + 0.01 * w), state.trainable, gradients
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        after.trainable,
+        expected,
+    )
+    np.testing.assert_allclose(after.window.loss, 4 * loss(state.trainable), rtol=1e-5)
+    assert after.step == 1
+    assert after.bad_step == -1
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, after.frozen, state.frozen))
+
+
+def test_steps_walk_through_the_order_and_totals_restart(data):
+    task = make_task(METHODS["edge_popup"]())
+    root = jax.random.key(0)
+    state = step.init_state(root, task, (2, 2, 1))
+    train = jitted_step(task)
+    examples = []
+    for number in range(5):
+        order = step.epoch_order(root, number // 2, size=10)
+        state = train(state, data, order, root)
+        examples.append((float(state.window.examples), float(state.epoch.examples)))
+    assert examples == [(4, 4), (8, 8), (12, 4), (4, 8), (8, 4)]
+
+
+def test_epoch_orders_are_permutations_that_differ_by_epoch_and_seed():
+    orders = [
+        step.epoch_order(jax.random.key(seed), epoch, size=50)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(50))
+    assert len({tuple(map(int, order)) for order in orders}) == 4
+
+
+def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(data):
+    task = make_task(METHODS["sgd"](), learning_rate=1e38)
+    root = jax.random.key(0)
+    state = step.init_state(root, task, (2, 2, 1))
+    train = jitted_step(task)
+    order = step.epoch_order(root, 0, size=10)
+    losses = []
+    for _ in range(6):
+        before = float(state.window.loss)
+        state = train(state, data, order, root)
+        losses.append(float(state.window.loss) - before)
+    first = next(i for i, loss in enumerate(losses) if not np.isfinite(loss))
+    assert first > 0
+    assert state.bad_step == first
+
+
+def test_evaluation_ignores_examples_of_weight_zero(data):
+    task = make_task(METHODS["edge_popup"]())
+    state = step.init_state(jax.random.key(0), task, (2, 2, 1))
+    params = task.method.params(state.trainable, state.frozen)
+    evaluate = functools.partial(step.eval_step, params, {}, task=task)
+    batch = step.Images(data.images[:4], data.labels[:4])
+    padded = evaluate(batch, jnp.array([1.0, 1.0, 1.0, 0.0]))
+    three = evaluate(step.Images(*(x[:3] for x in batch)), jnp.ones(3))
+    assert padded.examples == three.examples == 3
+    assert padded.correct == three.correct
+    np.testing.assert_allclose(padded.loss, three.loss, rtol=1e-6)
