@@ -1,8 +1,10 @@
 """What the commands share: flags, and errors in one line without a traceback."""
 
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -25,48 +27,57 @@ def define_data_dir() -> None:
     )
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls main; ends the process.
+def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
+    """Defines and parses the flags and calls main; ends the process.
 
     Bad input (ValueError, or a flag or config field that does not exist) is one line on
     stderr and exit status 2; Ctrl-C is one line and status 130.
     """
     logging.set_verbosity(logging.WARNING)
+
+    def parse(arguments: list[str]) -> list[str]:
+        try:
+            # Defining --config reads the file and applies its overrides already.
+            define_flags()
+            rest = flags.FLAGS(arguments)
+            # A config file that cannot be read says so when it is first looked at.
+            if "config" in flags.FLAGS:
+                flags.FLAGS.config.to_dict()
+        except (AttributeError, KeyError) as error:
+            cause = error.args[0]
+            inner = cause.args[0] if isinstance(cause, KeyError) else cause
+            _fail(f"unknown config field {inner}")
+        except (flags.Error, ValueError, OSError) as error:
+            _fail(error)
+        if len(rest) > 1:
+            _fail(f"unknown argument {rest[1]!r}; flags start with --")
+        return rest
+
+    def guarded(arguments: list[str]) -> None:
+        del arguments
+        try:
+            main()
+        except (ValueError, OSError) as error:
+            if isinstance(error, ValueError) and not _is_ours(error):
+                raise
+            _fail(error)
+
     try:
-        app.run(lambda _: _guarded(main), flags_parser=_parse)
+        app.run(guarded, flags_parser=parse)
     except KeyboardInterrupt:
-        _interrupted()
+        print(
+            "interrupted; the same command continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        raise SystemExit(INTERRUPTED) from None
 
 
-def _parse(arguments: list[str]) -> list[str]:
-    try:
-        rest = flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:
-        _fail(error)
-    if len(rest) > 1:
-        _fail(ValueError(f"unknown argument {rest[1]!r}; flags start with --"))
-    return rest
+def _is_ours(error: Exception) -> bool:
+    """Whether this package raised it: others' ValueErrors deserve their traceback."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(raised_in).is_relative_to(Path(__file__).parent)
 
 
-def _guarded(main: Callable[[], None]) -> None:
-    try:
-        main()
-    except ValueError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        _interrupted()
-
-
-def _fail(error: Exception) -> None:
-    # str() of a KeyError quotes its message.
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+def _fail(error: Exception | str) -> NoReturn:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     raise SystemExit(BAD_INPUT)
-
-
-def _interrupted() -> None:
-    print(
-        "interrupted; the same command continues from the last checkpoint",
-        file=sys.stderr,
-    )
-    raise SystemExit(INTERRUPTED)

@@ -80,5 +80,4 @@ def _default_workdir(config: ConfigDict, text: str) -> str:
 
 
 if __name__ == "__main__":
-    define_flags()
-    command.run(main)
+    command.run(main, define_flags)

@@ -1,0 +1,88 @@
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from iterand_jax import Subnetwork, iterand
+from iterand_jax.data import sources
+from iterand_jax.training import parallel, setup
+from iterand_jax.training.checkpoint import Checkpoints
+from iterand_jax.training.config import resolve
+from iterand_jax.training.logs import read_lines
+from iterand_jax.training.step import init_state
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_that_devices_cannot_share_is_refused(size):
+    with pytest.raises(ValueError, match=f"a batch of {size} cannot be split over 1"):
+        parallel.check_batch_size(size, parallel.device_mesh())
+
+
+def test_the_pmapped_refresh_is_the_methods_own(tiny_config):
+    built = setup.build(resolve(tiny_config()), sources.open_source("digits"))
+    method = iterand(Subnetwork(), k_per=1, sampling_rate=0.5)
+    task = built.task._replace(method=method)
+    state = init_state(built.root, task, built.source.image_shape)
+    state = jax.device_put(state, parallel.replicated(built.mesh))
+    refresh = parallel.compile_refresh(method, built.mesh, built.root, state)
+    for step in (0, 1):
+        frozen, redrawn = refresh(built.root, step, state.trainable, state.frozen)
+        expected = method.refresh(built.root, step, state.trainable, state.frozen)
+        jax.tree.map(np.testing.assert_array_equal, (frozen, redrawn), expected)
+        for leaf in jax.tree.leaves(frozen):
+            assert leaf.sharding == parallel.replicated(built.mesh)
+
+
+def train_on(devices, folder, **overrides):
+    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+    }
+    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={folder}", *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{devices} x " in done.stdout
+    return read_lines(folder / "metrics.jsonl")
+
+
+def last_state(config, folder):
+    built = setup.build(resolve(config), sources.open_source("digits"))
+    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
+    state, record = checkpoints.restore(built.abstract)
+    checkpoints.close()
+    return state, record
+
+
+@pytest.mark.slow
+def test_scores_and_redraws_do_not_depend_on_the_number_of_devices(
+    tiny_config, tmp_path
+):
+    """With a learning rate too small to move a score, they are equal bit for bit."""
+    overrides = {
+        "learning_rate": 1e-30,
+        "network.width": 0.0625,
+        "epochs": 2,
+        "k_per": 7,
+        "eval_batch_size": 512,
+    }
+    states = []
+    for devices in (1, 2, 8):
+        folder = tmp_path / str(devices)
+        train_on(devices, folder, **overrides)
+        states.append(last_state(tiny_config(epochs=2), folder))
+    for state, record in states[1:]:
+        assert record["redrawn"] == states[0][1]["redrawn"] > 0
+        for part in ("trainable", "frozen"):
+            one, many = getattr(states[0][0], part), getattr(state, part)
+            jax.tree.map(np.testing.assert_array_equal, one, many)
+
+
+@pytest.mark.slow
+def test_losses_agree_between_one_device_and_eight(tmp_path):
+    overrides = {"network.width": 0.0625, "epochs": 1, "log_every_steps": 2}
+    one, eight = (train_on(n, tmp_path / str(n), **overrides) for n in (1, 8))
+    for a, b in zip(one, eight, strict=True):
+        np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=1e-3)
