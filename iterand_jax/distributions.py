@@ -91,7 +91,10 @@ def _kaiming_uniform(uniform: Array, fan_in: int) -> Array:
 
 
 def _kaiming_normal(uniform: Array, fan_in: int) -> Array:
-    return lax.erf_inv(2 * uniform - 1) * jnp.float32(2 / math.sqrt(fan_in))
+    # At -1 and 1, which float32 rounds extreme words to, the inverse is infinite.
+    largest = jnp.float32(1 - 2**-24)
+    signed = jnp.clip(2 * uniform - 1, -largest, largest)
+    return lax.erf_inv(signed) * jnp.float32(2 / math.sqrt(fan_in))
 
 
 DISTRIBUTIONS = {

@@ -45,9 +45,11 @@ def conv(
 
     strides and padding are those of `jax.lax.conv_general_dilated`.
     """
+    effective = pruned(weights, scores, sparsity)
+    dtype = jnp.result_type(x, effective)
     return lax.conv_general_dilated(
-        x,
-        pruned(weights, scores, sparsity),
+        x.astype(dtype),
+        effective.astype(dtype),
         strides,
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -1,23 +1,24 @@
 """The Linen door: modules that hold their scores and frozen weights themselves.
 
 Scores lie in the collection "params", so that whatever trains the model trains them;
-frozen weights lie in the collection "weights" under the same paths. The functions of
-`Subnetwork` work on the two collections:
+frozen weights lie in the collection "weights" under the same paths. Other modules may
+stand between these, with parameters of their own.
 
     variables = model.init(key, x)
     logits = model.apply(variables, x)
-    variables["weights"] = Subnetwork(sparsity=0.5).rerandomize(
-        key, variables["weights"], variables["params"], sampling_rate=0.1
-    )
+    variables = rerandomize(Subnetwork(sparsity=0.5), key, variables, sampling_rate=0.1)
 """
 
 import math
+from collections.abc import Mapping
 
 from flax import linen as nn
 from jax import Array
 
 from iterand_jax import layers
 from iterand_jax.distributions import DISTRIBUTIONS, get_distribution
+from iterand_jax.masks import Scalar
+from iterand_jax.subnetwork import Subnetwork
 
 
 def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -34,6 +35,28 @@ def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
         lambda key: DISTRIBUTIONS["kaiming_uniform"].sample(key, shape, fan_in),
     )
     return weights.value, scores
+
+
+def rerandomize(
+    subnetwork: Subnetwork, key: Array, variables: Mapping, sampling_rate: Scalar
+) -> dict:
+    """`Subnetwork.rerandomize` of a model's "weights", by the scores in its "params".
+
+    The subnetwork's sparsity must be that of the modules, and so must its distribution.
+
+    Returns:
+      The variables, with new "weights".
+    """
+
+    def scores_of(params, weights):
+        if not isinstance(weights, Mapping):
+            return params
+        return {name: scores_of(params[name], weights[name]) for name in weights}
+
+    weights = variables["weights"]
+    scores = scores_of(variables["params"], weights)
+    new = subnetwork.rerandomize(key, weights, scores, sampling_rate)
+    return {**variables, "weights": new}
 
 
 class Dense(nn.Module):

@@ -51,6 +51,8 @@ def num_pruned(size: int, sparsity: Scalar) -> int | Array:
     for tensors of more than about four million.
     """
     check_sparsity(sparsity)
+    if size < 1:
+        raise ValueError("a leaf without elements has no scores to rank")
     if isinstance(sparsity, jax.core.Tracer):
         removed = jnp.round(sparsity * size).astype(jnp.int32)
         return jnp.clip(removed, 0, size - 1)
@@ -94,7 +96,7 @@ def select_kth(keys: Array, k: int | Array) -> Array:
     axes = tuple(range(keys.ndim))
 
     def two_bits(i, answer):
-        shift = (bits - 2 - 2 * i).astype(keys.dtype)
+        shift = jnp.asarray(bits - 2 - 2 * i, keys.dtype)
         candidates = [answer | (jnp.asarray(d, keys.dtype) << shift) for d in (1, 2, 3)]
         counts = lax.reduce(
             tuple((keys < c).astype(jnp.int32) for c in candidates),
@@ -105,7 +107,9 @@ def select_kth(keys: Array, k: int | Array) -> Array:
         digit = sum((c <= k).astype(keys.dtype) for c in counts)
         return answer | (digit << shift)
 
-    return lax.fori_loop(0, bits // 2, two_bits, jnp.zeros((), keys.dtype))
+    # Zero made of the keys: under shard_map it then varies over the axes that they do.
+    first = keys.reshape(-1)[0]
+    return lax.fori_loop(0, bits // 2, two_bits, first ^ first)
 
 
 def threshold(
@@ -144,8 +148,6 @@ def topk_mask(
     >>> topk_mask(jnp.array([0.3, -2.0, 0.1, 0.7]), sparsity=0.5)
     Array([1., 0., 0., 1.], dtype=float32)
     """
-    if scores.size == 0:
-        raise ValueError(f"scores of shape {scores.shape} are empty: nothing to rank")
     return _straight_through(select, scores, num_pruned(scores.size, sparsity))
 
 

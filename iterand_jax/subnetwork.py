@@ -219,6 +219,8 @@ class Subnetwork:
             raise ValueError(f"no rule claims the leaf {path!r}; rules: {patterns}")
         if not rule.prune:
             return None
+        if leaf.size == 0:
+            raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
         return math.prod(leaf.shape) // leaf.shape[rule.out_axis]
 
     def _sparsity_of(self, path: str) -> Scalar:
@@ -274,8 +276,9 @@ def path_string(path: tuple) -> str:
 
     A Flax NNX variable is a node around its value; its path is the variable's.
     """
-    names = jax.tree_util.keystr(path, simple=True, separator="/")
-    return names.removesuffix("/value")
+    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _matches(pattern: str, path: str) -> bool:

@@ -5,6 +5,7 @@ of 256, 256 and the classes; ReLU after every layer but the last. The width fact
 scales every layer but the last.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,10 +52,9 @@ def scaled(channels: int, width: float) -> int:
     Raises:
       ValueError: a width that leaves no channel.
     """
-    result = int(channels * width)
-    if result < 1:
+    if not 1 <= channels * width < math.inf:
         raise ValueError(
             f"width {width:g} leaves a layer of {channels} channels without any; "
             f"possible: {1 / channels:g} or more"
         )
-    return result
+    return int(channels * width)

@@ -58,7 +58,9 @@ def test_the_newest_state_comes_back_bit_for_bit(tmp_path):
     assert state["step"] == 10
     assert state["weights"]["bias"] is None
     assert state["empty"] == {}
-    np.testing.assert_array_equal(state["weights"]["kernel"], STATE["weights"]["kernel"])
+    np.testing.assert_array_equal(
+        state["weights"]["kernel"], STATE["weights"]["kernel"]
+    )
 
 
 def test_only_the_newest_are_kept(tmp_path):

@@ -174,7 +174,9 @@ def test_the_main_job_finds_an_accurate_subnetwork(tmp_path, capsys):
 
     result = main.train(digits.get_config(), str(tmp_path))
     assert result["test_accuracy"] >= 95
-    assert result["parameters_kept"] / result["parameters"] == pytest.approx(0.5, abs=1e-3)
+    assert result["parameters_kept"] / result["parameters"] == pytest.approx(
+        0.5, abs=1e-3
+    )
     assert result["redrawn"] > 0
     written = json.loads((tmp_path / "result.json").read_text())
     assert written == result

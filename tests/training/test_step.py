@@ -50,7 +50,9 @@ def jitted_step(task, **options):
     sharding = parallel.batch_sharded(parallel.device_mesh())
     options = {"batch_size": 4, "log_every": 3} | options
     return jax.jit(
-        functools.partial(step.train_step, task=task, batch_sharding=sharding, **options)
+        functools.partial(
+            step.train_step, task=task, batch_sharding=sharding, **options
+        )
     )
 
 

@@ -1,0 +1,152 @@
+"""The library imports only jax, and imports point downward only."""
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(importlib.util.find_spec("iterand_jax").origin).parent
+LIBRARY = ("masks", "distributions", "subnetwork", "layers", "methods")
+FLOORS = {  # a module may import what lies on lower floors, and its own package
+    "masks": 0,
+    "distributions": 1,
+    "subnetwork": 2,
+    "layers": 2,
+    "linen": 3,
+    "methods": 3,
+    "": 4,  # the package itself, which gathers the names
+    "networks": 0,
+    "data": 0,
+    "theory": 0,
+    "training": 5,
+    "command": 0,  # what all commands share
+}
+COMMANDS = 6  # every other module at the top
+APART = {"networks", "data", "theory", "command"}  # import nothing of the method
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(p for p in parts if p != "__init__"), ast.parse(path.read_text())
+
+
+def exists(name):
+    path = PACKAGE.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def imported(tree):
+    """Absolute names of all that a module imports, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                inside = full.removeprefix("iterand_jax.")
+                yield full if inside != full and exists(inside) else node.module
+
+
+def own_imports():
+    """{module: modules of this package that it imports}, names without the package."""
+    return {
+        name: {
+            i.removeprefix("iterand_jax").removeprefix(".")
+            for i in imported(tree)
+            if i.split(".")[0] == "iterand_jax"
+        }
+        for name, tree in modules()
+    }
+
+
+def room(name):
+    return name.split(".")[0]
+
+
+def test_all_rooms_are_found():
+    names = {room(name) for name in own_imports()}
+    assert names >= FLOORS.keys()
+    assert "subnetwork" in own_imports()["methods"]
+
+
+@pytest.mark.parametrize("name", list(own_imports()))
+def test_imports_point_downward_only(name):
+    floor = FLOORS.get(room(name), COMMANDS)
+    for other in own_imports()[name]:
+        if room(other) == room(name) != "":
+            continue
+        if room(name) in APART:
+            assert other == "command", f"{name} imports {other}"
+        else:
+            assert floor > FLOORS.get(room(other), COMMANDS), f"{name} imports {other}"
+
+
+def test_imports_have_no_circles():
+    graph = own_imports()
+    done: set[str] = set()
+
+    def visit(name, path):
+        assert name not in path, " -> ".join((*path, name))
+        if name not in done:
+            for other in graph.get(name, ()):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+    assert done >= graph.keys()
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_method_needs_jax_and_the_standard_library_alone(name):
+    trees = dict(modules())
+    others = {i.split(".")[0] for i in imported(trees[name])}
+    assert others - set(sys.stdlib_module_names) <= {"jax", "iterand_jax"}
+
+
+def test_nothing_below_training_knows_of_configs_files_or_flags():
+    forbidden = {"ml_collections", "absl", "argparse", "configs", "pathlib", "os"}
+    for name, tree in modules():
+        if room(name) in {*LIBRARY, "linen", "networks"} or name == "data.augment":
+            assert not forbidden & {i.split(".")[0] for i in imported(tree)}, name
+
+
+def run(script, **environment):
+    command = [sys.executable, "-W", "error", "-c", script]
+    environment = os.environ | environment
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+def test_importing_the_library_loads_nothing_that_jax_does_not():
+    loaded = "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    by_jax = set(run(f"import sys, jax, jax.numpy; {loaded}"))
+    by_us = set(run(f"import sys, jax.numpy, iterand_jax; {loaded}"))
+    assert "jax" in by_jax
+    assert by_us - by_jax - set(sys.stdlib_module_names) == {"iterand_jax"}
+    for heavy in ("flax", "optax", "orbax", "tensorflow_datasets", "matplotlib"):
+        assert heavy not in by_us
+
+
+def test_importing_the_library_touches_no_device():
+    script = (
+        "import iterand_jax, iterand_jax.linen, iterand_jax.networks; "
+        "import iterand_jax.data.augment, iterand_jax.training.schedules; print('done')"
+    )
+    assert run(script, JAX_PLATFORMS="no_such_platform") == ["done"]
+
+
+def test_the_public_names_exist_and_have_docstrings():
+    import iterand_jax
+
+    for name in iterand_jax.__all__:
+        member = getattr(iterand_jax, name)
+        assert not callable(member) or member.__doc__, name
+    assert len(set(iterand_jax.__all__)) == len(iterand_jax.__all__) >= 10

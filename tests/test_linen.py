@@ -1,0 +1,163 @@
+"""The Linen door equals the array door and the tree door, bit for bit.
+
+All three multiply the same weights by the same masks and apply the same operation, so
+outputs are compared exactly; gradients too, where the summation is one product.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from iterand_jax import Subnetwork, layers, linen
+
+KEY = jax.random.key(0)
+IMAGES = jax.random.normal(KEY, (2, 6, 6, 3))
+CARRY = tuple(jax.random.normal(key, (2, 4)) for key in jax.random.split(KEY))
+SPARSITY = 0.3
+DOORS = {  # the Linen module, its inputs, plain Flax of the tree door, the array door
+    "dense": (
+        linen.Dense(7, sparsity=SPARSITY),
+        (IMAGES,),
+        nn.Dense(7, use_bias=False),
+        layers.dense,
+    ),
+    "conv": (
+        linen.Conv(7, strides=(2, 1), padding="VALID", sparsity=SPARSITY),
+        (IMAGES,),
+        nn.Conv(7, (3, 3), strides=(2, 1), padding="VALID", use_bias=False),
+        functools.partial(layers.conv, strides=(2, 1), padding="VALID"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(DOORS))
+def test_the_three_doors_give_the_same_outputs_and_gradients(name):
+    module, inputs, plain, layer = DOORS[name]
+    variables = jax.jit(module.init)(KEY, *inputs)
+    weights, scores = variables["weights"], variables["params"]
+    subnetwork = Subnetwork(SPARSITY)
+
+    def by_linen(scores, x):
+        return module.apply({"params": scores, "weights": weights}, x)
+
+    def by_tree(scores, x):
+        return plain.apply({"params": subnetwork.prune(weights, scores)}, x)
+
+    def by_array(scores, x):
+        return layer(x, weights["kernel"], scores["kernel"], sparsity=SPARSITY)
+
+    def output_and_gradients(apply):
+        gradient = jax.grad(lambda s, x: jnp.sum(jnp.sin(apply(s, x))), (0, 1))
+        return jax.jit(lambda s, x: (apply(s, x), gradient(s, x)))(scores, *inputs)
+
+    expected = output_and_gradients(by_array)
+    assert jnp.abs(expected[0]).max() > 0.1
+    for apply in (by_linen, by_tree):
+        jax.tree.map(
+            np.testing.assert_array_equal, output_and_gradients(apply), expected
+        )
+
+
+def test_the_three_doors_agree_on_an_lstm():
+    module = linen.LSTMCell(4, sparsity=SPARSITY)
+    x = IMAGES[:, 0, 0]
+    variables = jax.jit(module.init)(KEY, CARRY, x)
+    weights, scores = variables["weights"], variables["params"]
+    names = ("input/kernel", "recurrent/kernel")
+    arrays = [tree[name] for name in names for tree in (weights, scores)]
+    expected = jax.jit(functools.partial(layers.lstm_cell, sparsity=SPARSITY))(
+        CARRY, x, *arrays
+    )
+    output = jax.jit(module.apply)(variables, CARRY, x)
+    jax.tree.map(np.testing.assert_array_equal, output, expected)
+
+    # Flax has a matrix per gate: its sums may be in another order.
+    pruned = jax.jit(Subnetwork(SPARSITY).prune)(weights, scores)
+    split = [jnp.split(pruned[name], 4, axis=1) for name in names]
+    bias = jnp.zeros(4)
+    gates = {f"i{g}": {"kernel": w} for g, w in zip("ifgo", split[0], strict=True)}
+    for g, w in zip("ifgo", split[1], strict=True):
+        gates[f"h{g}"] = {"kernel": w, "bias": bias}
+    by_flax = nn.OptimizedLSTMCell(4).apply({"params": gates}, CARRY, x)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        by_flax,
+        expected,
+    )
+
+
+def test_collections_hold_weights_and_scores_of_the_same_paths():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = linen.Conv(4, distribution="kaiming_uniform")(x)
+            return linen.Dense(3)(x.reshape(x.shape[0], -1))
+
+    variables = jax.jit(Model().init)(KEY, IMAGES)
+    assert variables.keys() == {"params", "weights"}
+    weights, scores = variables["weights"], variables["params"]
+    assert jax.tree.map(jnp.shape, weights) == jax.tree.map(jnp.shape, scores)
+    for layer, fan_in in (("Conv_0", 27), ("Dense_0", 144)):
+        w, s = weights[layer]["kernel"], scores[layer]["kernel"]
+        assert jnp.abs(s).max() <= math.sqrt(6 / fan_in) * (1 + 1e-6)
+        assert jnp.mean(s**2) == pytest.approx(2 / fan_in, rel=0.3)
+        assert jnp.mean(w**2) == pytest.approx(2 / fan_in, rel=0.3)
+        assert jnp.mean(w == s) < 0.05
+    np.testing.assert_allclose(
+        jnp.abs(weights["Dense_0"]["kernel"]), math.sqrt(2 / 144), rtol=1e-6
+    )
+    new = jax.jit(Subnetwork(0.5).rerandomize)(KEY, weights, scores, 1.0)
+    apply = jax.jit(Model().apply)
+    np.testing.assert_array_equal(
+        apply({"params": scores, "weights": new}, IMAGES), apply(variables, IMAGES)
+    )
+    assert jnp.mean(new["Dense_0"]["kernel"] != weights["Dense_0"]["kernel"]) > 0.2
+
+
+def test_a_model_with_other_modules_is_rerandomized():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.LayerNorm()(nn.Dense(30)(x))
+            return linen.Dense(30)(x)
+
+    variables = jax.jit(Model().init)(KEY, IMAGES)
+    weights = variables["weights"]
+    new = Subnetwork(0.5).rerandomize(KEY, weights, variables["params"], 1.0)
+    assert jax.tree.structure(new) == jax.tree.structure(weights)
+    apply = jax.jit(Model().apply)
+    np.testing.assert_array_equal(
+        apply({**variables, "weights": new}, IMAGES), apply(variables, IMAGES)
+    )
+    assert jnp.mean(new["Dense_1"]["kernel"] != weights["Dense_1"]["kernel"]) > 0.2
+
+
+def test_an_lstm_is_scanned_over_time_with_one_set_of_weights():
+    scanned = nn.scan(
+        linen.LSTMCell,
+        variable_broadcast=("params", "weights"),
+        split_rngs={"params": False},
+        in_axes=1,
+        out_axes=1,
+    )(4)
+    xs = IMAGES[:, 0]  # (2, 6, 3)
+    variables = jax.jit(scanned.init)(KEY, CARRY, xs)
+    assert variables["weights"]["input/kernel"].shape == (3, 16)
+    last, hidden = jax.jit(scanned.apply)(variables, CARRY, xs)
+    assert hidden.shape == (2, 6, 4)
+    carry = CARRY
+    step = jax.jit(linen.LSTMCell(4).apply)
+    for t in range(6):
+        carry, output = step(variables, carry, xs[:, t])
+        np.testing.assert_allclose(hidden[:, t], output, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(last[1], hidden[:, -1])
+
+
+def test_an_unknown_distribution_is_named():
+    with pytest.raises(ValueError, match="unknown distribution 'zeros'; possible"):
+        linen.Dense(3, distribution="zeros").init(KEY, jnp.ones((1, 2)))

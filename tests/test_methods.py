@@ -1,0 +1,203 @@
+"""Every method obeys the same laws, and IteRand with r = 0 is edge-popup."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from iterand_jax import Subnetwork, methods
+from iterand_jax.methods import (
+    METHODS,
+    edge_popup,
+    fixed_mask,
+    get_method,
+    iterand,
+    sgd,
+)
+
+KEY = jax.random.key(0)
+PARAMS = {
+    "a": {"kernel": jnp.zeros((6, 30)), "bias": jnp.linspace(-1, 1, 30)},
+    "b": {"kernel": jnp.zeros((30, 4))},
+}
+X, Y = jax.random.normal(KEY, (20, 6)), jax.random.normal(KEY, (20, 4))
+HALF = Subnetwork(0.5, "kaiming_uniform")
+MASKS = {
+    "a": {"kernel": jax.random.bernoulli(KEY, 0.5, (6, 30)), "bias": None},
+    "b": {"kernel": jax.random.bernoulli(KEY, 0.5, (30, 4))},
+}
+ALL = {
+    **{name: get_method(name, HALF, k_per=3, sampling_rate=0.5) for name in METHODS},
+    "fixed_mask": fixed_mask(MASKS),
+}
+every_method = pytest.mark.parametrize("name", list(ALL))
+
+
+def loss(method, trainable, frozen):
+    params = method.params(trainable, frozen)
+    hidden = jnp.tanh(X @ params["a"]["kernel"] + params["a"]["bias"])
+    return jnp.mean((hidden @ params["b"]["kernel"] - Y) ** 2)
+
+
+@functools.cache
+def train(method, steps=7):
+    """(trainable, frozen, losses, redrawn) of SGD with momentum and weight decay."""
+    optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9))
+
+    @jax.jit
+    def step(trainable, frozen, state):
+        value, gradient = jax.value_and_grad(loss, 1)(method, trainable, frozen)
+        updates, state = optimizer.update(gradient, state, trainable)
+        return optax.apply_updates(trainable, updates), state, value
+
+    params = jax.tree.map(lambda leaf: leaf + 0.3, PARAMS)
+    trainable, frozen = jax.jit(method.init)(KEY, params)
+    state = optimizer.init(trainable)
+    refresh = jax.jit(method.refresh)
+    losses, redrawn = [], 0
+    for i in range(steps):
+        trainable, state, value = step(trainable, frozen, state)
+        losses.append(value)
+        if method.refresh_every and (i + 1) % method.refresh_every == 0:
+            frozen, count = refresh(KEY, i + 1, trainable, frozen)
+            redrawn += int(count)
+    return trainable, frozen, np.array(losses), redrawn
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_laws_below_cover_every_method():
+    members = {name for name in vars(methods) if name in (*METHODS, "fixed_mask")}
+    public = {
+        name
+        for name, member in vars(methods).items()
+        if callable(member)
+        and getattr(member, "__annotations__", {}).get("return") is methods.Method
+    }
+    assert members == set(ALL) == public - {"get_method"}
+
+
+@every_method
+def test_params_have_the_structure_of_the_network_and_a_gradient(name):
+    method = ALL[name]
+    trainable, frozen = jax.jit(method.init)(KEY, PARAMS)
+    params = method.params(trainable, frozen)
+    assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, PARAMS)
+    gradient = jax.jit(jax.grad(functools.partial(loss, method)))(trainable, frozen)
+    assert jax.tree.structure(gradient) == jax.tree.structure(trainable)
+    if name != "fixed_mask":  # whose kernels start as they were given, zero
+        assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(gradient))
+
+
+@every_method
+def test_training_lowers_the_loss(name):
+    _, _, losses, _ = train(ALL[name], steps=30)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@every_method
+def test_a_refresh_changes_nothing_but_what_iterand_redraws(name):
+    method = ALL[name]
+    trainable, frozen = jax.jit(method.init)(KEY, PARAMS)
+    new, redrawn = method.refresh(KEY, 3, trainable, frozen)
+    assert redrawn.dtype == jnp.int32
+    assert redrawn.shape == ()
+    assert_equal(method.params(trainable, new), method.params(trainable, frozen))
+    if name == "iterand":
+        assert method.refresh_every == 3
+        assert 0 < redrawn < 150  # of 90 + 60 pruned weights
+        later, _ = method.refresh(KEY, 6, trainable, frozen)
+        assert jnp.any(later["a"]["kernel"] != new["a"]["kernel"])
+        traced, _ = jax.jit(method.refresh)(KEY, 3, trainable, frozen)
+        assert_equal(traced, new)
+    else:
+        assert method.refresh_every == redrawn == 0
+        assert_equal(new, frozen)
+
+
+def test_iterand_with_rate_zero_is_edge_popup_bit_for_bit():
+    *iterand_run, redrawn = train(iterand(HALF, k_per=2, sampling_rate=0.0))
+    *popup_run, _ = train(edge_popup(HALF))
+    assert redrawn == 0
+    assert_equal(iterand_run, popup_run)
+
+
+def test_iterand_trains_on_weights_that_change():
+    scores, weights, losses, redrawn = train(iterand(HALF, k_per=2, sampling_rate=1.0))
+    popup_scores, popup_weights, popup_losses, _ = train(edge_popup(HALF))
+    assert redrawn == 3 * (90 + 60)
+    np.testing.assert_array_equal(losses[:3], popup_losses[:3])
+    assert (losses[3:] != popup_losses[3:]).all()
+    assert jnp.any(scores["b"]["kernel"] != popup_scores["b"]["kernel"])
+    assert jnp.mean(weights["b"]["kernel"] != popup_weights["b"]["kernel"]) > 0.4
+
+
+@pytest.mark.parametrize(
+    "make", [edge_popup, functools.partial(iterand, k_per=1, sampling_rate=1.0)]
+)
+def test_sparsity_zero_is_the_dense_network(make):
+    whole = Subnetwork(0.0, "kaiming_uniform")
+    method = make(whole)
+    scores, weights = method.init(KEY, PARAMS)
+    assert_equal(method.params(scores, weights), weights)
+    refreshed, redrawn = method.refresh(KEY, 1, scores, weights)
+    assert redrawn == 0
+    assert_equal(refreshed, weights)
+    dense, nothing = sgd(whole).init(KEY, PARAMS)
+    assert_equal(dense, weights)
+    value = loss(sgd(whole), dense, nothing)
+    assert loss(method, scores, weights) == value
+
+
+def test_edge_popup_never_trains_weights_or_biases():
+    scores, weights, _, _ = train(edge_popup(HALF))
+    params = jax.tree.map(lambda leaf: leaf + 0.3, PARAMS)
+    first_scores, first_weights = jax.jit(edge_popup(HALF).init)(KEY, params)
+    assert_equal(weights, first_weights)
+    np.testing.assert_array_equal(weights["a"]["bias"], params["a"]["bias"])
+    assert scores["a"]["bias"] is None
+    assert jnp.mean(scores["a"]["kernel"] != first_scores["a"]["kernel"]) > 0.99
+
+
+def test_sgd_draws_kernels_from_the_distribution_and_trains_everything():
+    weights, frozen = sgd(Subnetwork(0.9, "signed_constant")).init(KEY, PARAMS)
+    assert not jax.tree.leaves(frozen)
+    np.testing.assert_allclose(jnp.abs(weights["a"]["kernel"]), (2 / 6) ** 0.5, 1e-6)
+    np.testing.assert_array_equal(weights["a"]["bias"], PARAMS["a"]["bias"])
+    trained, _, _, _ = train(sgd(HALF))
+    start, _ = jax.jit(sgd(HALF).init)(KEY, jax.tree.map(lambda p: p + 0.3, PARAMS))
+    changed = jax.tree.map(lambda a, b: float(jnp.mean(a != b)), trained, start)
+    assert min(jax.tree.leaves(changed)) > 0.9
+
+
+def test_a_fixed_mask_keeps_pruned_weights_at_zero():
+    trained, masks, _, _ = train(fixed_mask(MASKS))
+    assert_equal(masks, MASKS)
+    for layer in ("a", "b"):
+        kernel, mask = trained[layer]["kernel"], MASKS[layer]["kernel"]
+        np.testing.assert_array_equal(kernel[~mask], 0)
+        assert (kernel[mask] != 0).all()
+    assert jnp.all(trained["a"]["bias"] != PARAMS["a"]["bias"] + 0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "sgdm"}, "unknown method 'sgdm'; possible: sgd, edge_popup, iterand"),
+        ({"k_per": 0}, "k_per is the period in steps, at least 1; got 0"),
+        ({"k_per": -3}, "at least 1; got -3"),
+        ({"sampling_rate": 1.5}, r"\[0, 1\]; got 1.5"),
+        ({"sampling_rate": float("nan")}, r"\[0, 1\]; got nan"),
+    ],
+)
+def test_bad_arguments_are_named(changes, message):
+    arguments = {"name": "iterand", "k_per": 3, "sampling_rate": 0.5} | changes
+    with pytest.raises(ValueError, match=message):
+        get_method(subnetwork=HALF, **arguments)
