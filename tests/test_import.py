@@ -1,6 +1,7 @@
 """The library imports only jax, and imports point downward only."""
 
 import ast
+import functools
 import importlib.util
 import os
 import subprocess
@@ -53,6 +54,7 @@ def imported(tree):
                 yield full if inside != full and exists(inside) else node.module
 
 
+@functools.cache
 def own_imports():
     """{module: modules of this package that it imports}, names without the package."""
     return {

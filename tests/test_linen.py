@@ -56,7 +56,7 @@ def test_the_three_doors_give_the_same_outputs_and_gradients(name):
         return jax.jit(lambda s, x: (apply(s, x), gradient(s, x)))(scores, *inputs)
 
     expected = output_and_gradients(by_array)
-    assert jnp.abs(expected[0]).max() > 0.1
+    assert np.abs(expected[0]).max() > 0.1
     for apply in (by_linen, by_tree):
         jax.tree.map(
             np.testing.assert_array_equal, output_and_gradients(apply), expected
@@ -103,20 +103,20 @@ def test_collections_hold_weights_and_scores_of_the_same_paths():
     weights, scores = variables["weights"], variables["params"]
     assert jax.tree.map(jnp.shape, weights) == jax.tree.map(jnp.shape, scores)
     for layer, fan_in in (("Conv_0", 27), ("Dense_0", 144)):
-        w, s = weights[layer]["kernel"], scores[layer]["kernel"]
-        assert jnp.abs(s).max() <= math.sqrt(6 / fan_in) * (1 + 1e-6)
-        assert jnp.mean(s**2) == pytest.approx(2 / fan_in, rel=0.3)
-        assert jnp.mean(w**2) == pytest.approx(2 / fan_in, rel=0.3)
-        assert jnp.mean(w == s) < 0.05
+        w, s = (np.asarray(tree[layer]["kernel"]) for tree in (weights, scores))
+        assert np.abs(s).max() <= math.sqrt(6 / fan_in) * (1 + 1e-6)
+        assert np.mean(s**2) == pytest.approx(2 / fan_in, rel=0.3)
+        assert np.mean(w**2) == pytest.approx(2 / fan_in, rel=0.3)
+        assert np.mean(w == s) < 0.05
     np.testing.assert_allclose(
-        jnp.abs(weights["Dense_0"]["kernel"]), math.sqrt(2 / 144), rtol=1e-6
+        np.abs(weights["Dense_0"]["kernel"]), math.sqrt(2 / 144), rtol=1e-6
     )
     new = jax.jit(Subnetwork(0.5).rerandomize)(KEY, weights, scores, 1.0)
     apply = jax.jit(Model().apply)
     np.testing.assert_array_equal(
         apply({"params": scores, "weights": new}, IMAGES), apply(variables, IMAGES)
     )
-    assert jnp.mean(new["Dense_0"]["kernel"] != weights["Dense_0"]["kernel"]) > 0.2
+    assert np.mean(new["Dense_0"]["kernel"] != weights["Dense_0"]["kernel"]) > 0.2
 
 
 def test_a_model_with_other_modules_is_rerandomized():
@@ -134,7 +134,7 @@ def test_a_model_with_other_modules_is_rerandomized():
     np.testing.assert_array_equal(
         apply({**variables, "weights": new}, IMAGES), apply(variables, IMAGES)
     )
-    assert jnp.mean(new["Dense_1"]["kernel"] != weights["Dense_1"]["kernel"]) > 0.2
+    assert np.mean(new["Dense_1"]["kernel"] != weights["Dense_1"]["kernel"]) > 0.2
 
 
 def test_an_lstm_is_scanned_over_time_with_one_set_of_weights():

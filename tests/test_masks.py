@@ -132,9 +132,8 @@ def test_large_arrays_agree_with_a_partition(dtype):
         np.testing.assert_array_equal(mask.astype(bool), scores >= expected)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_any_exact_selection_gives_the_same_masks(dtype):
-    scores = jax.random.normal(jax.random.key(0), (40, 25)).astype(dtype)
+def test_any_exact_selection_gives_the_same_masks():
+    scores = jax.random.normal(jax.random.key(0), (40, 25))
     sort_mask = jax.jit(functools.partial(topk_mask, select=sort_select))
     sort_threshold = jax.jit(functools.partial(threshold, select=sort_select))
     for sparsity in (0.0, 0.3, 0.5, 0.99):

@@ -48,7 +48,8 @@ def drawn(distribution="signed_constant"):
 
 
 def by_path(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """{path: leaf}, as NumPy arrays where the leaves are arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     return {path_string(path): leaf for path, leaf in leaves}
 
 
@@ -88,12 +89,12 @@ def test_every_leaf_has_the_spread_of_its_own_fan_in(name):
     for path, fan_in in FAN_INS.items():
         weight, score = by_path(weights)[path], by_path(scores)[path]
         relative = 5 / math.sqrt(weight.size)
-        assert jnp.mean(weight**2) == pytest.approx(2 / fan_in, rel=relative)
-        assert jnp.mean(score**2) == pytest.approx(2 / fan_in, rel=relative)
-        assert jnp.abs(score).max() <= math.sqrt(6 / fan_in) * (1 + 1e-6)
-        assert jnp.abs(score).max() > math.sqrt(6 / fan_in) * 0.95
-        assert jnp.abs(jnp.mean(score > 0) - 0.5) < 2 / math.sqrt(score.size)
-        agreement = jnp.mean((score > 0) == (weight > 0))
+        assert np.mean(weight**2) == pytest.approx(2 / fan_in, rel=relative)
+        assert np.mean(score**2) == pytest.approx(2 / fan_in, rel=relative)
+        assert np.abs(score).max() <= math.sqrt(6 / fan_in) * (1 + 1e-6)
+        assert np.abs(score).max() > math.sqrt(6 / fan_in) * 0.95
+        assert np.abs(np.mean(score > 0) - 0.5) < 2 / math.sqrt(score.size)
+        agreement = np.mean((score > 0) == (weight > 0))
         assert abs(agreement - 0.5) < 2.5 / math.sqrt(score.size)
 
 
@@ -115,14 +116,17 @@ def test_a_draw_is_keyed_by_its_path_whatever_else_the_tree_holds():
     def draws(key, params):
         weights, scores = subnetwork.init(key, params)
         redrawn = subnetwork.rerandomize(key, weights, scores, 0.5)
-        return [by_path(tree) for tree in (weights, scores, redrawn)]
+        return weights, scores, redrawn
 
-    of_few, of_many, other = draws(KEY, few), draws(KEY, many), draws(X_KEY, few)
+    of_few, of_many, other = (
+        [by_path(tree) for tree in draws(key, params)]
+        for key, params in ((KEY, few), (KEY, many), (X_KEY, few))
+    )
     for alone, among, otherwise in zip(of_few, of_many, other, strict=True):
         np.testing.assert_array_equal(alone["b/kernel"], among["b/kernel"])
-        assert jnp.mean(among["a/kernel"] == among["b/kernel"]) < 0.01
-        assert jnp.mean(alone["b/kernel"] == otherwise["b/kernel"]) < 0.01
-    assert jnp.mean(of_few[0]["b/kernel"] == of_few[1]["b/kernel"]) < 0.01
+        assert np.mean(among["a/kernel"] == among["b/kernel"]) < 0.01
+        assert np.mean(alone["b/kernel"] == otherwise["b/kernel"]) < 0.01
+    assert np.mean(of_few[0]["b/kernel"] == of_few[1]["b/kernel"]) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_the_fan_in_is_the_product_of_the_other_axes(out_axis, fan_in):
         return weights, subnetwork.rerandomize(key, weights, scores, 1.0)
 
     for weights in draws(KEY):
-        np.testing.assert_allclose(jnp.abs(weights), math.sqrt(2 / fan_in), rtol=1e-6)
+        np.testing.assert_allclose(np.abs(weights), math.sqrt(2 / fan_in), rtol=1e-6)
 
 
 def test_a_mapping_gives_each_leaf_the_sparsity_of_its_first_pattern():
@@ -244,7 +248,7 @@ def test_the_gradient_of_a_score_is_that_of_its_effective_weight_times_the_weigh
         x = jax.random.normal(keys[0], (5, 6), jnp.float64)
         params = {"kernel": jnp.zeros((6, 4), jnp.float64), "bias": jnp.ones(4)}
         subnetwork = Subnetwork(0.5, "kaiming_normal")
-        weights, scores = subnetwork.init(keys[1], params)
+        weights, scores = jax.jit(subnetwork.init)(keys[1], params)
         assert scores["kernel"].dtype == jnp.float64
 
         def network_loss(params):
@@ -254,8 +258,9 @@ def test_the_gradient_of_a_score_is_that_of_its_effective_weight_times_the_weigh
         def loss(weights, scores):
             return network_loss(subnetwork.prune(weights, scores))
 
-        by_weights, by_scores = jax.grad(loss, (0, 1))(weights, scores)
-        effective = jax.grad(network_loss)(subnetwork.prune(weights, scores))
+        by_weights, by_scores = jax.jit(jax.grad(loss, (0, 1)))(weights, scores)
+        pruned = jax.jit(subnetwork.prune)(weights, scores)
+        effective = jax.jit(jax.grad(network_loss))(pruned)
         expected = effective["kernel"] * weights["kernel"]
         assert (expected != 0).all()  # pruned weights too: straight through
         np.testing.assert_allclose(by_scores["kernel"], expected, rtol=1e-13)
@@ -310,12 +315,13 @@ def test_a_redraw_of_signed_constants_flips_half_of_what_it_redraws():
     weights, scores = jax.jit(subnetwork.init)(KEY, {"kernel": jnp.zeros((400, 500))})
     redraw = jax.jit(subnetwork.rerandomize_and_count)
     new, count = redraw(KEY, weights, scores, 0.1)
-    kept = subnetwork.masks(scores)["kernel"] != 0
-    flipped = np.asarray(new["kernel"] == -weights["kernel"])
+    kept = np.asarray(jax.jit(subnetwork.masks)(scores)["kernel"] != 0)
+    new, weights = jax.device_get((new["kernel"], weights["kernel"]))
+    flipped = new == -weights
     assert abs(count - 10_000) < 4 * math.sqrt(100_000 * 0.09)
     assert abs(flipped.sum() - 5_000) < 4 * math.sqrt(100_000 * 0.05 * 0.95)
     assert not flipped[kept].any()
-    np.testing.assert_array_equal(jnp.abs(new["kernel"]), jnp.abs(weights["kernel"]))
+    np.testing.assert_array_equal(np.abs(new), np.abs(weights))
 
 
 def test_rerandomizations_of_different_keys_differ_and_of_the_same_key_do_not():
@@ -327,8 +333,8 @@ def test_rerandomizations_of_different_keys_differ_and_of_the_same_key_do_not():
             by_path(t)[path][mask == 0] for t in (first, again, other, weights)
         )
         np.testing.assert_array_equal(a, b)
-        assert jnp.mean(a == c) < 0.01
-        assert jnp.mean(a == old) < 0.01
+        assert np.mean(a == c) < 0.01
+        assert np.mean(a == old) < 0.01
 
 
 def test_a_traced_sparsity_follows_a_schedule_without_a_retrace():
@@ -394,7 +400,7 @@ def test_raw_arrays_in_tuples_learn():
 def test_a_linen_model_learns():
     model = nn.Sequential([nn.Dense(64), nn.relu, nn.LayerNorm(), nn.Dense(4)])
     check_that_it_learns(
-        model.init(KEY, X)["params"],
+        jax.jit(model.init)(KEY, X)["params"],
         DEFAULT_RULES,
         lambda p: model.apply({"params": p}, X),
         ("layers_0/kernel", "layers_3/kernel"),
@@ -433,9 +439,10 @@ def test_an_equinox_mlp_learns():
 def test_an_equinox_convolution_has_its_outputs_first():
     params = eqx.filter(eqx.nn.Conv2d(3, 8, 5, key=KEY), eqx.is_array)
     subnetwork = Subnetwork(rules=OUTPUTS_FIRST_RULES)
-    weights, scores = subnetwork.init(KEY, params)
+    weights, scores = jax.jit(subnetwork.init)(KEY, params)
     size = math.sqrt(2 / (3 * 5 * 5))
-    np.testing.assert_allclose(jnp.abs(weights.weight), size, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(weights.weight), size, rtol=1e-6)
     assert scores.bias is None
-    pruned = eqx.combine(subnetwork.prune(weights, scores), params)
-    assert pruned(jnp.ones((3, 9, 9))).shape == (8, 5, 5)
+    pruned = jax.jit(subnetwork.prune)(weights, scores)
+    assert np.count_nonzero(pruned.weight) == 300
+    assert jax.eval_shape(pruned, jnp.ones((3, 9, 9))).shape == (8, 5, 5)

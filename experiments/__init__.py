@@ -1,0 +1,1 @@
+"""One file per table or figure: what was run, measured and found."""
