@@ -69,7 +69,7 @@ def failure_against_width(scale: Scale, eps: float = 0.2) -> Data:
 
 
 def needed_resamplings(scale: Scale) -> Data:
-    """Returns the R for width 2 d against eps and delta: bounds, exact and simulated."""
+    """The R for width 2 d against eps and delta: bounds, exact and simulated."""
     eps = np.geomspace(0.01, 0.5, 2 * scale.points)
     simulated_eps = np.geomspace(0.01, 0.5, max(3, scale.points // 2))
     networks = min(40 * scale.networks, 400)
@@ -118,7 +118,7 @@ def one_weight(eps: Iterable[float], delta: Iterable[float]) -> Data:
 
 
 def least_R_conclusion(eps: float, delta: float) -> int:
-    """Returns the least R at which the conclusion fails at most delta (w = 1, d = 2)."""
+    """The least R at which the conclusion fails at most delta (w = 1, d = 2)."""
     high = 1
     while theory.conclusion_fail_d2(eps, high)[2] > delta:
         high *= 2
@@ -133,7 +133,7 @@ def least_R_conclusion(eps: float, delta: float) -> int:
 
 
 def one_weight_hits(eps: float, seed: int) -> float:
-    """Returns how many draws one random layer of width 2 took to hit all its windows."""
+    """How many draws one random layer of width 2 took to hit all its windows."""
     R = 4 * math.ceil(theory.corrected_R_A6(eps, DELTA))
     layer = theory.construct_layer(WORST, eps, R, 2, seed=seed)
     used = max(layer.hidden_draws.max(), layer.output_draws.max())
@@ -180,7 +180,7 @@ def quantile(sample: Callable[[int], float], trials: int) -> tuple:
 
 
 def regime_map(scale: Scale) -> Data:
-    """Returns where Lemma A.4 at its published width fails, and the theorem's rescue."""
+    """Where Lemma A.4 at its published width fails, and the theorem's rescue."""
     eps = np.geomspace(0.01, 0.9, 6 * scale.points)
     ratios = np.geomspace(0.01, 6.0, 6 * scale.points)
     fails = {}
@@ -273,7 +273,7 @@ def errors(F: list[np.ndarray], eps: float, R: int, copies: int, scale: Scale) -
 
 
 def blind_against_oracle(scale: Scale, eps: float = 0.1) -> Data:
-    """Returns how often blind re-draws and the oracle miss eps, per draws of a value."""
+    """How often blind re-draws and the oracle miss eps, per draws of a value."""
     trials = max(20, scale.trials // 50)
     R_values = np.unique(np.geomspace(1, 200, 2 * scale.points).astype(int))
     panels: dict[tuple[float, int], Data] = {}

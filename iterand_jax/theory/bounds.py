@@ -129,7 +129,7 @@ def paper_widths_thm(
 def paper_R_thm(
     dims: Sequence[int], eps: float, delta: float, d_prime: int = 1
 ) -> float:
-    """Returns the real R at which Theorem A.1 as published asks D_i = 2 d_(i-1) d_prime.
+    """The real R at which Theorem A.1 as published asks D_i = 2 d_(i-1) d_prime.
 
     R = max_i (8 l d_(i-1) / eps) sqrt((d_i / d_prime) log(2 l d_(i-1) d_i / delta)),
     at d_prime = 1 the "in particular" clause. Errors as `paper_widths_thm`.
@@ -189,7 +189,7 @@ def R_for(p: float, delta: float, d0: int, d2: int, d_prime: int) -> float:
 def d_prime_for(
     p: float, delta: float, R: int, d0: int, d2: int, sides: int = 2
 ) -> int:
-    """Returns the corrected number d' of neurons per column and side (1 or the ceil)."""
+    """The corrected number d' of neurons per column and side (1 or the ceil)."""
     if union_R(p, delta, d0, d2, sides) <= R:
         return 1
     log_m = log_miss(p, R)
@@ -228,7 +228,7 @@ def theorem_widths(
     analysis: str,
     one_sided: bool = False,
 ) -> list[int]:
-    """Returns valid widths D_1, ..., D_l for the analysis "paper" (A) or "improved" (B).
+    """Valid widths D_1, ..., D_l for the analysis "paper" (A) or "improved" (B).
 
     Layer i is Lemma A.6 with its tolerance and delta / l. `one_sided` uses that layers
     i >= 2 receive x >= 0: half J is never active, so D_i = d_(i-1) d' is enough.

@@ -17,7 +17,7 @@ _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(400)
 
 
 def conclusion_fail_d2(eps: float, R: int) -> tuple[float, float, float]:
-    """Returns (q, r, fail) of Lemma A.4's conclusion for w = 1, d = 2, best of R values.
+    """(q, r, fail) of Lemma A.4's conclusion for w = 1, d = 2, best of R values.
 
     With c = 1 - eps, q = P(max u max v < c) is the failure of one neuron on one given
     side and r that of one neuron on both sides; fail = 2 q^2 + 2 r + r^2 - 4 q r, since

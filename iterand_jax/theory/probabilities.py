@@ -29,7 +29,7 @@ from iterand_jax.theory.validation import (
 
 
 def hit(p: float, R: int) -> float:
-    """Returns h = 1 - (1 - p)^R, the probability that R draws hit a window of measure p.
+    """H = 1 - (1 - p)^R, the probability that R draws hit a window of measure p.
 
     Raises ValueError unless 0 <= p <= 1 and R >= 1.
     """
@@ -57,7 +57,7 @@ def paper_product(p_u: float, p_v: float, R: int) -> float:
 
 
 def rho(x: float, *, interior: bool = False) -> float:
-    """Returns the exponent by which the published failure delta / 2 is wrong at x = p R.
+    """The exponent by which the published failure delta / 2 is wrong at x = p R.
 
     As p -> 0 the true half-block failure at Lemma A.4's width is (delta / 2)^rho(x),
     rho(x) = -log(1 - (1 - e^-x)^2) / x^2 for |w| = 1 and, with `interior`, for |w| <= 1
@@ -186,7 +186,7 @@ def min_dprime(W: ArrayLike, tol: float, R: int, delta: float) -> int:
 
 
 def sharp_R(p: float, m: int, delta: float) -> int:
-    """Returns the least R with hit(p, R)^m >= 1 - delta: m windows of measure p, d' = 1.
+    """The least R with hit(p, R)^m >= 1 - delta: m windows of measure p, d' = 1.
 
     m = 2 d0 (d2 + 1) is the worst case of Lemma A.6. A correction, tight for the window
     event. Raises ValueError unless 0 < p < 1, 0 < delta < 1 and m >= 1.

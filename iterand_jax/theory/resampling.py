@@ -188,7 +188,7 @@ def _resample(
 def check_widths(
     widths: Sequence[int], dims: Sequence[int], sides: Sequence[int]
 ) -> list[int]:
-    """Returns the widths, each an integer of at least one neuron per column and side."""
+    """The widths, each an integer of at least one neuron per column and side."""
     if len(widths) != len(sides):
         raise ValueError(f"widths must have {len(sides)} entries, got {len(widths)}")
     return [
@@ -198,7 +198,7 @@ def check_widths(
 
 
 def count_draws(shape: tuple[int, ...], width: int, R: int, sides: int = 2) -> int:
-    """Returns how many values a layer may draw: its entries, then R - 1 re-samplings."""
+    """How many values a layer may draw: its entries, then R - 1 re-samplings."""
     d2, d0 = shape
     used = width // (sides * d0) * sides * d0
     return (d0 + d2) * width + (R - 1) * (1 + d2) * used

@@ -61,7 +61,7 @@ def check_dims(dims: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_matrix(name: str, matrix: ArrayLike) -> FloatArray:
-    """Returns `matrix` as a finite, non-empty 2-D float64 array, or raise ValueError."""
+    """`matrix` as a finite, non-empty 2-D float64 array, or raises ValueError."""
     array: FloatArray = np.asarray(matrix, dtype=np.float64)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} must be a non-empty matrix, got shape {array.shape}")
