@@ -29,7 +29,7 @@ from iterand_jax.theory.validation import (
 
 
 def hit(p: float, R: int) -> float:
-    """H = 1 - (1 - p)^R, the probability that R draws hit a window of measure p.
+    """The probability h = 1 - (1 - p)^R that R draws hit a window of measure p.
 
     Raises ValueError unless 0 <= p <= 1 and R >= 1.
     """
