@@ -232,7 +232,7 @@ def test_a_sparsity_outside_its_range_is_named(function, sparsity):
 def test_scores_that_cannot_be_ranked_are_named(function):
     with pytest.raises(ValueError, match="floating point, got int32"):
         function(jnp.arange(3), 0.5)
-    with pytest.raises(ValueError, match=r"shape \(0, 3\) are empty"):
+    with pytest.raises(ValueError, match="without elements"):
         function(jnp.ones((0, 3)), 0.5)
 
 
@@ -259,7 +259,9 @@ def test_shard_map_ranks_each_shard_alone():
         check(rows, half, scores, in_specs=P("d"))
         check(whole, half, scores, in_specs=P(), out_specs=P())
         check(rows, topk_mask, scores, 0.5, in_specs=(P("d"), P()))
-        check(rows, lambda s, p: topk_mask(s, p[0]), scores, halves, in_specs=P("d"))
+        own = lambda s, p: topk_mask(s, p[0])
+        check(rows, own, scores, halves, in_specs=P("d"))
+        check(jnp.tile(whole, (8, 1, 1)), own, scores, halves, in_specs=(P(), P("d")))
         check(weights, loss, scores, weights, in_specs=P("d"), out_specs=P(), grad=True)
         split = jax.device_put(scores, jax.NamedSharding(mesh, P("d")))
         np.testing.assert_array_equal(jax.jit(topk_mask)(split, 0.5), whole)

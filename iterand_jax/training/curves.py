@@ -30,7 +30,9 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     )
     steps = _column(lines, "step", "step")
     for axes, name in ((loss, "train_loss"), (accuracy, "train_accuracy")):
-        axes.plot(steps, _column(lines, "step", name), color=TRAIN, lw=0.8, alpha=0.45)
+        values = _column(lines, "step", name)
+        label = "train, between log steps"
+        axes.plot(steps, values, color=TRAIN, lw=0.8, alpha=0.45, label=label)
     ends = _column(lines, "epoch", "step")
     for axes, name, label in (
         (loss, "loss", "loss"),
@@ -56,7 +58,7 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     )
     accuracy.legend(loc="lower right")
     loss.legend(loc="upper right")
-    rate.plot(steps, _column(lines, "step", "learning_rate"), color=TRAIN)
+    rate.step(steps, _column(lines, "step", "learning_rate"), color=TRAIN)
     rate.set_ylabel("learning rate")
     rate.set_xlabel(f"step ({result['steps'] // result['epochs']} per epoch)")
     if k_per:
@@ -89,8 +91,11 @@ def _mark_refreshes(axes, moments: np.ndarray) -> None:
 
 def _title(result: dict[str, Any]) -> str:
     kept = result["parameters_kept"] / result["parameters"]
+    dataset = result["dataset"]
+    if not result["dataset_official"]:
+        dataset += " (not its official pixels)"
     return (
-        f"{result['network']} (width {result['width']:g}) on {result['dataset']}: "
+        f"{result['network']} (width {result['width']:g}) on {dataset}: "
         f"{result['method']}, {result['distribution']},\n"
         f"{result['parameters_kept']:,} of {result['parameters']:,} weights "
         f"({kept:.0%}), seed {result['seed']}"

@@ -1,6 +1,7 @@
 """What made a result: library versions, commit, device."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -49,7 +50,7 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
-        kind = f"{platform.machine()} CPU"
+        kind = f"{platform.machine()} CPU of {os.cpu_count()} cores"
     return f"{len(devices)} x {kind}"
 
 
