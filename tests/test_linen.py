@@ -16,8 +16,9 @@ from flax import linen as nn
 from iterand_jax import Subnetwork, layers, linen
 
 KEY = jax.random.key(0)
-IMAGES = jax.random.normal(KEY, (2, 6, 6, 3))
-CARRY = tuple(jax.random.normal(key, (2, 4)) for key in jax.random.split(KEY))
+RNG = np.random.default_rng(0)
+IMAGES = RNG.standard_normal((2, 6, 6, 3), np.float32)
+CARRY = tuple(RNG.standard_normal((2, 2, 4), np.float32))
 SPARSITY = 0.3
 DOORS = {  # the Linen module, its inputs, plain Flax of the tree door, the array door
     "dense": (

@@ -20,14 +20,18 @@ from iterand_jax.methods import (
 
 KEY = jax.random.key(0)
 PARAMS = {
-    "a": {"kernel": jnp.zeros((6, 30)), "bias": jnp.linspace(-1, 1, 30)},
-    "b": {"kernel": jnp.zeros((30, 4))},
+    "a": {
+        "kernel": np.zeros((6, 30), np.float32),
+        "bias": np.linspace(-1, 1, 30, dtype=np.float32),
+    },
+    "b": {"kernel": np.zeros((30, 4), np.float32)},
 }
-X, Y = jax.random.normal(KEY, (20, 6)), jax.random.normal(KEY, (20, 4))
+RNG = np.random.default_rng(0)
+X, Y = (RNG.standard_normal((20, n), np.float32) for n in (6, 4))
 HALF = Subnetwork(0.5, "kaiming_uniform")
 MASKS = {
-    "a": {"kernel": jax.random.bernoulli(KEY, 0.5, (6, 30)), "bias": None},
-    "b": {"kernel": jax.random.bernoulli(KEY, 0.5, (30, 4))},
+    "a": {"kernel": RNG.random((6, 30)) < 0.5, "bias": None},
+    "b": {"kernel": RNG.random((30, 4)) < 0.5},
 }
 ALL = {
     **{name: get_method(name, HALF, k_per=3, sampling_rate=0.5) for name in METHODS},
@@ -87,13 +91,13 @@ def test_the_laws_below_cover_every_method():
 def test_params_have_the_structure_of_the_network_and_a_gradient(name):
     method = ALL[name]
     trainable, frozen = jax.jit(method.init)(KEY, PARAMS)
-    params = method.params(trainable, frozen)
+    params = jax.eval_shape(method.params, trainable, frozen)
     assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, PARAMS)
     gradient = jax.jit(jax.grad(functools.partial(loss, method)))(trainable, frozen)
     assert jax.tree.structure(gradient) == jax.tree.structure(trainable)
     if name != "fixed_mask":  # whose kernels start as they were given, zero
-        assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(gradient))
+        assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(gradient))
 
 
 @every_method
@@ -106,17 +110,16 @@ def test_training_lowers_the_loss(name):
 def test_a_refresh_changes_nothing_but_what_iterand_redraws(name):
     method = ALL[name]
     trainable, frozen = jax.jit(method.init)(KEY, PARAMS)
-    new, redrawn = method.refresh(KEY, 3, trainable, frozen)
+    refresh, params = jax.jit(method.refresh), jax.jit(method.params)
+    new, redrawn = refresh(KEY, 3, trainable, frozen)
     assert redrawn.dtype == jnp.int32
     assert redrawn.shape == ()
-    assert_equal(method.params(trainable, new), method.params(trainable, frozen))
+    assert_equal(params(trainable, new), params(trainable, frozen))
     if name == "iterand":
         assert method.refresh_every == 3
         assert 0 < redrawn < 150  # of 90 + 60 pruned weights
-        later, _ = method.refresh(KEY, 6, trainable, frozen)
+        later, _ = refresh(KEY, 6, trainable, frozen)
         assert jnp.any(later["a"]["kernel"] != new["a"]["kernel"])
-        traced, _ = jax.jit(method.refresh)(KEY, 3, trainable, frozen)
-        assert_equal(traced, new)
     else:
         assert method.refresh_every == redrawn == 0
         assert_equal(new, frozen)
@@ -145,12 +148,12 @@ def test_iterand_trains_on_weights_that_change():
 def test_sparsity_zero_is_the_dense_network(make):
     whole = Subnetwork(0.0, "kaiming_uniform")
     method = make(whole)
-    scores, weights = method.init(KEY, PARAMS)
-    assert_equal(method.params(scores, weights), weights)
-    refreshed, redrawn = method.refresh(KEY, 1, scores, weights)
+    scores, weights = jax.jit(method.init)(KEY, PARAMS)
+    assert_equal(jax.jit(method.params)(scores, weights), weights)
+    refreshed, redrawn = jax.jit(method.refresh)(KEY, 1, scores, weights)
     assert redrawn == 0
     assert_equal(refreshed, weights)
-    dense, nothing = sgd(whole).init(KEY, PARAMS)
+    dense, nothing = jax.jit(sgd(whole).init)(KEY, PARAMS)
     assert_equal(dense, weights)
     value = loss(sgd(whole), dense, nothing)
     assert loss(method, scores, weights) == value
@@ -167,7 +170,7 @@ def test_edge_popup_never_trains_weights_or_biases():
 
 
 def test_sgd_draws_kernels_from_the_distribution_and_trains_everything():
-    weights, frozen = sgd(Subnetwork(0.9, "signed_constant")).init(KEY, PARAMS)
+    weights, frozen = jax.jit(sgd(Subnetwork(0.9)).init)(KEY, PARAMS)
     assert not jax.tree.leaves(frozen)
     np.testing.assert_allclose(jnp.abs(weights["a"]["kernel"]), (2 / 6) ** 0.5, 1e-6)
     np.testing.assert_array_equal(weights["a"]["bias"], PARAMS["a"]["bias"])
@@ -178,13 +181,13 @@ def test_sgd_draws_kernels_from_the_distribution_and_trains_everything():
 
 
 def test_a_fixed_mask_keeps_pruned_weights_at_zero():
-    trained, masks, _, _ = train(fixed_mask(MASKS))
+    trained, masks, _, _ = jax.device_get(train(fixed_mask(MASKS)))
     assert_equal(masks, MASKS)
     for layer in ("a", "b"):
         kernel, mask = trained[layer]["kernel"], MASKS[layer]["kernel"]
         np.testing.assert_array_equal(kernel[~mask], 0)
         assert (kernel[mask] != 0).all()
-    assert jnp.all(trained["a"]["bias"] != PARAMS["a"]["bias"] + 0.3)
+    assert np.all(trained["a"]["bias"] != PARAMS["a"]["bias"] + 0.3)
 
 
 @pytest.mark.parametrize(

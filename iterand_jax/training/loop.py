@@ -70,7 +70,10 @@ class Evaluator:
         self._batch_size = run.config.eval_batch_size
         self._sharding = parallel.batch_sharded(run.mesh)
         replicated = parallel.replicated(run.mesh)
-        step = jax.jit(functools.partial(eval_step, task=run.task))
+        step = jax.jit(
+            functools.partial(eval_step, task=run.task),
+            compiler_options=parallel.compiler_options(run.config.dtype),
+        )
         params = jax.jit(run.task.method.params, out_shardings=replicated)
         state = _placed(run.abstract, replicated)
         self._params = params.lower(state.trainable, state.frozen).compile()
@@ -167,11 +170,15 @@ class _Trainer:
             log_every=run.config.log_every_steps,
             batch_sharding=parallel.batch_sharded(run.mesh),
         )
-        self._step = (
-            jax.jit(step, donate_argnums=0, out_shardings=self._replicated)
-            .lower(self._state, self._train, self._order(run.root, 0), run.root)
-            .compile()
+        jitted = jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=self._replicated,
+            compiler_options=parallel.compiler_options(run.config.dtype),
         )
+        self._step = jitted.lower(
+            self._state, self._train, self._order(run.root, 0), run.root
+        ).compile()
         self._evaluate = Evaluator(run)
         if run.task.method.refresh_every:
             self._refresh = parallel.compile_refresh(

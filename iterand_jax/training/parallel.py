@@ -37,6 +37,18 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def compiler_options(dtype: str) -> dict[str, str]:
+    """Options for the compilation of steps that compute in a dtype.
+
+    On CPU, jaxlib 0.12.0 fuses chains of bfloat16 matrix products in a way that returns
+    garbage (seen with three products and 360 rows); this turns that fusion off.
+    """
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    if dtype != "bfloat16" or jax.default_backend() != "cpu" or version < (0, 11):
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises ValueError unless the devices divide the batch."""
     if batch_size < 1 or batch_size % mesh.size:
