@@ -45,7 +45,7 @@ def get_config() -> config_dict.ConfigDict:
     config.log_every_steps = 50
     config.checkpoint_every_steps = 0  # 0: at the end of each epoch
     config.keep_checkpoints = 2
-    return config
+    return config.lock()  # a config file that sets a field not listed here is an error
 
 
 def recipe(**fields) -> config_dict.ConfigDict:

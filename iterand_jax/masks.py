@@ -107,9 +107,10 @@ def select_kth(keys: Array, k: int | Array) -> Array:
         digit = sum((c <= k).astype(keys.dtype) for c in counts)
         return answer | (digit << shift)
 
-    # Zero made of the keys: under shard_map it then varies over the axes that they do.
+    # Zero made of keys and k: under shard_map it then varies over the axes that they do.
     first = keys.reshape(-1)[0]
-    return lax.fori_loop(0, bits // 2, two_bits, first ^ first)
+    zero = (first ^ first) & jnp.asarray(k).astype(keys.dtype)
+    return lax.fori_loop(0, bits // 2, two_bits, zero)
 
 
 def threshold(

@@ -65,11 +65,19 @@ def _check(config: ConfigDict) -> None:
             raise ValueError(
                 f"{field} is a whole number of at least 1; got {config[field]}"
             )
-    for field in ("seed", "checkpoint_every_steps"):
-        if config[field] < 0:
-            raise ValueError(f"{field} is a whole number from 0; got {config[field]}")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate is above 0; got {config.learning_rate:g}")
+    for field, value in (
+        ("seed", config.seed),
+        ("checkpoint_every_steps", config.checkpoint_every_steps),
+        ("dataset.split_seed", config.dataset.split_seed),
+    ):
+        if value < 0:
+            raise ValueError(f"{field} is a whole number from 0; got {value}")
+    if not 0 < config.learning_rate < float("inf"):
+        raise ValueError(
+            f"learning_rate is a finite number above 0; got {config.learning_rate:g}"
+        )
+    if not all(std > 0 for std in config.dataset.std):
+        raise ValueError(f"dataset.std are numbers above 0; got {config.dataset.std}")
     for field, below in (("weight_decay", float("inf")), ("momentum", 1)):
         if not 0 <= config[field] < below:
             raise ValueError(f"{field} is in [0, {below:g}); got {config[field]:g}")
