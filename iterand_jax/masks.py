@@ -17,6 +17,7 @@ This module is the only place that decides what is kept:
 - Scores that tie with the smallest kept score are all kept.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -46,9 +47,9 @@ def check_sparsity(sparsity: Scalar) -> None:
 def num_pruned(size: int, sparsity: Scalar) -> int | Array:
     """How many of `size` weights are removed: round(sparsity * size), ties to even.
 
-    At least one weight is kept. A number is rounded in Python's float64. A traced
-    scalar is rounded in its own precision, which in float32 can differ by one weight
-    for tensors of more than about four million.
+    At least one weight is kept. A number is rounded in Python's float64. A traced scalar
+    is rounded in its own precision, which can differ by one weight where
+    sparsity * size lies within its rounding error of a half.
     """
     check_sparsity(sparsity)
     if size < 1:
@@ -152,6 +153,8 @@ def topk_mask(
     return _straight_through(select, scores, num_pruned(scores.size, sparsity))
 
 
+# Jitted for calls outside jit: the loop's body is a new function in each call.
+@functools.partial(jax.jit, static_argnums=0)
 def _mask(select: SelectKth, scores: Array, k: int | Array) -> Array:
     keys = order_keys(scores)
     return (keys >= select(keys, k)).astype(scores.dtype)

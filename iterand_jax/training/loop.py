@@ -142,6 +142,7 @@ class _Trainer:
         self._clock = Clock(self._record.seconds)
         with self._clock.measure("reading"):
             self._train, self._validation = setup.read_training(run)
+        print("compiling ...", flush=True)
         with self._clock.measure("compilation"):
             self._compile(state)
         self._start = int(self._state.step)
