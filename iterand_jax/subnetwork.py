@@ -104,8 +104,9 @@ class Subnetwork:
 
         Args:
           key: a PRNG key; each leaf folds its path into it.
-          params: the network's parameters. Of pruned leaves only shape and dtype
-            matter; the others are kept as they are.
+          params: the network's parameters, all leaves arrays (of an Equinox model, what
+            `equinox.partition` returns). Of pruned leaves only shape and dtype matter;
+            the others are kept as they are.
 
         Returns:
           (weights, scores), two trees of the structure of params. Pruned leaves of
