@@ -1,7 +1,11 @@
 """The networks of the paper, as plain Flax Linen modules in one table by name.
 
 The modules know nothing of pruning. Each takes `num_classes`, `width`, `affine` and
-`dtype`, and is applied to images (N, H, W, C), with `train=True` in training.
+`dtype`, and is applied to images (N, H, W, C), with `train=True` in training. Those
+with batch normalization keep running statistics in the collection "batch_stats".
+
+ResNet18 and ResNet34 have two forms: "resnet18" is the CIFAR form of Table 1, and
+"imagenet_resnet18" the ImageNet form of Table 2. "resnet20" and "vgg11" are OpenLTH's.
 """
 
 from collections.abc import Callable
@@ -11,12 +15,22 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from iterand_jax.networks import resnet, vgg
 from iterand_jax.networks.convs import ConvNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "conv2": partial(ConvNet, stages=(64,)),
     "conv4": partial(ConvNet, stages=(64, 128)),
     "conv6": partial(ConvNet, stages=(64, 128, 256)),
+    "resnet18": resnet.ResNet18,
+    "resnet34": resnet.ResNet34,
+    "resnet20": resnet.ResNet20,
+    "vgg11": vgg.VGG11,
+    "imagenet_resnet18": resnet.ImageNetResNet18,
+    "imagenet_resnet34": resnet.ImageNetResNet34,
+    "imagenet_resnet50": resnet.ImageNetResNet50,
+    "imagenet_resnet101": resnet.ImageNetResNet101,
+    "imagenet_wide_resnet50_2": resnet.ImageNetWideResNet50x2,
 }
 
 
@@ -34,8 +48,9 @@ def build_network(
       name: a name in `NETWORKS`.
       num_classes: the number of logits.
       width: the width factor rho.
-      affine: whether layers have biases, as networks trained by SGD do; the networks
-        that are pruned at random initialization have none.
+      affine: whether layers have biases and normalization its scales and biases, as in
+        networks trained by SGD; the networks that are pruned at random initialization
+        have none.
       dtype: of the activations.
 
     Raises:

@@ -43,7 +43,12 @@ class ConvNet(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for features in (256, 256):
             x = nn.relu(nn.Dense(scaled(features, self.width), **options)(x))
-        return nn.Dense(self.num_classes, **options)(x).astype(jnp.float32)
+        return as_logits(nn.Dense(self.num_classes, **options)(x))
+
+
+def as_logits(x: Array) -> Array:
+    """The last layer's outputs in float32, in which losses are computed, or better."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def scaled(channels: int, width: float) -> int:

@@ -73,6 +73,33 @@ def test_conv6_has_the_hyperparameters_of_the_paper():
         assert resolved.dataset.validation_fraction == 0.1
 
 
+@pytest.mark.parametrize(
+    ("name", "sparsity"),
+    [
+        ("cifar_resnet18", 0.6),
+        ("cifar_resnet34", 0.6),
+        ("cifar_vgg11", 0.5),
+        ("cifar_resnet20", 0.5),
+    ],
+)
+def test_networks_with_batch_normalization_have_resnet18s_hyperparameters(
+    name, sparsity
+):
+    """Appendix B.2; of VGG11 and ResNet20, Table 7 gives the sparsities alone."""
+    common = {"learning_rate": 0.1, "weight_decay": 5e-4}
+    popup = common | {"distribution": "signed_constant", "sparsity": sparsity}
+    expected = {
+        "sgd": common | {"distribution": "kaiming_uniform"},
+        "edge_popup": popup,
+        "iterand": popup | {"k_per": 300, "sampling_rate": 0.1},
+    }
+    for method in METHODS:
+        resolved = resolve(get(name, method=method))
+        assert resolved.network.name == name.removeprefix("cifar_")
+        assert own(resolved) == dict.fromkeys(OF_THE_METHOD) | expected[method]
+        assert (resolved.epochs, resolved.batch_size) == (100, 128)
+
+
 def test_what_is_set_wins_over_the_recipe():
     fields = {"sparsity": 0.7, "k_per": 5, "learning_rate": 0.3, "sampling_rate": 0.0}
     resolved = resolve(get("cifar_conv6", **fields, weight_decay=0.0))
