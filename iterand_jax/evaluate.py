@@ -21,8 +21,9 @@ def main() -> None:
     from ml_collections import ConfigDict
 
     from iterand_jax.data import sources
-    from iterand_jax.training import loop, setup
+    from iterand_jax.training import setup
     from iterand_jax.training.checkpoint import Checkpoints
+    from iterand_jax.training.evaluation import Evaluator
     from iterand_jax.training.step import Images
     from iterand_jax.training.workdir import read_json
 
@@ -39,7 +40,7 @@ def main() -> None:
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint")
     state = restored[0]
-    loss, accuracy = loop.Evaluator(run)(state, Images(*source.read("test")))
+    loss, accuracy = Evaluator(run)(state, Images(*source.read("test")))
     print(f"step {int(state.step):,} of {run.total_steps:,}")
     print(f"test accuracy {accuracy:.2f} %, test loss {loss:.4f}")
 

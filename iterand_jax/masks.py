@@ -47,8 +47,8 @@ def check_sparsity(sparsity: Scalar) -> None:
 def num_pruned(size: int, sparsity: Scalar) -> int | Array:
     """How many of `size` weights are removed: round(sparsity * size), ties to even.
 
-    At least one weight is kept. A number is rounded in Python's float64. A traced scalar
-    is rounded in its own precision, which can differ by one weight where
+    At least one weight is kept. A number is rounded in Python's float64. A traced
+    scalar is rounded in its own precision, which can differ by one weight where
     sparsity * size lies within its rounding error of a half.
     """
     check_sparsity(sparsity)
@@ -108,7 +108,7 @@ def select_kth(keys: Array, k: int | Array) -> Array:
         digit = sum((c <= k).astype(keys.dtype) for c in counts)
         return answer | (digit << shift)
 
-    # Zero made of keys and k: under shard_map it then varies over the axes that they do.
+    # Zero made of keys and k: under shard_map it varies over the axes that they do.
     first = keys.reshape(-1)[0]
     zero = (first ^ first) & jnp.asarray(k).astype(keys.dtype)
     return lax.fori_loop(0, bits // 2, two_bits, zero)

@@ -61,6 +61,16 @@ def test_bad_input_is_one_line(flags, words, tmp_path):
     assert_one_line_error(done, *words)
 
 
+def test_a_batch_that_eight_devices_cannot_share_is_one_line(tmp_path):
+    done = run(
+        "main",
+        f"--workdir={tmp_path / 'w'}",
+        "--config.batch_size=100",
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    assert_one_line_error(done, "batch of 100", "8 devices", "multiples of 8")
+
+
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = run("main", f"--workdir={tmp_path / 'file' / 'run'}")

@@ -11,14 +11,13 @@ from jax import Array
 
 from iterand_jax.training import parallel, setup
 from iterand_jax.training.checkpoint import Checkpoints, sha256, state_leaves
+from iterand_jax.training.evaluation import Evaluator, means
 from iterand_jax.training.logs import Clock, MetricsLog, progress_bar
 from iterand_jax.training.setup import Setup
 from iterand_jax.training.step import (
     Images,
     State,
-    Totals,
     epoch_order,
-    eval_step,
     init_state,
     train_step,
 )
@@ -62,59 +61,6 @@ class Outcome:
     state_sha256: str
 
 
-class Evaluator:
-    """Evaluates states on splits of any size; every example counts exactly once."""
-
-    def __init__(self, run: Setup):
-        """Compiles the evaluation of a run, once for all its splits."""
-        self._batch_size = run.config.eval_batch_size
-        self._sharding = parallel.batch_sharded(run.mesh)
-        replicated = parallel.replicated(run.mesh)
-        step = jax.jit(
-            functools.partial(eval_step, task=run.task),
-            compiler_options=parallel.compiler_options(run.config.dtype),
-        )
-        params = jax.jit(run.task.method.params, out_shardings=replicated)
-        state = _placed(run.abstract, replicated)
-        self._params = params.lower(state.trainable, state.frozen).compile()
-        images = np.zeros((self._batch_size, *run.source.image_shape), np.uint8)
-        labels = np.zeros(self._batch_size, np.int32)
-        batch, weights = self._batch(Images(images, labels), 0)
-        self._step = step.lower(
-            _placed(run.weights, replicated), state.batch_stats, batch, weights
-        ).compile()
-
-    def __call__(self, state: State, data: Images) -> tuple[float, float]:
-        """(mean loss, accuracy in %) of a state on a split that lies on the host."""
-        params = self._params(state.trainable, state.frozen)
-        totals: list[Totals] = []
-        for start in range(0, len(data.labels), self._batch_size):
-            batch, weights = self._batch(data, start)
-            totals.append(self._step(params, state.batch_stats, batch, weights))
-        return means(jax.tree.map(lambda *t: np.sum(np.stack(t)), *totals))
-
-    def _batch(self, data: Images, start: int) -> tuple[Images, Array]:
-        """A batch padded with its last example, and weights that leave that out."""
-        indices = np.arange(start, start + self._batch_size)
-        weights = (indices < len(data.labels)).astype(np.float32)
-        indices = np.minimum(indices, len(data.labels) - 1)
-        batch = jax.tree.map(lambda x: x[indices], data)
-        return jax.device_put((batch, weights), self._sharding)
-
-
-def _placed(tree, sharding):
-    """Shapes and dtypes with a sharding, to compile for."""
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree
-    )
-
-
-def means(totals: Totals) -> tuple[float, float]:
-    """(mean loss, accuracy in %) of totals."""
-    loss, correct, examples = (float(x) for x in totals)
-    return loss / examples, 100 * correct / examples
-
-
 def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
     """Trains from the workdir's last checkpoint or the start, and tests at the end.
 
@@ -149,7 +95,8 @@ class _Trainer:
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
         self._log = MetricsLog(workdir, from_step=self._start)
-        self._timed = self._start, self._clock.seconds.get("training", 0.0)
+        now = self._start, self._clock.seconds.get("training", 0.0)
+        self._timed = {"step": now, "epoch": now}
 
     def _compile(self, restored: State | None) -> None:
         run = self._run
@@ -255,9 +202,6 @@ class _Trainer:
 
     def _log_step(self, step: int, bar) -> None:
         loss, accuracy = means(self._state.window)
-        timed, seconds = self._timed
-        self._timed = step, self._clock.seconds["training"]
-        rate = (step - timed) * self._run.config.batch_size / (self._timed[1] - seconds)
         self._log.write(
             {
                 "kind": "step",
@@ -265,9 +209,7 @@ class _Trainer:
                 "epoch": step / self._run.steps_per_epoch,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
-                "learning_rate": float(self._run.schedule(step - 1)),
-                "images_per_second": round(rate, 1),
-                "redrawn": self._record.redrawn,
+                **self._common("step", step),
             }
         )
         self._show(bar, loss, accuracy)
@@ -286,10 +228,21 @@ class _Trainer:
                 "train_accuracy": accuracy,
                 "validation_loss": validation[0],
                 "validation_accuracy": validation[1],
-                "redrawn": self._record.redrawn,
+                **self._common("epoch", step),
             }
         )
         self._show(bar, loss, accuracy)
+
+    def _common(self, kind: str, step: int) -> dict[str, float]:
+        """What every line tells; images/s are those of training since its last line."""
+        timed, seconds = self._timed[kind]
+        self._timed[kind] = step, self._clock.seconds["training"]
+        images = (step - timed) * self._run.config.batch_size
+        return {
+            "learning_rate": float(self._run.schedule(step - 1)),
+            "images_per_second": round(images / (self._timed[kind][1] - seconds), 1),
+            "redrawn": self._record.redrawn,
+        }
 
     def _show(self, bar, loss: float, accuracy: float) -> None:
         shown = {"loss": f"{loss:.3f}", "train": f"{accuracy:.1f}%"}

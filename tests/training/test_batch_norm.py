@@ -14,7 +14,8 @@ from iterand_jax.networks import NETWORKS
 from iterand_jax.networks.resnet import ResNet
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
-from iterand_jax.training.step import Images
+from iterand_jax.training.evaluation import Evaluator
+from iterand_jax.training.step import Images, init_state
 
 SMALL = "resnet_of_two_blocks"
 NETWORKS_AND_METHODS = [
@@ -83,9 +84,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 def test_evaluation_reads_the_running_statistics(normalized_config):
     """A mean that is moved moves the loss; the batch's own images do not."""
     built = build(normalized_config(eval_batch_size=8))
-    init = partial(loop.init_state, task=built.task, image_shape=(8, 8, 1))
+    init = partial(init_state, task=built.task, image_shape=(8, 8, 1))
     state = jax.jit(init)(built.root)
-    evaluate = loop.Evaluator(built)
+    evaluate = Evaluator(built)
     images, labels = built.source.read("test")
     first, second, both = (
         evaluate(state, Images(images[i], labels[i]))[0]

@@ -9,8 +9,9 @@ from iterand_jax import main
 from iterand_jax.data import sources
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
+from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
-from iterand_jax.training.step import sgd_optimizer
+from iterand_jax.training.step import Images, init_state, sgd_optimizer
 
 TIMINGS = {"images_per_second"}
 
@@ -99,9 +100,9 @@ def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
     for batch_size in (7, 359, 360, 1000):
         config = resolve(tiny_config(eval_batch_size=batch_size))
         built = setup.build(config, source)
-        state = loop.init_state(built.root, built.task, source.image_shape)
-        test = loop.Images(*source.read("test"))
-        loss, accuracy = loop.Evaluator(built)(state, test)
+        state = init_state(built.root, built.task, source.image_shape)
+        test = Images(*source.read("test"))
+        loss, accuracy = Evaluator(built)(state, test)
         seen.add((round(loss, 4), accuracy))
     assert len(seen) == 1
 
