@@ -8,23 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from iterand_jax import masks
-from iterand_jax.masks import Scalar
-
-
-def pruned(weights: Array, scores: Array, sparsity: Scalar) -> Array:
-    """The effective weights, weights * mask: no gradient reaches the weights.
-
-    >>> import jax.numpy as jnp
-    >>> pruned(jnp.array([3.0, 5.0]), jnp.array([-1.0, 0.2]), sparsity=0.5)
-    Array([0., 5.], dtype=float32)
-    """
-    if weights.shape != scores.shape:
-        raise ValueError(
-            f"weights {weights.shape} and scores {scores.shape} differ in shape"
-        )
-    mask = masks.topk_mask(scores, sparsity).astype(weights.dtype)
-    return lax.stop_gradient(weights) * mask
+from iterand_jax.masks import Scalar, pruned
 
 
 def dense(x: Array, weights: Array, scores: Array, *, sparsity: Scalar) -> Array:

@@ -153,6 +153,21 @@ def topk_mask(
     return _straight_through(select, scores, num_pruned(scores.size, sparsity))
 
 
+def pruned(weights: Array, scores: Array, sparsity: Scalar) -> Array:
+    """The effective weights, weights * mask: no gradient reaches the weights.
+
+    >>> import jax.numpy as jnp
+    >>> pruned(jnp.array([3.0, 5.0]), jnp.array([-1.0, 0.2]), sparsity=0.5)
+    Array([0., 5.], dtype=float32)
+    """
+    if weights.shape != scores.shape:
+        raise ValueError(
+            f"weights {weights.shape} and scores {scores.shape} differ in shape"
+        )
+    mask = topk_mask(scores, sparsity).astype(weights.dtype)
+    return lax.stop_gradient(weights) * mask
+
+
 # Jitted for calls outside jit: the loop's body is a new function in each call.
 @functools.partial(jax.jit, static_argnums=0)
 def _mask(select: SelectKth, scores: Array, k: int | Array) -> Array:

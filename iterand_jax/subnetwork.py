@@ -149,9 +149,10 @@ class Subnetwork:
         The gradient of a score is the gradient of the effective weight times the frozen
         weight; no gradient reaches the weights.
         """
-        weights = jax.lax.stop_gradient(weights)
-        return _map_scored(
-            lambda m, w: w * m.astype(w.dtype), self.masks(scores), weights
+        return _map_scored_paths(
+            lambda path, s, w: masks.pruned(w, s, self._sparsity_of(path)),
+            scores,
+            jax.lax.stop_gradient(weights),
         )
 
     def rerandomize(
@@ -258,7 +259,7 @@ def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
 
     Gradients reach the kept weights only.
     """
-    return _map_scored(lambda m, w: w * m.astype(w.dtype), mask_tree, weights)
+    return _map_scored_paths(lambda _, m, w: w * m.astype(w.dtype), mask_tree, weights)
 
 
 def check_sampling_rate(sampling_rate: Scalar) -> None:
@@ -305,10 +306,6 @@ def _map_paths(f, tree: PyTree) -> PyTree:
 
 def _is_none(leaf) -> bool:
     return leaf is None
-
-
-def _map_scored(f, scored: PyTree, weights: PyTree) -> PyTree:
-    return _map_scored_paths(lambda _, s, w: f(s, w), scored, weights)
 
 
 def _map_scored_paths(f, scored: PyTree, weights: PyTree) -> PyTree:

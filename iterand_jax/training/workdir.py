@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -153,8 +154,6 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
 
 def _count(weights, mask_tree) -> tuple[int, int]:
     """(parameters in all, parameters kept), ties included."""
-    import jax
-
     total = sum(leaf.size for leaf in jax.tree.leaves(weights))
     masked = jax.tree.leaves(mask_tree)
     pruned = sum(m.size - int(np.count_nonzero(np.asarray(m))) for m in masked)
