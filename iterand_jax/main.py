@@ -53,7 +53,7 @@ def train(
 
     config = configs.resolve(config)
     folder = Path(workdir or _default_workdir(config, configs.to_json(config)))
-    result = workdirs.open_workdir(folder, config)
+    result = workdirs.finished_result(folder, config)
     if result is not None:
         print("this run is finished already:")
     else:
@@ -69,6 +69,7 @@ def _train(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str,
 
     prepare.prepare_if_possible(config.dataset.name, data_dir)
     run = setup.build(config, sources.open_source(config.dataset.name, data_dir))
+    workdirs.write_config(workdir, config)
     print(workdirs.plan(run, workdir), flush=True)
     outcome = loop.train_and_evaluate(run, workdir)
     return workdirs.write_result(run, outcome, workdir)

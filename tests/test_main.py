@@ -59,6 +59,7 @@ def assert_one_line_error(done, *words):
 def test_bad_input_is_one_line(flags, words, tmp_path):
     done = run("main", f"--workdir={tmp_path / 'w'}", *flags)
     assert_one_line_error(done, *words)
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_batch_that_eight_devices_cannot_share_is_one_line(tmp_path):

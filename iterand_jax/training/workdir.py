@@ -15,20 +15,15 @@ from iterand_jax.training.loop import Outcome
 from iterand_jax.training.setup import Setup
 
 
-def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """Makes a run's folder or finds the same run's; returns its result if finished.
+def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """The result that a run of this config left in a folder, None if there is none yet.
 
     Raises:
-      ValueError: it cannot be written, or holds a run of another config.
+      ValueError: the folder holds a run of another config.
     """
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_atomically(path, to_json(config))
-    except OSError as error:
-        raise ValueError(f"cannot write to the workdir {workdir}: {error}") from error
-    differing = differences(read_json(path), config.to_dict())
+    if not (workdir / "config.json").exists():
+        return None
+    differing = differences(read_json(workdir / "config.json"), config.to_dict())
     if differing:
         raise ValueError(
             f"the workdir {workdir} holds a run of another config (there / asked for): "
@@ -36,6 +31,19 @@ def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
         )
     result = workdir / "result.json"
     return read_json(result) if result.exists() else None
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder of a run and writes its config.
+
+    Raises:
+      ValueError: it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / "config.json", to_json(config))
+    except OSError as error:
+        raise ValueError(f"cannot write to the workdir {workdir}: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
