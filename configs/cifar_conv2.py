@@ -1,6 +1,8 @@
 """Conv2 on CIFAR-10, with the hyperparameters of Conv6. The paper has no number for it.
 
 python -m iterand_jax.main --config=configs/cifar_conv2.py
+
+About 3 minutes on a modern GPU: an estimate, from ResNet18's time by multiply-adds.
 """
 
 from configs import cifar_conv6

@@ -9,6 +9,9 @@ they are ResNet18's here, but for the sparsity, which is the first of the table.
 
 Test accuracy of the paper (SC) at sparsity 0.5, 0.7, 0.9, 0.95 and 0.99: IteRand 84.17,
 82.31, 70.96, 55.60, 24.45; edge-popup 76.57, 75.83, 49.25, 42.96, 20.11.
+
+About 10 minutes on a modern GPU: an estimate; its steps are small, and wait for each
+other.
 """
 
 from configs import cifar_vgg11

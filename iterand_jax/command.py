@@ -1,6 +1,9 @@
 """What the commands share: flags, and errors in one line without a traceback."""
 
+import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +12,14 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from iterand_jax import compilation_cache, hosts
+from iterand_jax.interruption import InterruptedRunError
+
+FAILED = 1
 BAD_INPUT = 2
+STOPPED = 75  # the system's code for "try again": a scheduler may start it anew
 INTERRUPTED = 130
+IMPORTED = time.perf_counter()
 
 
 def define_config(default: Path) -> None:
@@ -27,11 +36,69 @@ def define_data_dir() -> None:
     )
 
 
-def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
+def define_hosts() -> None:
+    """Defines the flags of a run of several processes, which `join_hosts` reads."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, for a run of several processes; this and the next two "
+        "are found out by srun, mpirun and on TPU pods",
+    )
+    flags.DEFINE_integer(
+        "processes", None, "how many processes train together", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "which of them this is, from 0", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "heartbeat_seconds",
+        100,
+        "they end when one was silent for so long",
+        lower_bound=1,
+    )
+
+
+def join_hosts() -> None:
+    """Joins the processes of the flags, or of what started them; before JAX is used."""
+    values = flags.FLAGS
+    hosts.join(
+        values.coordinator,
+        values.processes,
+        values.process_id,
+        heartbeat_seconds=values.heartbeat_seconds,
+    )
+
+
+def started() -> float:
+    """When this process began, on the clock of time.perf_counter().
+
+    Where the system does not tell, when this module was imported.
+    """
+    try:  # Linux
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        born = int(ticks) / os.sysconf("SC_CLK_TCK")  # seconds after the system's boot
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - born
+    except (AttributeError, OSError):
+        return IMPORTED
+    return time.perf_counter() - age
+
+
+def run(
+    main: Callable[..., None],
+    define_flags: Callable[[], None],
+    *,
+    positional: int = 0,
+) -> None:
     """Defines and parses the flags and calls main; ends the process.
 
+    Main is called with the arguments that are no flags, at most `positional` of them.
+
+    Compiled programs are kept for the next time, see `compilation_cache.enable`.
+
     Bad input (ValueError, or a flag or config field that does not exist) is one line on
-    stderr and exit status 2; Ctrl-C is one line and status 130.
+    stderr and exit status 2. A run that SIGTERM stopped after saving ends with status
+    75, and Ctrl-C with 130, each with a line that says what was saved. Of a run of
+    several processes, one that loses another ends with status 75 too.
     """
     logging.set_verbosity(logging.WARNING)
 
@@ -49,18 +116,24 @@ def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
             _fail(f"unknown config field {inner}")
         except (flags.Error, ValueError, OSError) as error:
             _fail(error)
-        if len(rest) > 1:
-            _fail(f"unknown argument {rest[1]!r}; flags start with --")
+        for unknown in rest[1 + positional :]:
+            _fail(f"unknown argument {unknown!r}; flags start with --")
         return rest
 
     def guarded(arguments: list[str]) -> None:
-        del arguments
+        compilation_cache.enable()
         try:
-            main()
-        except (ValueError, OSError) as error:
-            if isinstance(error, ValueError) and not _is_ours(error):
-                raise
-            _fail(error)
+            main(*arguments[1:])
+        except Exception as error:
+            status = _tell(error)
+            if status is None:
+                if hosts.are_alone():
+                    raise
+                traceback.print_exc()
+            hosts.leave(
+                FAILED if status is None else status,
+                at_once=hosts.tells_of_a_lost_process(error),
+            )
 
     try:
         app.run(guarded, flags_parser=parse)
@@ -69,15 +142,41 @@ def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
             "interrupted; the same command continues from the last checkpoint",
             file=sys.stderr,
         )
-        raise SystemExit(INTERRUPTED) from None
+        hosts.leave(INTERRUPTED)
+
+
+def _tell(error: Exception) -> int | None:
+    """Prints an error in one line, and returns the exit status, if a line will do."""
+    if isinstance(error, InterruptedRunError):
+        print(error, file=sys.stderr)
+        return INTERRUPTED if error.number == signal.SIGINT else STOPPED
+    if isinstance(error, OSError) or (
+        isinstance(error, ValueError) and _is_ours(error)
+    ):
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    if hosts.tells_of_a_lost_process(error):
+        print(
+            f"another process of this run has ended ({_one_line(error)}); the same "
+            "command on all of them continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        return STOPPED
+    return None
 
 
 def _is_ours(error: Exception) -> bool:
     """Whether this package raised it: others' ValueErrors deserve their traceback."""
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return Path(raised_in).is_relative_to(Path(__file__).parent)
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    package = Path(__file__).parent
+    ours = (package, package.parent / "experiments")
+    return any(raised_in.is_relative_to(folder) for folder in ours)
 
 
 def _fail(error: Exception | str) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {_one_line(error)}", file=sys.stderr)
     raise SystemExit(BAD_INPUT)
+
+
+def _one_line(error: Exception | str) -> str:
+    return " ".join(str(error).split())

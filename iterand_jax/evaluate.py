@@ -1,6 +1,6 @@
 """Prints the test accuracy of a run's saved subnetwork again.
 
-python -m iterand_jax.evaluate --workdir=DIR
+python -m iterand_jax.evaluate --workdir=DIR [--step=N]
 """
 
 from pathlib import Path
@@ -14,33 +14,20 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     command.define_data_dir()
     flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
+    flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
 
 
 def main() -> None:
-    """Restores the last checkpoint and evaluates it on the test split."""
-    from ml_collections import ConfigDict
-
-    from iterand_jax.data import sources
+    """Restores a checkpoint and evaluates it on the test split."""
+    from iterand_jax.data.datasets import open_source
     from iterand_jax.training import setup
-    from iterand_jax.training.checkpoint import Checkpoints
     from iterand_jax.training.evaluation import Evaluator
-    from iterand_jax.training.step import Images
-    from iterand_jax.training.workdir import read_json
+    from iterand_jax.training.workdir import restore
 
-    workdir = Path(flags.FLAGS.workdir)
-    config = ConfigDict(read_json(workdir / "config.json"))
-    source = sources.open_source(config.dataset.name, flags.FLAGS.data_dir)
-    run = setup.build(config, source)
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        raise ValueError(f"{workdir} holds no checkpoint")
-    checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
-    restored = checkpoints.restore(run.abstract)
-    checkpoints.close()
-    if restored is None:
-        raise ValueError(f"{workdir} holds no checkpoint")
-    state = restored[0]
-    loss, accuracy = Evaluator(run)(state, Images(*source.read("test")))
+    model, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
+    source = open_source(model.config.dataset.name, flags.FLAGS.data_dir)
+    run = setup.build(model.config, source)
+    loss, accuracy = Evaluator(run)(state, "test")
     print(f"step {int(state.step):,} of {run.total_steps:,}")
     print(f"test accuracy {accuracy:.2f} %, test loss {loss:.4f}")
 

@@ -10,9 +10,16 @@ from jax import Array, lax
 
 from iterand_jax.masks import Scalar, pruned
 
+__all__ = ["conv", "dense", "lstm_cell"]
+
 
 def dense(x: Array, weights: Array, scores: Array, *, sparsity: Scalar) -> Array:
-    """A linear layer: x (..., inputs), weights and scores (inputs, outputs)."""
+    """A linear layer: x (..., inputs), weights and scores (inputs, outputs).
+
+    >>> weights, scores = jnp.array([[3.0], [5.0]]), jnp.array([[0.2], [0.1]])
+    >>> dense(jnp.array([[1.0, 1.0]]), weights, scores, sparsity=0.5)
+    Array([[3.]], dtype=float32)
+    """
     return x @ pruned(weights, scores, sparsity)
 
 
@@ -28,6 +35,12 @@ def conv(
     """A convolution: x (N, H, W, inputs), weights and scores (h, w, inputs, outputs).
 
     strides and padding are those of `jax.lax.conv_general_dilated`.
+
+    >>> image = jnp.ones((1, 4, 4, 1))
+    >>> weights, scores = jnp.ones((3, 3, 1, 1)), jnp.arange(9.0).reshape(3, 3, 1, 1)
+    >>> conv(image, weights, scores, sparsity=1 / 3, padding="VALID")[0, :, :, 0]
+    Array([[6., 6.],
+           [6., 6.]], dtype=float32)
     """
     effective = pruned(weights, scores, sparsity)
     dtype = jnp.result_type(x, effective)
@@ -67,6 +80,13 @@ def lstm_cell(
 
     Returns:
       ((cell, hidden), hidden).
+
+    >>> x, carry = jnp.ones((2, 3)), (jnp.zeros((2, 4)), jnp.zeros((2, 4)))
+    >>> inputs, recurrent = jnp.ones((3, 16)), jnp.ones((4, 16))
+    >>> both = inputs, inputs, recurrent, recurrent
+    >>> (_, hidden), output = lstm_cell(carry, x, *both, sparsity=0)
+    >>> output.shape, bool((output == hidden).all())
+    ((2, 4), True)
     """
     cell, hidden = carry
     gates = dense(x, input_weights, input_scores, sparsity=sparsity) + dense(

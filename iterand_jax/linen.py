@@ -20,6 +20,8 @@ from iterand_jax.distributions import DISTRIBUTIONS, get_distribution
 from iterand_jax.masks import Scalar
 from iterand_jax.subnetwork import Subnetwork
 
+__all__ = ["Conv", "Dense", "LSTMCell", "rerandomize"]
+
 
 def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """(weights, scores) of a module's kernel, whose outputs are on the last axis."""
@@ -46,6 +48,14 @@ def rerandomize(
 
     Returns:
       The variables, with new "weights".
+
+    >>> import jax, jax.numpy as jnp
+    >>> model, key = Dense(3, sparsity=0.5), jax.random.key(0)
+    >>> variables = model.init(key, jnp.ones((1, 4)))
+    >>> new = rerandomize(Subnetwork(sparsity=0.5), key, variables, sampling_rate=1.0)
+    >>> x = jnp.ones((1, 4))
+    >>> bool((model.apply(new, x) == model.apply(variables, x)).all())
+    True
     """
 
     def scores_of(params, weights):
@@ -60,7 +70,13 @@ def rerandomize(
 
 
 class Dense(nn.Module):
-    """`layers.dense` that holds scores and weights: (..., inputs) to features."""
+    """`layers.dense` that holds scores and weights: (..., inputs) to features.
+
+    >>> import jax, jax.numpy as jnp
+    >>> variables = Dense(3).init(jax.random.key(0), jnp.ones((1, 4)))
+    >>> sorted(variables), variables["params"]["kernel"].shape
+    (['params', 'weights'], (4, 3))
+    """
 
     features: int
     sparsity: float = 0.5
@@ -74,7 +90,13 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """`layers.conv` that holds scores and weights: (N, H, W, inputs) to features."""
+    """`layers.conv` that holds scores and weights: (N, H, W, inputs) to features.
+
+    >>> import jax, jax.numpy as jnp
+    >>> images = jnp.ones((2, 8, 8, 1))
+    >>> Conv(5, strides=(2, 2)).init_with_output(jax.random.key(0), images)[0].shape
+    (2, 4, 4, 5)
+    """
 
     features: int
     kernel_size: tuple[int, int] = (3, 3)
@@ -99,7 +121,15 @@ class Conv(nn.Module):
 
 
 class LSTMCell(nn.Module):
-    """`layers.lstm_cell` that holds scores and weights, for `flax.linen.scan`."""
+    """`layers.lstm_cell` that holds scores and weights, for `flax.linen.scan`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> carry = jnp.zeros((2, 4)), jnp.zeros((2, 4))
+    >>> cell = LSTMCell(4)
+    >>> variables = cell.init(jax.random.key(0), carry, jnp.ones((2, 3)))
+    >>> sorted(variables["params"])
+    ['input/kernel', 'recurrent/kernel']
+    """
 
     features: int
     sparsity: float = 0.5

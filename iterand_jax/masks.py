@@ -2,11 +2,9 @@
 
 edge-popup keeps the weights whose scores are largest. The threshold between kept and
 pruned is one order statistic of the scores, so nothing has to be sorted: floats are
-mapped to unsigned integers of the same order, and the bits of the wanted integer are
-found from the top, two per pass, by counting how many scores lie below the three
-candidates of each pass. The number of passes is fixed (16 for float32), every pass
-reads the scores once, and the result is exact for ties, signed zeros, infinities and
-subnormals, because only integers are ever compared.
+mapped to unsigned integers of the same order, of which `selection` finds the wanted
+one by counting, for all leaves of a network at once. The result is exact for ties,
+signed zeros, infinities and subnormals, because only integers are ever compared.
 
 This module is the only place that decides what is kept:
 
@@ -18,22 +16,44 @@ This module is the only place that decides what is kept:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from iterand_jax.selection import select_all
+
+__all__ = [
+    "check_sparsity",
+    "masked",
+    "num_pruned",
+    "order_keys",
+    "pruned",
+    "threshold",
+    "thresholds",
+    "topk_mask",
+    "topk_masks",
+]
+
 Scalar = float | Array
 """A number, or a scalar array that may be traced."""
 
-SelectKth = Callable[[Array, int | Array], Array]
+Select = Callable[[Sequence[Array], Sequence[int | Array]], list[Array]]
+"""(keys, ks) -> of each array of unsigned integers its k-th smallest, from 0."""
+
+MOST = 2**31 - 1  # scores of a leaf, which are counted in int32
 
 
 def check_sparsity(sparsity: Scalar) -> None:
     """Raises ValueError unless the fraction removed is in [0, 1).
 
     A traced sparsity (one that follows a schedule) has no value yet and is not checked.
+
+    >>> check_sparsity(1.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: sparsity is the fraction of weights removed, a number in [0, 1); got 1.5
     """
     if isinstance(sparsity, jax.core.Tracer):
         return
@@ -50,10 +70,15 @@ def num_pruned(size: int, sparsity: Scalar) -> int | Array:
     At least one weight is kept. A number is rounded in Python's float64. A traced
     scalar is rounded in its own precision, which can differ by one weight where
     sparsity * size lies within its rounding error of a half.
+
+    >>> num_pruned(10, sparsity=0.3), num_pruned(10, sparsity=0.99)
+    (3, 9)
     """
     check_sparsity(sparsity)
     if size < 1:
         raise ValueError("a leaf without elements has no scores to rank")
+    if size > MOST:
+        raise ValueError(f"a leaf can have at most {MOST:,} scores; got {size:,}")
     if isinstance(sparsity, jax.core.Tracer):
         removed = jnp.round(sparsity * size).astype(jnp.int32)
         return jnp.clip(removed, 0, size - 1)
@@ -65,6 +90,11 @@ def order_keys(scores: Array) -> Array:
 
     float16, bfloat16, float32 and float64 become uint16, uint16, uint32 and uint64.
     Both zeros get one key, and every NaN gets the largest.
+
+    >>> import jax.numpy as jnp
+    >>> keys = order_keys(jnp.array([2.0, -1.0, -0.0, 0.0]))
+    >>> bool(keys[1] < keys[2]), bool(keys[2] == keys[3]), bool(keys[3] < keys[0])
+    (True, True, True)
     """
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise ValueError(f"scores must be floating point, got {scores.dtype}")
@@ -79,104 +109,124 @@ def order_keys(scores: Array) -> Array:
     return jnp.where(magnitude > infinity, ~jnp.zeros_like(keys), keys)
 
 
-def _scores_of_keys(keys: Array, dtype: jnp.dtype) -> Array:
-    sign = jnp.asarray(1 << (keys.dtype.itemsize * 8 - 1), keys.dtype)
-    bits = jnp.where(keys >= sign, keys ^ sign, ~keys)
-    return lax.bitcast_convert_type(bits, dtype)
-
-
-def select_kth(keys: Array, k: int | Array) -> Array:
-    """The k-th smallest (from 0) of unsigned integers of any shape, without a sort.
-
-    Two bits of the answer per pass, from the top: of the three candidates, those that
-    at most k keys lie below are not above the answer. One variadic reduction counts for
-    all three; as separate sums, XLA's CPU backend reads the keys once per candidate,
-    five times slower in all.
-    """
-    bits = keys.dtype.itemsize * 8
-    axes = tuple(range(keys.ndim))
-
-    def two_bits(i, answer):
-        shift = jnp.asarray(bits - 2 - 2 * i, keys.dtype)
-        candidates = [answer | (jnp.asarray(d, keys.dtype) << shift) for d in (1, 2, 3)]
-        counts = lax.reduce(
-            tuple((keys < c).astype(jnp.int32) for c in candidates),
-            (jnp.int32(0),) * 3,
-            lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-            axes,
-        )
-        digit = sum((c <= k).astype(keys.dtype) for c in counts)
-        return answer | (digit << shift)
-
-    # Zero made of keys and k: under shard_map it varies over the axes that they do.
-    first = keys.reshape(-1)[0]
-    zero = (first ^ first) & jnp.asarray(k).astype(keys.dtype)
-    return lax.fori_loop(0, bits // 2, two_bits, zero)
-
-
-def threshold(
-    scores: Array, sparsity: Scalar, *, select: SelectKth = select_kth
-) -> Array:
-    """The smallest score that is kept: a scalar of the scores' dtype.
+def thresholds(
+    scores: Sequence[Array],
+    sparsities: Sequence[Scalar],
+    *,
+    select: Select = select_all,
+) -> list[Array]:
+    """The smallest score that is kept of each leaf: scalars of the leaves' dtypes.
 
     Args:
-      scores: floating point, any shape but empty.
-      sparsity: the fraction removed, in [0, 1); may be a traced scalar.
-      select: (keys, k) -> the k-th smallest of unsigned integer keys, from 0.
+      scores: floating point, any shapes but empty, and any dtypes.
+      sparsities: the fraction removed of each leaf, in [0, 1); may be traced scalars.
+      select: what finds order statistics; the platform chooses by default.
+
+    >>> import jax.numpy as jnp
+    >>> thresholds([jnp.array([0.25, -2.0, 0.5, 0.75]), jnp.arange(4.0)], [0.5, 0.25])
+    [Array(0.5, dtype=float32), Array(1., dtype=float32)]
     """
-    key = select(order_keys(scores), num_pruned(scores.size, sparsity))
-    return _scores_of_keys(key, scores.dtype)
+    keys = select([order_keys(s) for s in scores], _nums_pruned(scores, sparsities))
+    return [_score_of_key(key, s.dtype) for key, s in zip(keys, scores, strict=True)]
 
 
-def topk_mask(
-    scores: Array, sparsity: Scalar, *, select: SelectKth = select_kth
-) -> Array:
-    """The mask of the largest scores, 1 kept and 0 pruned, straight-through.
+def threshold(scores: Array, sparsity: Scalar, *, select: Select = select_all) -> Array:
+    """`thresholds` of one array.
 
-    Forward: m_i = 1 where s_i is at least the exact threshold, else 0, in the shape and
-    dtype of the scores. Backward: dL/ds = dL/dm, as if the mask were the scores, so
-    that with weights * mask the gradient of a score is the gradient of the effective
-    weight times the frozen weight (edge-popup; section 2 of the paper).
+    >>> import jax.numpy as jnp
+    >>> threshold(jnp.array([0.25, -2.0, 0.5, 0.75]), sparsity=0.5)
+    Array(0.5, dtype=float32)
+    """
+    return thresholds([scores], [sparsity], select=select)[0]
+
+
+def topk_masks(
+    scores: Sequence[Array],
+    sparsities: Sequence[Scalar],
+    *,
+    select: Select = select_all,
+) -> list[Array]:
+    """The masks of the largest scores of each leaf, 1 kept, 0 pruned, straight-through.
+
+    Forward: m_i = 1 where s_i is at least the exact threshold of its leaf, else 0, in
+    the shape and dtype of the scores. Backward: dL/ds = dL/dm, as if the mask were the
+    scores, so that with weights * mask the gradient of a score is the gradient of the
+    effective weight times the frozen weight (edge-popup; section 2 of the paper).
 
     Args:
-      scores: floating point, any shape but empty.
-      sparsity: the fraction removed, in [0, 1); may be a traced scalar.
-      select: (keys, k) -> the k-th smallest of unsigned integer keys, from 0.
+      scores: floating point, any shapes but empty, and any dtypes.
+      sparsities: the fraction removed of each leaf, in [0, 1); may be traced scalars.
+      select: what finds order statistics; the platform chooses by default.
 
     Raises:
       ValueError: a sparsity outside [0, 1), no scores, or scores that are not floats.
 
     >>> import jax.numpy as jnp
+    >>> topk_masks([jnp.array([0.3, -2.0, 0.1, 0.7]), jnp.arange(2.0)], [0.5, 0.5])
+    [Array([1., 0., 0., 1.], dtype=float32), Array([0., 1.], dtype=float32)]
+    """
+    return _straight_through(select, list(scores), _nums_pruned(scores, sparsities))
+
+
+def topk_mask(scores: Array, sparsity: Scalar, *, select: Select = select_all) -> Array:
+    """`topk_masks` of one array.
+
+    >>> import jax.numpy as jnp
     >>> topk_mask(jnp.array([0.3, -2.0, 0.1, 0.7]), sparsity=0.5)
     Array([1., 0., 0., 1.], dtype=float32)
     """
-    return _straight_through(select, scores, num_pruned(scores.size, sparsity))
+    return topk_masks([scores], [sparsity], select=select)[0]
+
+
+def masked(weights: Array, mask: Array) -> Array:
+    """The effective weights, weights * mask: no gradient reaches the weights.
+
+    >>> import jax.numpy as jnp
+    >>> masked(jnp.array([3.0, 5.0]), jnp.array([0.0, 1.0]))
+    Array([0., 5.], dtype=float32)
+    """
+    if weights.shape != mask.shape:
+        raise ValueError(
+            f"weights {weights.shape} and scores {mask.shape} differ in shape"
+        )
+    return lax.stop_gradient(weights) * mask.astype(weights.dtype)
 
 
 def pruned(weights: Array, scores: Array, sparsity: Scalar) -> Array:
-    """The effective weights, weights * mask: no gradient reaches the weights.
+    """The effective weights by their scores: `masked` with the `topk_mask`.
 
     >>> import jax.numpy as jnp
     >>> pruned(jnp.array([3.0, 5.0]), jnp.array([-1.0, 0.2]), sparsity=0.5)
     Array([0., 5.], dtype=float32)
     """
-    if weights.shape != scores.shape:
-        raise ValueError(
-            f"weights {weights.shape} and scores {scores.shape} differ in shape"
-        )
-    mask = topk_mask(scores, sparsity).astype(weights.dtype)
-    return lax.stop_gradient(weights) * mask
+    return masked(weights, topk_mask(scores, sparsity))
+
+
+def _nums_pruned(
+    scores: Sequence[Array], sparsities: Sequence[Scalar]
+) -> list[int | Array]:
+    return [num_pruned(s.size, p) for s, p in zip(scores, sparsities, strict=True)]
+
+
+def _score_of_key(key: Array, dtype: jnp.dtype) -> Array:
+    sign = jnp.asarray(1 << (key.dtype.itemsize * 8 - 1), key.dtype)
+    bits = jnp.where(key >= sign, key ^ sign, ~key)
+    return lax.bitcast_convert_type(bits, dtype)
 
 
 # Jitted for calls outside jit: the loop's body is a new function in each call.
 @functools.partial(jax.jit, static_argnums=0)
-def _mask(select: SelectKth, scores: Array, k: int | Array) -> Array:
-    keys = order_keys(scores)
-    return (keys >= select(keys, k)).astype(scores.dtype)
+def _masks(select: Select, scores: list[Array], ks: list[int | Array]) -> list[Array]:
+    keys = [order_keys(s) for s in scores]
+    smallest = select(keys, ks)
+    return [
+        (key >= kept).astype(s.dtype)
+        for key, kept, s in zip(keys, smallest, scores, strict=True)
+    ]
 
 
-_straight_through = jax.custom_vjp(_mask, nondiff_argnums=(0,))
+_straight_through = jax.custom_vjp(_masks, nondiff_argnums=(0,))
 _straight_through.defvjp(
-    lambda select, scores, k: (_mask(select, scores, k), None),
-    lambda select, _, mask_gradient: (mask_gradient, None),
+    lambda select, scores, ks: (_masks(select, scores, ks), None),
+    lambda select, _, mask_gradients: (mask_gradients, None),
 )

@@ -24,11 +24,22 @@ from jax import Array
 
 from iterand_jax.subnetwork import Subnetwork, apply_masks, check_sampling_rate
 
+__all__ = [
+    "METHODS",
+    "SCORED",
+    "Method",
+    "edge_popup",
+    "fixed_mask",
+    "get_method",
+    "iterand",
+    "sgd",
+]
+
 PyTree = Any
 
 
 class Method(NamedTuple):
-    """A training method; see the module's text.
+    """A training method; see the text of its module.
 
     refresh_every is the number of steps between refreshes, 0 for a method without them.
     """
@@ -49,6 +60,10 @@ def sgd(subnetwork: Subnetwork) -> Method:
 
     Leaves that edge-popup would prune (kernels) are drawn; biases and normalization
     start as the network gave them. Everything trains; the sparsity plays no part.
+
+    >>> method = sgd(Subnetwork(distribution="kaiming_uniform"))
+    >>> method.init(jax.random.key(0), {"kernel": jnp.zeros((2, 2))})[1]
+    {}
     """
 
     def init(key, params):
@@ -62,6 +77,12 @@ def fixed_mask(mask_tree: PyTree) -> Method:
     """Training of the weights that a tree of masks keeps; the others stay zero.
 
     mask_tree has the structure of the parameters, with None for leaves without a mask.
+
+    >>> method = fixed_mask({"kernel": jnp.array([1, 0]), "bias": None})
+    >>> params = {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([5.0])}
+    >>> weights, masks = method.init(jax.random.key(0), params)
+    >>> method.params(weights, masks)["kernel"], method.params(weights, masks)["bias"]
+    (Array([3., 0.], dtype=float32), Array([5.], dtype=float32))
     """
 
     def init(key, params):
@@ -72,7 +93,14 @@ def fixed_mask(mask_tree: PyTree) -> Method:
 
 
 def edge_popup(subnetwork: Subnetwork) -> Method:
-    """Training of the scores alone: the weights stay as they were drawn."""
+    """Training of the scores alone: the weights stay as they were drawn.
+
+    >>> method = edge_popup(Subnetwork(sparsity=0.5))
+    >>> params = {"kernel": jnp.zeros((8, 2))}
+    >>> scores, weights = method.init(jax.random.key(0), params)
+    >>> int((method.params(scores, weights)["kernel"] != 0).sum())
+    8
+    """
 
     def init(key, params):
         weights, scores = subnetwork.init(key, params)
@@ -95,6 +123,13 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
 
     Raises:
       ValueError: k_per below 1, or a sampling rate outside [0, 1].
+
+    >>> method = iterand(Subnetwork(sparsity=0.5), k_per=300, sampling_rate=1.0)
+    >>> params = {"kernel": jnp.zeros((8, 2))}
+    >>> scores, weights = method.init(jax.random.key(0), params)
+    >>> weights, redrawn = method.refresh(jax.random.key(0), 300, scores, weights)
+    >>> method.refresh_every, int(redrawn)
+    (300, 8)
     """
     if k_per < 1:
         raise ValueError(f"k_per is the period in steps, at least 1; got {k_per}")
@@ -108,16 +143,25 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
 
 
 METHODS = ("sgd", "edge_popup", "iterand")
-"""The methods that a config can name; `fixed_mask` needs masks found before."""
+"""The methods that start from nothing; `fixed_mask` needs masks found before."""
+
+SCORED = ("edge_popup", "iterand")
+"""The methods that train scores; the others train weights."""
 
 
 def get_method(
     name: str, subnetwork: Subnetwork, *, k_per: int, sampling_rate: float
 ) -> Method:
-    """The method of a name in `METHODS`.
+    """The method of a name in `METHODS`, or of "fixed_mask".
+
+    That one begins with masks of ones for the leaves that the subnetwork prunes. They
+    lie in its frozen tree, in which others can take their place.
 
     Raises:
       ValueError: an unknown name.
+
+    >>> get_method("iterand", Subnetwork(), k_per=300, sampling_rate=0.1).refresh_every
+    300
     """
     if name == "sgd":
         return sgd(subnetwork)
@@ -125,4 +169,11 @@ def get_method(
         return edge_popup(subnetwork)
     if name == "iterand":
         return iterand(subnetwork, k_per=k_per, sampling_rate=sampling_rate)
+    if name == "fixed_mask":
+
+        def init(key, params):
+            weights, scores = subnetwork.init(key, params)
+            return weights, jax.tree.map(jnp.ones_like, scores)
+
+        return Method(init, apply_masks, _no_refresh)
     raise ValueError(f"unknown method {name!r}; possible: {', '.join(METHODS)}")

@@ -18,7 +18,6 @@ and on however many devices.
 """
 
 import dataclasses
-import fnmatch
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -30,47 +29,11 @@ from jax import Array
 
 from iterand_jax import distributions, masks
 from iterand_jax.masks import Scalar
+from iterand_jax.rules import DEFAULT_RULES, Rule, matches, path_string
+
+__all__ = ["Subnetwork", "apply_masks", "check_sampling_rate", "leaf_key"]
 
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Claims the leaves whose path matches a pattern, and says whether to prune them.
-
-    Attributes:
-      pattern: shell-style, against the path written with slashes: "*/kernel" claims
-        "Conv_0/kernel", and "kernel" at the root.
-      prune: whether the leaf has scores.
-      out_axis: the axis of the outputs of a pruned leaf: -1 for the (..., inputs,
-        outputs) of Flax, 0 for the (outputs, inputs, ...) of Equinox and PyTorch, and
-        for the (words, features) of an embedding. The product of the other axes is the
-        fan-in.
-      min_ndim: leaves of fewer dimensions are left to the rules below.
-    """
-
-    pattern: str
-    prune: bool
-    out_axis: int = -1
-    min_ndim: int = 0
-
-    def claims(self, path: str, leaf: Array) -> bool:
-        """Whether this rule matches a leaf of this path and shape."""
-        return leaf.ndim >= self.min_ndim and _matches(self.pattern, path)
-
-
-DEFAULT_RULES = (
-    Rule("*/kernel", prune=True, min_ndim=2),
-    Rule("*/embedding", prune=True, out_axis=0, min_ndim=2),
-    Rule("*", prune=False),
-)
-"""Flax's names: kernels and embeddings are pruned; biases and normalization are not."""
-
-OUTPUTS_FIRST_RULES = (
-    Rule("*/weight", prune=True, out_axis=0, min_ndim=2),
-    Rule("*", prune=False),
-)
-"""For models whose weights are (outputs, inputs, ...), as Equinox's are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +80,13 @@ class Subnetwork:
         Raises:
           ValueError: no leaf is pruned, a leaf is claimed by no rule, or a sparsity
             pattern is missing for a pruned leaf or matches none.
+
+        >>> params = {"kernel": jnp.zeros((8, 2)), "bias": jnp.ones(2)}
+        >>> weights, scores = Subnetwork().init(jax.random.key(0), params)
+        >>> abs(weights["kernel"][0]), weights["bias"]
+        (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
+        >>> scores["kernel"].shape, scores["bias"]
+        ((8, 2), None)
         """
         self._check(params)
         draw = distributions.get_distribution(self.distribution).sample
@@ -126,32 +96,46 @@ class Subnetwork:
             fan_in = self.fan_in(path, leaf)
             if fan_in is None:
                 return leaf
-            return draw(_leaf_key(key, path, "weights"), leaf.shape, fan_in, leaf.dtype)
+            return draw(leaf_key(key, path, "weights"), leaf.shape, fan_in, leaf.dtype)
 
         def init_scores(path, leaf):
             fan_in = self.fan_in(path, leaf)
             if fan_in is None:
                 return None
-            leaf_key = _leaf_key(key, path, "scores")
-            return draw_scores(leaf_key, leaf.shape, fan_in, leaf.dtype)
+            own_key = leaf_key(key, path, "scores")
+            return draw_scores(own_key, leaf.shape, fan_in, leaf.dtype)
 
         return _map_paths(init_weights, params), _map_paths(init_scores, params)
 
     def masks(self, scores: PyTree) -> PyTree:
-        """The mask of every pruned leaf, 1 kept and 0 pruned; None stays None."""
-        return _map_paths(
-            lambda path, s: masks.topk_mask(s, self._sparsity_of(path)), scores
-        )
+        """The mask of every pruned leaf, 1 kept and 0 pruned; None stays None.
+
+        >>> scores = {"kernel": jnp.array([[3.0, 1.0], [2.0, 4.0]]), "bias": None}
+        >>> Subnetwork(sparsity=0.5).masks(scores)["kernel"]
+        Array([[1., 0.],
+               [0., 1.]], dtype=float32)
+        """
+        leaves, structure = jax.tree.flatten(scores)
+        sparsities = [self._sparsity_of(path) for path, _ in _leaves_with_paths(scores)]
+        return jax.tree.unflatten(structure, masks.topk_masks(leaves, sparsities))
 
     def prune(self, weights: PyTree, scores: PyTree) -> PyTree:
         """The parameters that the network sees: weights * mask, straight-through.
 
         The gradient of a score is the gradient of the effective weight times the frozen
         weight; no gradient reaches the weights.
+
+        >>> weights = {"kernel": jnp.array([5.0, 6.0])}
+        >>> scores = {"kernel": jnp.array([0.1, 0.2])}
+        >>> subnetwork = Subnetwork(sparsity=0.5)
+        >>> subnetwork.prune(weights, scores)["kernel"]
+        Array([0., 6.], dtype=float32)
+        >>> jax.grad(lambda s: subnetwork.prune(weights, s)["kernel"].sum())(scores)
+        {'kernel': Array([5., 6.], dtype=float32)}
         """
         return _map_scored_paths(
-            lambda path, s, w: masks.pruned(w, s, self._sparsity_of(path)),
-            scores,
+            lambda _, mask, w: masks.masked(w, mask),
+            self.masks(scores),
             jax.lax.stop_gradient(weights),
         )
 
@@ -173,36 +157,54 @@ class Subnetwork:
 
         Raises:
           ValueError: a sampling rate outside [0, 1].
+
+        >>> key, subnetwork = jax.random.key(0), Subnetwork(0.5, "kaiming_uniform")
+        >>> params = {"kernel": jnp.zeros((40, 30))}
+        >>> weights, scores = subnetwork.init(key, params)
+        >>> new = subnetwork.rerandomize(key, weights, scores, sampling_rate=1.0)
+        >>> changed = new["kernel"] != weights["kernel"]
+        >>> bool(jnp.all(changed == (subnetwork.masks(scores)["kernel"] == 0)))
+        True
         """
         return self.rerandomize_and_count(key, weights, scores, sampling_rate)[0]
 
     def rerandomize_and_count(
         self, key: Array, weights: PyTree, scores: PyTree, sampling_rate: Scalar
     ) -> tuple[PyTree, Array]:
-        """`rerandomize`, and how many weights were redrawn as an int32 scalar."""
+        """`rerandomize`, and how many weights were redrawn as an int32 scalar.
+
+        >>> subnetwork = Subnetwork(sparsity=0.5)
+        >>> params = {"kernel": jnp.zeros((40, 30))}
+        >>> weights, scores = subnetwork.init(jax.random.key(0), params)
+        >>> subnetwork.rerandomize_and_count(jax.random.key(1), weights, scores, 1.0)[1]
+        Array(600, dtype=int32)
+        """
         check_sampling_rate(sampling_rate)
         redraw = distributions.get_distribution(self.distribution).redraw
         counts = []
 
-        def one_leaf(path, leaf_scores, leaf_weights):
+        def one_leaf(path, mask, leaf_weights):
             fan_in = self.fan_in(path, leaf_weights)
             if fan_in is None:
                 raise ValueError(f"the leaf {path!r} has scores, but no rule prunes it")
             fresh, chosen = redraw(
-                _leaf_key(key, path, "redraw"), leaf_weights, fan_in, sampling_rate
+                leaf_key(key, path, "redraw"), leaf_weights, fan_in, sampling_rate
             )
-            kept = masks.topk_mask(leaf_scores, self._sparsity_of(path)) != 0
-            redrawn = chosen & ~kept
-            counts.append(jnp.sum(redrawn, dtype=jnp.int32))
+            redrawn = chosen & (mask == 0)
+            counts.append(_counted_in_bytes(redrawn))
             return jnp.where(redrawn, fresh, leaf_weights)
 
-        new = _map_scored_paths(one_leaf, scores, weights)
-        return new, jnp.sum(jnp.stack(counts))
+        new = _map_scored_paths(one_leaf, self.masks(scores), weights)
+        return new, jnp.sum(jnp.concatenate(counts), dtype=jnp.int32)
 
     def count(self, params: PyTree) -> tuple[int, int]:
         """(parameters in all, parameters that are not pruned), from the shapes alone.
 
         Ties at the threshold can keep a few more than counted here.
+
+        >>> params = {"kernel": jnp.zeros((8, 5)), "bias": jnp.zeros(5)}
+        >>> Subnetwork(sparsity=0.9).count(params)
+        (45, 9)
         """
         total = kept = 0
         for path, leaf in _leaves_with_paths(params):
@@ -213,12 +215,28 @@ class Subnetwork:
             kept += leaf.size - removed
         return total, kept
 
+    def rule_of(self, path: str, leaf: Array) -> Rule:
+        """The first rule that claims a leaf.
+
+        Raises:
+          ValueError: none does.
+
+        >>> Subnetwork().rule_of("embed/embedding", jnp.zeros((100, 8))).out_axis
+        0
+        """
+        for rule in self.rules:
+            if rule.claims(path, leaf):
+                return rule
+        patterns = ", ".join(rule.pattern for rule in self.rules)
+        raise ValueError(f"no rule claims the leaf {path!r}; rules: {patterns}")
+
     def fan_in(self, path: str, leaf: Array) -> int | None:
-        """The fan-in of a leaf, or None for one that is not pruned."""
-        rule = next((r for r in self.rules if r.claims(path, leaf)), None)
-        if rule is None:
-            patterns = ", ".join(r.pattern for r in self.rules)
-            raise ValueError(f"no rule claims the leaf {path!r}; rules: {patterns}")
+        """The fan-in of a leaf, or None for one that is not pruned.
+
+        >>> Subnetwork().fan_in("Conv_0/kernel", jnp.zeros((3, 3, 4, 20)))
+        36
+        """
+        rule = self.rule_of(path, leaf)
         if not rule.prune:
             return None
         if leaf.size == 0:
@@ -229,7 +247,7 @@ class Subnetwork:
         if not isinstance(self.sparsity, Mapping):
             return self.sparsity
         for pattern, sparsity in self.sparsity.items():
-            if _matches(pattern, path):
+            if matches(pattern, path):
                 return sparsity
         raise ValueError(
             f"no sparsity for the leaf {path!r}; patterns: {', '.join(self.sparsity)}"
@@ -247,7 +265,7 @@ class Subnetwork:
             self._sparsity_of(path)
         if isinstance(self.sparsity, Mapping):
             for pattern in self.sparsity:
-                if not any(_matches(pattern, path) for path in pruned):
+                if not any(matches(pattern, path) for path in pruned):
                     raise ValueError(
                         f"the sparsity pattern {pattern!r} matches none of the pruned "
                         f"leaves {', '.join(pruned)}"
@@ -258,12 +276,21 @@ def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
     """weights * mask where there is a mask; other leaves (None) as they are.
 
     Gradients reach the kept weights only.
+
+    >>> apply_masks({"kernel": jnp.array([5.0, 6.0])}, {"kernel": jnp.array([0, 1])})
+    {'kernel': Array([0., 6.], dtype=float32)}
     """
     return _map_scored_paths(lambda _, m, w: w * m.astype(w.dtype), mask_tree, weights)
 
 
 def check_sampling_rate(sampling_rate: Scalar) -> None:
-    """Raises ValueError unless r, if it has a value yet, is in [0, 1]."""
+    """Raises ValueError unless r, if it has a value yet, is in [0, 1].
+
+    >>> check_sampling_rate(2)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: sampling_rate is ..., a number in [0, 1]; got 2
+    """
     if isinstance(sampling_rate, jax.core.Tracer):
         return
     if not 0 <= float(sampling_rate) <= 1:
@@ -273,23 +300,13 @@ def check_sampling_rate(sampling_rate: Scalar) -> None:
         )
 
 
-def path_string(path: tuple) -> str:
-    """A key path of jax.tree_util as names between slashes: "Conv_0/kernel".
+def leaf_key(key: Array, path: str, purpose: str) -> Array:
+    """The key of what is drawn for a leaf: its "weights", "scores" or "redraw".
 
-    A Flax NNX variable is a node around its value; its path is the variable's.
+    >>> keys = [leaf_key(jax.random.key(0), path, "redraw") for path in ("a", "b")]
+    >>> bool(keys[0] == keys[1])
+    False
     """
-    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _matches(pattern: str, path: str) -> bool:
-    return fnmatch.fnmatchcase("/" + path, pattern) or fnmatch.fnmatchcase(
-        path, pattern
-    )
-
-
-def _leaf_key(key: Array, path: str, purpose: str) -> Array:
     return jax.random.fold_in(key, zlib.crc32(f"{purpose}:{path}".encode()))
 
 
@@ -302,6 +319,16 @@ def _map_paths(f, tree: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: f(path_string(path), *leaves), tree
     )
+
+
+def _counted_in_bytes(array: Array) -> Array:
+    """Counts of what is true that sum to the count, in bytes, of at most 64 each.
+
+    On CPU that takes half the time of one sum; on GPU one kernel then sums for all
+    leaves.
+    """
+    rows = math.gcd(array.size, 64)
+    return jnp.sum(array.reshape(rows, -1), axis=0, dtype=jnp.uint8)
 
 
 def _is_none(leaf) -> bool:

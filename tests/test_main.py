@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iterand_jax import main
-from iterand_jax.data import sources
+from iterand_jax.data import datasets
 from iterand_jax.training.logs import read_lines
 
 TINY = (
@@ -51,6 +51,7 @@ def assert_one_line_error(done, *words):
         (["--config.method=adam"], ["'adam'", "sgd, edge_popup, iterand"]),
         (["--config.network.name=lenet"], ["'lenet'", "conv2, conv4, conv6"]),
         (["--config.dataset.name=mnist"], ["'mnist'", "digits, cifar10"]),
+        (["--config.network.name=lstm"], ["lstm", "digits", "conv2, conv4, conv6"]),
         (["--config.network.width=0.001"], ["0.001"]),
         (["--config.batch_size=5000"], ["5000", "1294"]),
         (["--config.method=sgd", "--config.sparsity=0.5"], ["sparsity", "sgd"]),
@@ -123,10 +124,15 @@ def test_the_result_holds_the_evidence(method, tiny_config, tmp_path):
     resolved = json.loads((tmp_path / "config.json").read_text())
     assert "recipe" not in resolved
     assert resolved["learning_rate"] == result_rate(method)
-    assert result["dataset_fingerprint"] == sources.open_source("digits").fingerprint
+    assert result["dataset_fingerprint"] == datasets.open_source("digits").fingerprint
     assert {"jax", "flax", "python"} <= result["versions"].keys()
-    assert result["seconds"].keys() >= {"compilation", "training", "evaluation"}
-    assert result["images_per_second"] > 0
+    assert result["seconds"].keys() >= {
+        "first step",
+        "compilation",
+        "training",
+        "evaluation",
+    }
+    assert result["examples_per_second"] > 0
     asked = result["sparsity"] or 0
     np.testing.assert_allclose(result["sparsity_achieved"], asked, atol=0.01)
     assert result["parameters_kept"] <= result["parameters"]
@@ -169,13 +175,13 @@ def test_killed_runs_end_with_the_same_bits_and_evaluate_repeats_them(tmp_path):
         if kills:
             assert "continuing from the checkpoint at step" in done.stdout
     whole, killed = results
-    timings = {"seconds", "images_per_second"}
+    timings = {"seconds", "examples_per_second"}
     assert {k: v for k, v in whole.items() if k not in timings} == {
         k: v for k, v in killed.items() if k not in timings
     }
     lines = [
         [
-            line | {"images_per_second": 0}
+            line | {"examples_per_second": 0}
             for line in read_lines(folder / "metrics.jsonl")
         ]
         for folder in (tmp_path / "whole", tmp_path / "killed")
@@ -184,3 +190,9 @@ def test_killed_runs_end_with_the_same_bits_and_evaluate_repeats_them(tmp_path):
     evaluated = run("evaluate", f"--workdir={tmp_path / 'killed'}")
     assert f"test accuracy {whole['test_accuracy']:.2f} %" in evaluated.stdout
     assert f"test loss {whole['test_loss']:.4f}" in evaluated.stdout
+
+
+def test_export_needs_a_run_and_a_format_that_exists(tmp_path):
+    assert_one_line_error(run("export", f"--workdir={tmp_path}"), "config.json")
+    done = run("export", f"--workdir={tmp_path}", "--format=onnx")
+    assert_one_line_error(done, "onnx", "ticket|safetensors|torchvision|stablehlo")

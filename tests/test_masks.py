@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from iterand_jax.masks import num_pruned, select_kth, threshold, topk_mask
+from iterand_jax.masks import (
+    masked,
+    num_pruned,
+    threshold,
+    thresholds,
+    topk_mask,
+    topk_masks,
+)
+from iterand_jax.selection import select_all, select_blocked, select_each
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 PAPER_SPARSITIES = (0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 0.95, 0.99)
@@ -25,11 +33,15 @@ jit_mask = jax.jit(topk_mask)
 jit_threshold = jax.jit(threshold)
 masks_of_rows = jax.jit(jax.vmap(topk_mask))
 masks_of_sparsities = jax.jit(jax.vmap(topk_mask, (None, 0)))
+num_removed = jax.jit(num_pruned, static_argnums=0)  # as a traced fraction is rounded
 thresholds_of_sparsities = jax.jit(jax.vmap(threshold, (None, 0)))
 
 
-def sort_select(keys, k):
-    return jnp.sort(keys.ravel())[k]
+def select_by_sort(keys, ks):
+    return [jnp.sort(x.ravel())[k] for x, k in zip(keys, ks, strict=True)]
+
+
+SELECTIONS = (select_all, select_each, select_blocked, select_by_sort)
 
 
 def rank(score):
@@ -132,25 +144,60 @@ def test_large_arrays_agree_with_a_partition(dtype):
         np.testing.assert_array_equal(mask.astype(bool), scores >= expected)
 
 
-def test_any_exact_selection_gives_the_same_masks():
-    scores = jax.random.normal(jax.random.key(0), (40, 25))
-    sort_mask = jax.jit(functools.partial(topk_mask, select=sort_select))
-    sort_threshold = jax.jit(functools.partial(threshold, select=sort_select))
+SPECIAL = [-INF, -1.5, -1e-45, -0.0, 0.0, 1e-45, 1.5, 1.5, INF, NAN, -NAN]
+
+
+def leaves():
+    """Scores of many sizes and dtypes, with ties and all that is special."""
+    keys = jax.random.split(jax.random.key(5), 4)
+    return [
+        jax.random.normal(keys[0], (3, 3, 50, 8)),
+        jnp.array(SPECIAL, jnp.float32),
+        jax.random.normal(keys[1], (70, 40)).astype(jnp.bfloat16),
+        jnp.array([5.0]),
+        jax.random.randint(keys[2], (40, 30), -3, 3).astype(jnp.float32),
+        jnp.array(SPECIAL, jnp.bfloat16),
+        jax.random.normal(keys[3], (1024,)).astype(jnp.float16),
+    ]
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+def test_the_leaves_of_a_tree_are_ranked_each_alone(select):
+    scores = leaves()
+    several = jax.jit(functools.partial(topk_masks, select=select))
+    smallest = jax.jit(functools.partial(thresholds, select=select))
     for sparsity in (0.0, 0.3, 0.5, 0.99):
-        expected = sort_mask(scores, sparsity)
-        np.testing.assert_array_equal(jit_mask(scores, sparsity), expected)
-        assert jit_threshold(scores, sparsity) == sort_threshold(scores, sparsity)
-    gradient = jax.grad(lambda s: (3 * sort_mask(s, 0.5)).sum())(scores)
-    np.testing.assert_array_equal(gradient, jnp.full_like(scores, 3))
+        sparsities = [sparsity * 0.9**i for i in range(len(scores))]
+        masks, kept = several(scores, sparsities), smallest(scores, sparsities)
+        for leaf, p, mask, least in zip(scores, sparsities, masks, kept, strict=True):
+            expected = oracle(leaf, int(num_removed(leaf.size, p)))
+            assert mask.dtype == least.dtype == leaf.dtype
+            np.testing.assert_array_equal(np.asarray(mask, bool), expected[0])
+            assert same(least, expected[1])
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
-def test_every_order_statistic_of_integers_is_found(dtype):
-    keys = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, 37, dtype)
-    keys[:5] = [0, 1, np.iinfo(dtype).max, np.iinfo(dtype).max // 2, 1]
-    with jax.enable_x64(dtype == "uint64"):
-        found = jax.jit(jax.vmap(select_kth, (None, 0)))(keys, jnp.arange(37))
-        np.testing.assert_array_equal(found, np.sort(keys))
+@pytest.mark.parametrize("select", SELECTIONS)
+def test_the_gradients_of_the_masks_of_a_tree_are_those_of_the_scores(select):
+    scores = [jnp.arange(6.0), jnp.arange(4, dtype=jnp.bfloat16)]
+
+    def loss(scores):
+        first, second = topk_masks(scores, [0.5, 0.25], select=select)
+        return (3 * first).sum() + (2 * second).sum().astype(jnp.float32)
+
+    first, second = jax.jit(jax.grad(loss))(scores)
+    np.testing.assert_array_equal(first, jnp.full(6, 3.0))
+    np.testing.assert_array_equal(second, jnp.full(4, 2, jnp.bfloat16))
+
+
+def test_weights_and_a_mask_of_another_shape_are_named():
+    with pytest.raises(ValueError, match=r"weights \(3,\) and scores \(1,\) differ"):
+        masked(jnp.ones(3), jnp.ones(1))
+
+
+def test_a_leaf_that_int32_cannot_count_is_named():
+    huge = jax.ShapeDtypeStruct((2**16, 2**15), jnp.float32)
+    with pytest.raises(ValueError, match="at most 2,147,483,647 scores; got 2,147,483"):
+        jax.eval_shape(lambda s: topk_mask(s, 0.5), huge)
 
 
 def test_nothing_is_sorted():

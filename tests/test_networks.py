@@ -18,6 +18,10 @@ from iterand_jax.networks import NETWORKS, build_network
 
 KEY = jax.random.key(0)
 CIFAR = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+TEXTS = (
+    jax.ShapeDtypeStruct((2, 9), jnp.int32),  # tokens
+    jax.ShapeDtypeStruct((2,), jnp.int32),  # lengths
+)
 CONVS = {  # channels in and out of each 3x3 convolution, and the inputs of the linear
     "conv2": ([(3, 64), (64, 64)], 16 * 16 * 64),
     "conv4": ([(3, 64), (64, 64), (64, 128), (128, 128)], 8 * 8 * 128),
@@ -98,11 +102,18 @@ COUNTS = {  # (without, with affine parameters), 10 classes, width 1
     )
     for name, (convs, flat) in CONVS.items()
 } | {name: normalized_counts(convs()) for name, convs in NORMALIZED.items()}
+for name, directions in (("lstm", 1), ("bilstm", 2)):
+    kernels = 25_002 * 100 + directions * ((100 + 256) * 4 * 256 + 256 * 10)
+    COUNTS[name] = kernels, kernels + directions * 4 * 256 + 10
 every_network = pytest.mark.parametrize("name", list(NETWORKS))
 
 
-def shapes(model, images=CIFAR):
-    return jax.eval_shape(model.init, KEY, images)
+def inputs_of(name):
+    return TEXTS if "lstm" in name else (CIFAR,)
+
+
+def shapes(model, *inputs):
+    return jax.eval_shape(model.init, KEY, *inputs)
 
 
 def size(tree):
@@ -117,14 +128,14 @@ def test_the_laws_below_cover_every_network():
             if inspect.isclass(member) and issubclass(member, nn.Module):
                 fields = member.__dataclass_fields__
                 classes |= {member} if "num_classes" in fields else set()
-    assert classes == {entry.func for entry in NETWORKS.values()}
+    assert classes == {getattr(entry, "func", entry) for entry in NETWORKS.values()}
 
 
 @every_network
 @pytest.mark.parametrize("affine", [False, True])
 def test_the_parameters_are_as_many_as_by_hand(name, affine):
     model = build_network(name, num_classes=10, affine=affine)
-    assert size(shapes(model)["params"]) == COUNTS[name][affine]
+    assert size(shapes(model, *inputs_of(name))["params"]) == COUNTS[name][affine]
 
 
 def test_conv6_has_the_size_of_the_paper():
@@ -137,7 +148,7 @@ def test_the_width_scales_every_layer_but_the_last(width, count):
     c, w = [int(k * width) for k in (64, 128, 256)], int(256 * width)
     channels = [3, c[0], c[0], c[1], c[1], c[2], c[2]]
     convs = sum(9 * i * o for i, o in itertools.pairwise(channels))
-    assert size(shapes(model)) == convs + 16 * c[2] * w + w * w + w * 10 == count
+    assert size(shapes(model, CIFAR)) == convs + 16 * c[2] * w + w * w + w * 10 == count
 
 
 def test_the_paper_counts_convolutions_alone():
@@ -157,7 +168,8 @@ def test_the_paper_counts_convolutions_alone():
 @pytest.mark.parametrize("width", [0.25, 0.3, 2])
 def test_the_width_scales_all_but_the_stem(name, width):
     """In OpenLTH's forms, resnet20 and vgg11, it scales the stem too."""
-    params = shapes(build_network(name, num_classes=10, width=width))["params"]
+    model = build_network(name, num_classes=10, width=width)
+    params = shapes(model, CIFAR)["params"]
     convs = NORMALIZED[name](width=width)
     assert size(params) == normalized_counts(convs)[0]
     kernels = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
@@ -178,16 +190,17 @@ def test_the_width_scales_all_but_the_stem(name, width):
 )
 def test_the_imagenet_forms_have_their_published_sizes(name, width, affine, count):
     model = build_network(name, num_classes=1000, width=width, affine=affine)
-    assert size(shapes(model)["params"]) == count
+    assert size(shapes(model, CIFAR)["params"]) == count
 
 
 @every_network
 @pytest.mark.parametrize("affine", [False, True])
 def test_without_affine_there_are_kernels_alone(name, affine):
     model = build_network(name, num_classes=7, width=0.1, affine=affine)
-    leaves = jax.tree_util.tree_leaves_with_path(shapes(model)["params"])
+    params = shapes(model, *inputs_of(name))["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
     names = {path[-1].key for path, _ in leaves}
-    assert (names == {"kernel"}) == (not affine)
+    assert (names <= {"kernel", "embedding"}) == (not affine)
 
 
 @every_network
@@ -195,21 +208,24 @@ def test_without_affine_there_are_kernels_alone(name, affine):
 @pytest.mark.parametrize("train", [False, True])
 def test_parameters_and_logits_are_float32(name, dtype, train):
     model = build_network(name, num_classes=7, width=0.1, dtype=jnp.dtype(dtype))
-    variables = shapes(model)
+    inputs = inputs_of(name)
+    variables = shapes(model, *inputs)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
-    def apply(variables, images):
+    def apply(variables, *inputs):
         mutable = [c for c in variables if c != "params"] if train else False
-        result = model.apply(variables, images, train=train, mutable=mutable)
+        result = model.apply(
+            variables, *inputs, train=train, mutable=mutable, rngs={"dropout": KEY}
+        )
         return result if mutable is False else result[0]
 
-    logits = jax.eval_shape(apply, variables, CIFAR)
+    logits = jax.eval_shape(apply, variables, *inputs)
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
-    program = str(jax.make_jaxpr(apply)(variables, CIFAR))
+    program = str(jax.make_jaxpr(apply)(variables, *inputs))
     assert ("bf16" in program) == (dtype == "bfloat16")
 
 
-def random_variables(model, images):
+def random_variables(model, *inputs):
     """Values for the variables, drawn without compiling the network's own.
 
     Running means and variances stay 0 and 1.
@@ -221,21 +237,24 @@ def random_variables(model, images):
             return np.full(leaf.shape, float(path[-1].key == "var"), np.float32)
         return 0.3 * rng.standard_normal(leaf.shape, np.float32)
 
-    return jax.tree.map_with_path(draw, shapes(model, images))
+    return jax.tree.map_with_path(draw, shapes(model, *inputs))
 
 
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in NETWORKS],
 )
-def test_images_do_not_see_each_other(name):
+def test_examples_do_not_see_each_other(name):
     model = build_network(name, num_classes=5, width=1 / 16)
-    images = np.random.default_rng(1).standard_normal((3, 32, 32, 3), np.float32)
-    variables, apply = random_variables(model, images), jax.jit(model.apply)
-    logits = apply(variables, images)
+    rng = np.random.default_rng(1)
+    inputs = (rng.standard_normal((3, 32, 32, 3), np.float32),)
+    if inputs_of(name) is TEXTS:
+        inputs = rng.integers(0, 25_002, (3, 9)), np.array([9, 1, 4])
+    variables, apply = random_variables(model, *inputs), jax.jit(model.apply)
+    logits = apply(variables, *inputs)
     assert logits.shape == (3, 5)
     assert jnp.std(logits, axis=0).min() > 0
-    reversed_logits = apply(variables, images[::-1])
+    reversed_logits = apply(variables, *(x[::-1] for x in inputs))
     scale = np.abs(logits).max()
     np.testing.assert_allclose(reversed_logits, logits[::-1], atol=1e-5 * scale)
 
@@ -289,7 +308,7 @@ def test_a_width_without_channels_is_named(name, width):
     with pytest.raises(
         ValueError, match=f"width {width:g} leaves a layer of .* or more"
     ):
-        shapes(model)
+        shapes(model, *inputs_of(name))
 
 
 def test_an_unknown_network_is_named():

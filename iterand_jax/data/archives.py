@@ -4,9 +4,11 @@ import hashlib
 import http.client
 import queue
 import sys
+import tarfile
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,6 +21,10 @@ LOG_SECONDS = 30  # between two lines of progress where stderr is not a terminal
 
 class DownloadError(Exception):
     """An archive could not be fetched over the network."""
+
+
+class ByHandError(ValueError):
+    """An archive that only the user can download is not there."""
 
 
 class Archive(NamedTuple):
@@ -56,7 +62,8 @@ def locate(name: str, expected: Archive, downloads: Path, given: str | None) -> 
       given: the archive, or the folder that holds it, where the user named one.
 
     Raises:
-      ValueError: it is not where it was given, or only the user can download it.
+      ValueError: it is not where it was given.
+      ByHandError: only the user can download it.
     """
     path = downloads if given is None else Path(given).expanduser()
     path = path if path.is_file() else path / name
@@ -64,11 +71,16 @@ def locate(name: str, expected: Archive, downloads: Path, given: str | None) -> 
         raise ValueError(f"no archive at {path}")
     if expected.by_hand and not path.is_file():
         site = urllib.parse.urlsplit(expected.url).hostname
-        raise ValueError(
+        raise ByHandError(
             f"{name} must be downloaded by hand, with an account at {site}: name the "
             "folder that holds it with --archive=FOLDER"
         )
     return path
+
+
+def members(archive: tarfile.TarFile) -> Iterator[tuple[str, Any]]:
+    """The name and the open file of each file in an archive, in its order."""
+    return ((m.name, archive.extractfile(m)) for m in archive if m.isfile())
 
 
 def obtain(path: Path, expected: Archive) -> None:

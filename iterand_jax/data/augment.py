@@ -16,6 +16,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+__all__ = [
+    "AUGMENTATIONS",
+    "Boxes",
+    "crop_and_resize",
+    "crop_flip",
+    "get_augmentation",
+    "none",
+    "normalize",
+    "resized_crop_flip",
+]
+
 PADDING = 4
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
@@ -46,6 +57,11 @@ def resized_crop_flip(key: Array, images: Array) -> Array:
 
     Returns:
       float32 (N, H, W, C), 0 to 255.
+
+    >>> images = jnp.full((2, 32, 32, 3), 100, jnp.uint8)
+    >>> out = resized_crop_flip(jax.random.key(0), images)
+    >>> out.shape, out.dtype, bool(out.max() <= 100.001)
+    ((2, 32, 32, 3), dtype('float32'), True)
     """
     key, flip_key = jax.random.split(key)
     n, height, width, _ = images.shape
@@ -57,6 +73,11 @@ def crop_flip(key: Array, images: Array) -> Array:
     """Pads by 4, crops at random to the image's size, flips at random.
 
     Shapes and dtypes are those of `resized_crop_flip`.
+
+    >>> images = jnp.arange(64, dtype=jnp.uint8).reshape(1, 8, 8, 1)
+    >>> out = crop_flip(jax.random.key(0), images)
+    >>> set(out.ravel().tolist()) <= {0, *range(64)}
+    True
     """
     top_key, left_key, flip_key = jax.random.split(key, 3)
     n, height, width, _ = images.shape
@@ -70,7 +91,11 @@ def crop_flip(key: Array, images: Array) -> Array:
 
 
 def none(key: Array, images: Array) -> Array:
-    """The images as they are, in float32."""
+    """The images as they are, in float32.
+
+    >>> none(jax.random.key(0), jnp.array([[[[7]]]], jnp.uint8)).ravel()
+    Array([7.], dtype=float32)
+    """
     del key
     return images.astype(jnp.float32)
 
@@ -87,6 +112,9 @@ def get_augmentation(name: str) -> Augmentation:
 
     Raises:
       ValueError: an unknown name.
+
+    >>> get_augmentation("crop_flip").__name__
+    'crop_flip'
     """
     if name not in AUGMENTATIONS:
         raise ValueError(
@@ -98,7 +126,11 @@ def get_augmentation(name: str) -> Augmentation:
 def normalize(
     images: Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32
 ) -> Array:
-    """(images / 255 - mean) / std per channel; images are 0 to 255, (N, H, W, C)."""
+    """(images / 255 - mean) / std per channel; images are 0 to 255, (N, H, W, C).
+
+    >>> normalize(jnp.full((1, 1, 1, 1), 255), mean=[0.5], std=[0.25]).ravel()
+    Array([2.], dtype=float32)
+    """
     scale = jnp.asarray(std, jnp.float32) * 255
     return ((images - jnp.asarray(mean, jnp.float32) * 255) / scale).astype(dtype)
 
@@ -113,6 +145,12 @@ def crop_and_resize(images: Array, boxes: Boxes, flip: Array) -> Array:
 
     Returns:
       float32 (N, H, W, C), antialiased bilinear: Pillow's result up to rounding.
+
+    >>> image = jnp.array([[10.0, 20.0], [30.0, 40.0]]).reshape(1, 2, 2, 1)
+    >>> whole = Boxes(*(jnp.array([n]) for n in (PADDING, PADDING, 2, 2)))
+    >>> crop_and_resize(image, whole, flip=jnp.array([True]))[0, :, :, 0]
+    Array([[20., 10.],
+           [40., 30.]], dtype=float32)
     """
     _, height, width, _ = images.shape
     rows = jax.vmap(_resize_weights, (0, 0, None))(boxes.top, boxes.height, height)

@@ -11,7 +11,6 @@ encoding to TensorFlow too.
 
 import argparse
 import contextlib
-import fcntl
 import io
 import os
 import resource
@@ -19,15 +18,15 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from iterand_jax import locks
 from iterand_jax.command import BAD_INPUT, INTERRUPTED
-from iterand_jax.data import archives
+from iterand_jax.data import archives, imagenet_files
 from iterand_jax.data.sources import (
     DataNotFoundError,
     prepare_command,
@@ -36,8 +35,6 @@ from iterand_jax.data.sources import (
 )
 
 NO_NETWORK = 1
-IMAGENET_TRAIN = "ILSVRC2012_img_train.tar"
-IMAGENET_VALIDATION = "ILSVRC2012_img_val.tar"
 
 Examples = Iterable[tuple[str | int, dict[str, Any]]]
 
@@ -54,7 +51,8 @@ def prepare(name: str, data_dir: str | None = None, archive: str | None = None) 
       name: "cifar10", "imdb_reviews" or "imagenet2012".
       data_dir: as in `resolve_data_dir`.
       archive: the official archive, or the folder that holds it; None downloads it. It
-        must match the SHA-256 that TFDS has registered.
+        must match the SHA-256 that TFDS has registered. For imagenet2012 also a folder
+        of class folders (`imagenet_files.from_class_folders`).
 
     Returns:
       The path of the directory.
@@ -71,12 +69,13 @@ def prepare(name: str, data_dir: str | None = None, archive: str | None = None) 
     path, downloads = Path(builder.data_dir), Path(folder, "downloads")
     if prepared:
         return path
-    expected = archives.registered_archives(builder)
-    files = {
-        file_name: archives.locate(file_name, official, downloads, archive)
-        for file_name, official in expected.items()
-    }
-    with _alone(downloads / f"{name}.lock"):
+    files = imagenet_files.class_folders(archive) if name == "imagenet2012" else {}
+    expected = {} if files else archives.registered_archives(builder)
+    for file_name, official in expected.items():
+        files[file_name] = archives.locate(file_name, official, downloads, archive)
+    lock = downloads / f"{name}.lock"
+    message = f"waiting for the process that prepares {name}: {lock}"
+    with locks.alone(lock, while_waiting=message):
         builder, prepared = tfds_builder(name, folder)
         if prepared:
             return path
@@ -84,9 +83,9 @@ def prepare(name: str, data_dir: str | None = None, archive: str | None = None) 
             raise ValueError(f"{path} exists but holds no {name}: move it away")
         for killed in path.parent.glob(f"incomplete.*_{path.name}"):
             shutil.rmtree(killed)
-        for file_name, file in files.items():
+        for file_name, official in expected.items():
             archives.partial_path(downloads / file_name).unlink(missing_ok=True)
-            archives.obtain(file, expected[file_name])
+            archives.obtain(files[file_name], official)
         _write(name, builder, files)
     return path
 
@@ -95,39 +94,25 @@ def prepare_if_possible(name: str, data_dir: str | None = None) -> None:
     """Prepares a dataset as `prepare` does, unless it needs no preparing.
 
     Raises:
-      DataNotFoundError: it is absent and cannot be fetched now (a network that does not
-        answer is given up after `archives.CONNECT_SECONDS`); the message names the
-        folder looked in and the command to run.
+      DataNotFoundError: it is absent, and cannot be fetched now (a network that does
+        not answer is given up after `archives.CONNECT_SECONDS`) or only by hand; the
+        message names the folder looked in and the command to run.
       ValueError: what is there is damaged.
     """
     if name not in _EXAMPLES:
         return
+    folder = resolve_data_dir(data_dir)
     try:
         prepare(name, data_dir)
+    except archives.ByHandError as error:
+        raise DataNotFoundError(
+            f"{name} is not in {folder}: {error}: {prepare_command(name, folder)}"
+        ) from error
     except (archives.DownloadError, OSError) as error:
-        folder = resolve_data_dir(data_dir)
         raise DataNotFoundError(
             f"{name} is not in {folder} and cannot be fetched now ({error}): with a "
             f"network, or --archive=FILE, run: {prepare_command(name, folder)}"
         ) from error
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock file, and holds it.
-
-    The system releases the lock of a process that ends, killed ones included. The file
-    stays, empty: another process may be about to lock it.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"waiting for the process that prepares {lock.stem}: {lock}"
-            print(message, file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _write(name: str, builder: Any, files: Mapping[str, Path]) -> None:
@@ -168,7 +153,9 @@ def _shuffling_without_tensorflow() -> Iterator[None]:
 def _cifar10(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
     (path,) = files.values()
     with tarfile.open(path, "r|gz") as archive:
-        members = {PurePosixPath(n).name: f.read() for n, f in _members(archive)}
+        members = {
+            PurePosixPath(n).name: f.read() for n, f in archives.members(archive)
+        }
     names = members["batches.meta.txt"].decode().split()
     builder.info.features["label"].names = names
     train = b"".join(members[f"data_batch_{i}.bin"] for i in range(1, 6))
@@ -189,7 +176,7 @@ def _imdb_reviews(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples
     (path,) = files.values()
     splits: dict[str, list[Any]] = {"train": [], "test": [], "unsupervised": []}
     with tarfile.open(path, "r|gz") as archive:
-        for name, file in _members(archive):
+        for name, file in archives.members(archive):
             match name.split("/"):
                 case ["aclImdb", "train" | "test" as split, "neg" | "pos" as label, _]:
                     example = {"text": file.read().strip(), "label": label}
@@ -201,62 +188,17 @@ def _imdb_reviews(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples
 
 
 def _imagenet2012(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
-    return {
-        "train": _imagenet_train(files[IMAGENET_TRAIN]),
-        "validation": _imagenet_validation(files[IMAGENET_VALIDATION]),
-    }
+    if imagenet_files.TRAIN_ARCHIVE in files:
+        return imagenet_files.from_archives(files)
+    synsets = builder.info.features["label"].names
+    return imagenet_files.from_class_folders(files, synsets)
 
 
-def _imagenet_train(path: Path) -> Examples:
-    """Yields images from an archive of one archive per class, read as a stream."""
-    from tensorflow_datasets.datasets.imagenet2012 import (
-        imagenet2012_dataset_builder as official,
-    )
-
-    not_rgb_jpeg = {*official.CMYK_IMAGES, *official.PNG_IMAGES}
-    with tarfile.open(path, "r|") as classes:
-        for class_file, file in _members(classes):
-            with tarfile.open(fileobj=file, mode="r|") as images:
-                for name, image in _members(images):
-                    jpeg = image.read()
-                    if name in not_rgb_jpeg:
-                        jpeg = _as_rgb_jpeg(jpeg)
-                    label = class_file.removesuffix(".tar")
-                    yield name, {"file_name": name, "image": jpeg, "label": label}
-
-
-def _imagenet_validation(path: Path) -> Examples:
-    """Yields images whose labels TFDS lists in the order of their names."""
-    import tensorflow_datasets as tfds
-
-    labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
-    with tarfile.open(path, "r:") as archive:
-        images = sorted(_members(archive), key=itemgetter(0))
-        for (name, image), label in zip(
-            images, labels.read_text().split(), strict=False
-        ):
-            example = {"file_name": name, "image": image.read(), "label": label}
-            yield name, example
-
-
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, Any]]:
-    return ((m.name, archive.extractfile(m)) for m in archive if m.isfile())
-
-
-def _as_rgb_jpeg(encoded: bytes) -> bytes:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    # What TFDS asks of TensorFlow: quality 100, and TensorFlow's own subsampling.
-    return _encode(pixels, "JPEG", quality=100, subsampling="4:2:0")
-
-
-def _encode(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
+def _encode(pixels: np.ndarray, image_format: str) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, image_format, **options)
+    Image.fromarray(pixels).save(buffer, image_format)
     return buffer.getvalue()
 
 
@@ -276,7 +218,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m iterand_jax.data.prepare")
     parser.add_argument("dataset", help=", ".join(_EXAMPLES))
     parser.add_argument("--data_dir", help="TFDS data directory to write in")
-    parser.add_argument("--archive", help="downloaded archive, or the folder it is in")
+    parser.add_argument(
+        "--archive",
+        help="downloaded archive, or the folder it is in; imagenet2012: also a folder "
+        "with the class folders train/SYNSET/*.JPEG and val/SYNSET/*.JPEG",
+    )
     flags = parser.parse_args(arguments)
     folder = resolve_data_dir(flags.data_dir)
     try:

@@ -1,4 +1,4 @@
-"""Small image datasets, whole in memory, by name.
+"""Reading datasets: what there is, where it lies, which bytes it has.
 
 A `Source` says what a dataset is (shape, classes, sizes, which bytes) and reads one
 split when asked, so that a test set stays untouched until the end of a run.
@@ -33,46 +33,42 @@ class Source:
     """A dataset that is there to be read.
 
     Attributes:
-      name: its name in `SOURCES`.
-      image_shape: (H, W, C).
+      name: its name in `datasets.DATASETS`.
       num_classes: the number of classes.
       sizes: the number of examples of each split.
-      encoding: how images are stored: "png" is lossless, "jpeg" is not (CIFAR-10 kept
-        as JPEG is not the official CIFAR-10), "array" needs no decoding.
+      encoding: how examples are stored: "png" is lossless, "jpeg" is not (CIFAR-10 kept
+        as JPEG is not the official CIFAR-10), "array" needs no decoding, "text" is
+        UTF-8.
       fingerprint: the first 16 hex digits of a SHA-256 over the names and bytes of the
         data files, the same on every machine.
-      read: split -> uint8 images (n, H, W, C) and int32 labels (n,); raises ValueError
-        for an unknown split and for a record that cannot be read or decoded.
+      read: split -> its examples, in the form that the dataset's feed takes: for images
+        uint8 (n, H, W, C) and int32 labels (n,), for texts a list of str and such
+        labels; raises ValueError for an unknown split and for a record that cannot be
+        read or decoded.
+      image_shape: (H, W, C) of all images; empty where they have none in common.
     """
 
     name: str
-    image_shape: tuple[int, int, int]
     num_classes: int
     sizes: Mapping[str, int]
     encoding: str
     fingerprint: str
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
-
-
-def open_source(name: str, data_dir: str | None = None) -> Source:
-    """The source of a name in `SOURCES`, opened without decoding any of its images.
-
-    Args:
-      name: a name in `SOURCES`.
-      data_dir: as in `resolve_data_dir`.
-
-    Raises:
-      DataNotFoundError: the data is absent.
-      ValueError: an unknown name, or data that is damaged or in another format.
-    """
-    if name not in SOURCES:
-        raise ValueError(f"unknown dataset {name!r}; possible: {', '.join(SOURCES)}")
-    return SOURCES[name](resolve_data_dir(data_dir))
+    read: Callable[[str], Any]
+    image_shape: tuple[int, ...] = ()
 
 
 def resolve_data_dir(data_dir: str | None = None) -> str:
-    """The absolute `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """The absolute `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+      ValueError: it is the URL of a bucket.
+    """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in chosen:
+        raise ValueError(
+            f"datasets are read from a folder of this machine, not from {chosen}: "
+            "mount the bucket or copy it"
+        )
     return os.path.abspath(os.path.expanduser(chosen))
 
 
@@ -119,19 +115,59 @@ def prepare_command(name: str, folder: str) -> str:
     return f"python -m iterand_jax.data.prepare {name} --data_dir={shlex.quote(folder)}"
 
 
-def _open_tfds_images(name: str, folder: str) -> Source:
-    import tensorflow_datasets as tfds
+def open_cifar10(folder: str) -> Source:
+    """Opens CIFAR-10 as TFDS prepared it, decoding none of its images.
 
+    Raises:
+      DataNotFoundError: it is absent.
+      ValueError: it is damaged or in another format.
+    """
+    return _open_tfds_images("cifar10", folder)
+
+
+def open_imdb_reviews(folder: str) -> Source:
+    """Opens the IMDB reviews as TFDS prepared them; `read` gives texts and labels.
+
+    Texts are a list of str, labels int32 (n,), 1 for a positive review.
+
+    Raises:
+      DataNotFoundError: they are absent.
+      ValueError: they are damaged or in another format.
+    """
+    name = "imdb_reviews"
+    builder = _prepared_builder(name, folder)
+    try:
+        fingerprint = _fingerprint(builder)
+    except Exception as error:
+        raise ValueError(f"{name} in {folder} cannot be read: {error}") from error
+    sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
+    return Source(
+        name=name,
+        num_classes=builder.info.features["label"].num_classes,
+        sizes=sizes,
+        encoding="text",
+        fingerprint=fingerprint,
+        read=functools.partial(_read_tfds_texts, builder),
+    )
+
+
+def _prepared_builder(name: str, folder: str) -> Any:
     builder, prepared = tfds_builder(name, folder)
     if not prepared:
         raise DataNotFoundError(
             f"{name} is not in {folder}: run: {prepare_command(name, folder)}"
         )
+    return builder
+
+
+def _open_tfds_images(name: str, folder: str) -> Source:
+    import tensorflow_datasets as tfds
+
+    builder = _prepared_builder(name, folder)
     undecoded = {"image": tfds.decode.SkipDecoding()}
     splits = builder.info.splits
-    files = [Path(path) for split in splits.values() for path in split.filepaths]
     try:
-        fingerprint = _fingerprint(sorted(files))
+        fingerprint = _fingerprint(builder)
         first = builder.as_data_source("train", decoders=undecoded)[0]["image"]
     except Exception as error:
         raise ValueError(f"{name} in {folder} cannot be read: {error}") from error
@@ -146,9 +182,10 @@ def _open_tfds_images(name: str, folder: str) -> Source:
     )
 
 
-def _fingerprint(files: list[Path]) -> str:
+def _fingerprint(builder: Any) -> str:
+    splits = builder.info.splits.values()
     digest = hashlib.sha256()
-    for path in files:
+    for path in sorted(Path(path) for split in splits for path in split.filepaths):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -173,16 +210,38 @@ def _read_tfds_images(
             except Exception as error:
                 raise _RecordError(index, error) from error
 
+    with (
+        _naming_records(builder, split),
+        futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        list(pool.map(read_chunk, range(0, size, _CHUNK)))
+    return images, labels
+
+
+def _read_tfds_texts(builder: Any, split: str) -> tuple[list[str], np.ndarray]:
+    _check_split(builder.name, split, builder.info.splits)
+    records = builder.as_data_source(split)
+    texts, labels = [], np.empty(len(records), np.int32)
+    with _naming_records(builder, split):
+        for index, record in enumerate(_fetch(records, range(len(records)))):
+            try:
+                texts.append(record["text"].decode())
+                labels[index] = record["label"]
+            except Exception as error:
+                raise _RecordError(index, error) from error
+    return texts, labels
+
+
+@contextlib.contextmanager
+def _naming_records(builder: Any, split: str) -> Iterator[None]:
     try:
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(read_chunk, range(0, size, _CHUNK)))
+        yield
     except _RecordError as error:
         index, cause = error.args
         place = _locate(builder.info.splits[split], index)
         raise ValueError(
             f"{builder.name} {split} example {index} ({place}) cannot be read: {cause}"
         ) from error
-    return images, labels
 
 
 class _RecordError(Exception):
@@ -227,7 +286,7 @@ def _check_split(name: str, split: str, splits: Mapping[str, Any]) -> None:
         )
 
 
-def _open_digits(folder: str) -> Source:
+def open_digits(folder: str) -> Source:
     """Opens scikit-learn's 1,797 handwritten digits, which need no folder.
 
     Grey levels 0..16 become round(level * 255 / 16). Images are put in the order of
@@ -261,9 +320,3 @@ def _open_digits(folder: str) -> Source:
         fingerprint=hashlib.sha256(content).hexdigest()[:16],
         read=read,
     )
-
-
-SOURCES: Mapping[str, Callable[[str], Source]] = {
-    "digits": _open_digits,
-    "cifar10": functools.partial(_open_tfds_images, "cifar10"),
-}

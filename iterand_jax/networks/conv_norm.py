@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from iterand_jax.networks.convolution import Conv
+
 EPSILON = 1e-5
 MOMENTUM = 0.9  # 1 - PyTorch's
 
@@ -43,7 +45,7 @@ class ConvNorm(nn.Module):
     strides: int = 1
     affine: bool = False
     dtype: Any = jnp.float32
-    conv: Callable[..., Any] = nn.Conv
+    conv: Callable[..., Any] = Conv
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:

@@ -20,6 +20,7 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.conv_norm import ConvNorm
+from iterand_jax.networks.convolution import Conv
 from iterand_jax.networks.convs import as_logits, scaled
 
 EXPANSION = 4
@@ -106,7 +107,7 @@ class ResNet(nn.Module):
     affine: bool = False
     dtype: Any = jnp.float32
     block: Callable[..., nn.Module] = BasicBlock
-    conv: Callable[..., Any] = nn.Conv
+    conv: Callable[..., Any] = Conv
     channels: int = 64
     imagenet_stem: bool = False
     scaled_stem: bool = False

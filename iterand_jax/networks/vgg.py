@@ -15,7 +15,8 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.conv_norm import ConvNorm
-from iterand_jax.networks.convs import as_logits, scaled
+from iterand_jax.networks.convolution import Conv
+from iterand_jax.networks.convs import as_logits, max_pool, scaled
 
 
 class VGG(nn.Module):
@@ -36,7 +37,7 @@ class VGG(nn.Module):
     width: float = 1.0
     affine: bool = False
     dtype: Any = jnp.float32
-    conv: Callable[..., Any] = nn.Conv
+    conv: Callable[..., Any] = Conv
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -53,7 +54,7 @@ class VGG(nn.Module):
             )
         for index, stage in enumerate(self.stages):
             if index > 0:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x)
             for channels in stage:
                 x = ConvNorm(
                     scaled(channels, self.width),

@@ -58,6 +58,10 @@ def blind_redraws(
     from U[-1, 1], each with probability `rate`. The error is the exact supremum over
     |x| <= 1; draws are the mean number of values that an entry has had. Raises
     ValueError for |w| > 1, sparsity or rate outside (0, 1), counts below 1.
+
+    >>> run = blind_redraws(0.5, width=8, k_per=5, refreshes=2, trials=3, seed=0)
+    >>> run.errors.shape, run.draws.shape
+    ((3, 3), (3, 3))
     """
     check_weights([[w]])
     width = check_integer("width", width, 2)

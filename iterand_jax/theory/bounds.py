@@ -1,4 +1,4 @@
-"""Widths and numbers of re-samplings that Theorem A.1 asks for: paper's and corrected.
+"""Widths and numbers of re-samplings for which Theorem A.1 holds.
 
 A target weight is approximated by a product u v of two entries drawn from U[-1, 1],
 each of which may be drawn R times. The proof wants both values inside fixed windows,
@@ -8,18 +8,24 @@ neuron, but the pairs share coordinates: a good pair exists exactly if some u is
 
     1 - h^2  >=  (1 - p^2)^(R^2),
 
-the published bound points the wrong way for every R >= 2. Three families live here:
-`paper_*` (as published), `corrected_*` (A: the same windows, counted rightly) and
-`improved_*` (B: the corrected count with wider windows per layer). R = 1 is the setting
-without re-sampling, so Lemma A.3 is `paper_width_A4` with R = 1; Lemmas A.4 and A.5 are
-A.6 with d0 = 1 (and d2 = 1). Everything is plain float64 arithmetic.
+the published bound (`published`) points the wrong way for every R >= 2. Two families
+live here: `corrected_*` (A: the same windows, counted rightly) and `improved_*` (B: the
+corrected count with wider windows per layer). R = 1 is the setting without re-sampling;
+Lemmas A.4 and A.5 are A.6 with d0 = 1 (and d2 = 1). Everything is plain float64
+arithmetic.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
 
-from iterand_jax.theory.validation import check_dims, check_integer, check_open_unit
+from iterand_jax.theory.published import paper_widths_thm
+from iterand_jax.theory.validation import (
+    check_counts,
+    check_dims,
+    check_integer,
+    check_open_unit,
+)
 
 
 def log_miss(p: float, R: int) -> float:
@@ -44,105 +50,6 @@ def window_p(eps: float, d0: int = 1, d2: int = 1) -> float:
     return eps / (4.0 * d0 * math.sqrt(d2))
 
 
-def paper_n_A2(eps: float, delta: float) -> int:
-    """Returns the number of draws of Lemma A.2 (the paper's, correct).
-
-    n >= (2 / eps) log(1 / delta) draws of U[-1, 1] contain, with probability at least
-    1 - delta, one within eps of a given a in [-1, 1]. Raises ValueError unless eps and
-    delta lie in (0, 1).
-    """
-    eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
-    return math.ceil(2.0 / eps * math.log(1.0 / delta))
-
-
-def paper_width_A6(eps: float, delta: float, R: int, d0: int = 1, d2: int = 1) -> int:
-    """Returns the hidden width of Lemma A.6 as published (its proof fails for R >= 2).
-
-    d1 = 2 d0 ceil((16 d0^2 d2 / (eps^2 R^2)) log(2 d0 d2 / delta)) for W in
-    [-1, 1]^(d2 x d0), max-norm inputs and 2-norm error eps. Raises ValueError unless
-    eps and delta lie in (0, 1) and R, d0, d2 >= 1; TypeError for a non-integer.
-    """
-    eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
-    R, d0, d2 = _check_counts(R, d0, d2)
-    log_term = math.log(2.0 * d0 * d2 / delta)
-    return 2 * d0 * math.ceil(16.0 * d0**2 * d2 / (eps * R) ** 2 * log_term)
-
-
-def paper_width_A5(eps: float, delta: float, R: int, d2: int) -> int:
-    """Returns the hidden width of Lemma A.5 as published: Lemma A.6 with d0 = 1.
-
-    d1 = 2 ceil((16 d2 / (eps^2 R^2)) log(2 d2 / delta)), one input and d2 outputs.
-    False as stated for R >= 2 and small delta. Errors as `paper_width_A6`.
-    """
-    return paper_width_A6(eps, delta, R, 1, d2)
-
-
-def paper_width_A4(eps: float, delta: float, R: int = 1) -> int:
-    """Returns the hidden width of Lemma A.4 as published, and of Lemma A.3 at R = 1.
-
-    d = 2 ceil((16 / (eps^2 R^2)) log(2 / delta)), one weight w in [-1, 1]. Lemma A.3 is
-    correct, Lemma A.4 false as stated for small delta. Errors as `paper_width_A6`.
-    """
-    return paper_width_A6(eps, delta, R)
-
-
-def paper_R_A6(
-    eps: float, delta: float, d0: int = 1, d2: int = 1, d_prime: int = 1
-) -> float:
-    """Returns the real R at which Lemma A.6 as published asks for width 2 d0 d_prime.
-
-    R = (4 d0 / eps) sqrt((d2 / d_prime) log(2 d0 d2 / delta)); take the ceiling.
-    The paper's count, so too small. Errors as `paper_width_A6`.
-    """
-    eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
-    d_prime, d0, d2 = _check_counts(d_prime, d0, d2, "d_prime")
-    log_term = math.log(2.0 * d0 * d2 / delta)
-    return 4.0 * d0 / eps * math.sqrt(d2 * log_term / d_prime)
-
-
-def paper_R_A4(eps: float, delta: float, d_prime: int = 1) -> float:
-    """Returns the real R at which Lemma A.4 as published asks for width 2 d_prime.
-
-    R = (4 / eps) sqrt(log(2 / delta) / d_prime). Errors as `paper_R_A6`.
-    """
-    return paper_R_A6(eps, delta, d_prime=d_prime)
-
-
-def paper_widths_thm(
-    dims: Sequence[int], eps: float, delta: float, R: int
-) -> list[int]:
-    """Returns the hidden widths D_1, ..., D_l of Theorem A.1 as published.
-
-    D_i = 2 d_(i-1) ceil((64 l^2 d_(i-1)^2 d_i / (eps^2 R^2)) log(2 l d_(i-1) d_i /
-    delta)), which is Lemma A.6 with eps / (2 l) and delta / l. Errors as
-    `paper_width_A6`, and ValueError for fewer than two dims.
-    """
-    eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
-    dims = check_dims(dims)
-    depth = len(dims) - 1
-    return [
-        paper_width_A6(eps / (2 * depth), delta / depth, R, d0, d2)
-        for d0, d2 in itertools.pairwise(dims)
-    ]
-
-
-def paper_R_thm(
-    dims: Sequence[int], eps: float, delta: float, d_prime: int = 1
-) -> float:
-    """The real R at which Theorem A.1 as published asks D_i = 2 d_(i-1) d_prime.
-
-    R = max_i (8 l d_(i-1) / eps) sqrt((d_i / d_prime) log(2 l d_(i-1) d_i / delta)),
-    at d_prime = 1 the "in particular" clause. Errors as `paper_widths_thm`.
-    """
-    eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
-    dims = check_dims(dims)
-    depth = len(dims) - 1
-    return max(
-        paper_R_A6(eps / (2 * depth), delta / depth, d0, d2, d_prime)
-        for d0, d2 in itertools.pairwise(dims)
-    )
-
-
 def corrected_width_A6(
     eps: float, delta: float, R: int, d0: int = 1, d2: int = 1
 ) -> int:
@@ -152,9 +59,12 @@ def corrected_width_A6(
     -log(1 - h^2)), h = 1 - (1 - p)^R, p = eps / (4 d0 sqrt(d2)). Each of the 2 d0 d2
     (column, side, output) triples is missed by d' independent neurons with probability
     at most (1 - h^2)^d'. Lemmas A.4 and A.5: d0 = 1. Errors as `paper_width_A6`.
+
+    >>> [corrected_width_A6(0.1, 0.01, R, d0=2, d2=3) for R in (1, 10, 10_000)]
+    [544504, 5796, 4]
     """
     eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
-    R, d0, d2 = _check_counts(R, d0, d2)
+    R, d0, d2 = check_counts(R, d0, d2)
     return 2 * d0 * d_prime_for(window_p(eps, d0, d2), delta, R, d0, d2)
 
 
@@ -166,9 +76,12 @@ def corrected_R_A6(
     For d_prime = 1, R = (1 / p) log(2 d0 (d2 + 1) / delta): a union bound over the
     2 d0 (d2 + 1) windows. For more, the R with (1 - h^2)^d_prime = delta / (2 d0 d2),
     if that is smaller. Correction (A); errors as `paper_R_A6`.
+
+    >>> round(corrected_R_A6(0.1, 0.01, d0=2, d2=3), 1)
+    1022.3
     """
     eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
-    d_prime, d0, d2 = _check_counts(d_prime, d0, d2, "d_prime")
+    d_prime, d0, d2 = check_counts(d_prime, d0, d2, "d_prime")
     return R_for(window_p(eps, d0, d2), delta, d0, d2, d_prime)
 
 
@@ -201,6 +114,9 @@ def improved_tol(eps: float, depth: int) -> float:
 
     Errors e_i <= e_(i-1) + tau (1 + tau)^(i-1) add up to (1 + tau)^l - 1 = eps.
     An improvement of the paper's eps / (2 l). Errors: eps in (0, 1), depth >= 1.
+
+    >>> round(improved_tol(0.21, depth=2), 6)
+    0.1
     """
     eps, depth = check_open_unit("eps", eps), check_integer("depth", depth)
     return math.expm1(math.log1p(eps) / depth)
@@ -253,6 +169,9 @@ def corrected_widths_thm(
     D_i = 2 d_(i-1) ceil(log(2 l d_(i-1) d_i / delta) / -log(1 - h_i^2)) with
     p_i = eps / (8 l d_(i-1) sqrt(d_i)), or 2 d_(i-1) once R >= (1 / p_i) log(2 l
     d_(i-1) (d_i + 1) / delta). For ||x||_2 <= 1. Errors as `paper_widths_thm`.
+
+    >>> corrected_widths_thm([4, 3, 2], 0.1, 0.01, R=100)
+    [9072, 2466]
     """
     return theorem_widths(dims, eps, delta, R, analysis="paper", one_sided=one_sided)
 
@@ -264,6 +183,9 @@ def corrected_R_thm(
 
     At d_prime = 1, R = max_i (1 / p_i) log(2 l d_(i-1) (d_i + 1) / delta), p_i as in
     `corrected_widths_thm`; else as `corrected_R_A6`. Errors as `paper_widths_thm`.
+
+    >>> round(corrected_R_thm([4, 3, 2], 0.1, 0.01), 1)
+    9715.1
     """
     eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
     dims = check_dims(dims)
@@ -282,6 +204,9 @@ def improved_widths_thm(
     As `corrected_widths_thm` with p_i = tau / (4 sqrt(d_(i-1) d_i)), tau =
     `improved_tol`; only ||F_i||_op <= 1 and ||x||_2 <= 1 are used. D_i = 2 d_(i-1) for
     all i once R >= `improved_R_thm`. Errors as `paper_widths_thm`.
+
+    >>> improved_widths_thm([4, 3, 2], 0.1, 0.01, R=100)
+    [736, 282]
     """
     dims = check_dims(dims)
     if check_integer("R", R) >= improved_R_thm(dims, eps, delta):
@@ -298,6 +223,9 @@ def improved_R_thm(
     At d_prime = 1, R = max_i (1 / p_i) log(sum_j 2 d_(j-1) (d_j + 1) / delta), p_i as
     in `improved_widths_thm`; else Lemma A.6's R per layer with p_i and delta / l, if
     that is smaller. Errors as `paper_widths_thm`.
+
+    >>> round(improved_R_thm([4, 3, 2], 0.1, 0.01), 1)
+    2418.0
     """
     eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
     dims, d_prime = check_dims(dims), check_integer("d_prime", d_prime)
@@ -320,17 +248,10 @@ def theorem_rescued(dims: Sequence[int], eps: float, delta: float, R: int) -> bo
 
     True means that Theorem A.1's *statement* holds there for ||x||_2 <= 1 although its
     proof does not. False means open, not refuted. Errors as `paper_widths_thm`.
+
+    >>> [theorem_rescued([1, 1], 0.5, 1e-6, R) for R in (10, 100, 1000)]
+    [True, False, True]
     """
     paper = paper_widths_thm(dims, eps, delta, R)
     improved = improved_widths_thm(dims, eps, delta, R)
     return all(a >= b for a, b in zip(paper, improved, strict=True))
-
-
-def _check_counts(
-    first: int, d0: int, d2: int, name: str = "R"
-) -> tuple[int, int, int]:
-    return (
-        check_integer(name, first),
-        check_integer("d0", d0),
-        check_integer("d2", d2),
-    )

@@ -43,6 +43,10 @@ def layer_errors(
     E+ = F - A+ and E- = -F - A-, where A+ (A-) sums V u (V |u|) over the neurons of the
     column with u > 0 (u < 0). `hidden` (D, d0) and `output` (d2, D) are masked weights.
     Raises ValueError if a hidden neuron reads more than one input.
+
+    >>> hidden, output = np.array([[1.0], [-0.5]]), np.array([[0.5, -0.8]])
+    >>> layer_errors(np.array([[0.5]]), hidden, output)
+    (array([[0.]]), array([[-0.1]]))
     """
     if (np.count_nonzero(hidden, axis=1) > 1).any():
         raise ValueError("every hidden neuron must read a single input, got one of two")
@@ -57,6 +61,9 @@ def layer_sup_box(E_plus: FloatArray, E_minus: FloatArray) -> float:
     Exact for up to 8 inputs: the error is convex on each orthant, so its maximum over
     the box is at one of the 3^d0 vertices {-1, 0, 1}^d0. Beyond, the upper bound
     || max(|E+|, |E-|) 1 ||_2.
+
+    >>> layer_sup_box(np.array([[0.25, 0.25]]), np.array([[0.0, -0.1]]))
+    0.5
     """
     inputs = E_plus.shape[1]
     if inputs > _EXACT_INPUTS:
@@ -91,6 +98,12 @@ def certify(
     Upper: e_k = ||F_k||_op e_(k-1) + t_k (B_(k-1) + e_(k-1)), B_k = ||F_k||_op B_(k-1),
     e_0 = 0, B_0 = 1, t_k from `layer_sup_ball`. Lower: `adversarial`. Both are exact
     for one input. Raises as `adversarial` and `layer_errors`.
+
+    >>> F = [np.array([[0.5]])]
+    >>> G = [np.array([[1.0], [-0.5]]), np.array([[0.5, -0.8]])]
+    >>> M = [np.ones(g.shape, bool) for g in G]
+    >>> certify(F, G, M, eps=0.2).verdict
+    'proved'
     """
     pruned = [weights * mask for weights, mask in zip(G, M, strict=True)]
     lower, _ = adversarial(F, pruned, seed=seed, points=points)
@@ -119,6 +132,12 @@ def adversarial(
     Axes and `points` random directions, then the best 8 are refined by x <- J^T J x /
     |J^T J x| with J the Jacobian of f - g in x's linear region. `pruned` holds g's
     masked weights. Raises ValueError unless points >= 256 and seed >= 0.
+
+    >>> F = [np.array([[0.5]])]
+    >>> G = [np.array([[1.0], [-0.5]]), np.array([[0.5, -0.8]])]
+    >>> error, x = adversarial(F, G)
+    >>> round(error, 6), x
+    (0.1, array([-1.]))
     """
     rng = np.random.default_rng(check_integer("seed", seed, 0))
     inputs = F[0].shape[1]

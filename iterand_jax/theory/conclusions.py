@@ -23,6 +23,9 @@ def conclusion_fail_d2(eps: float, R: int) -> tuple[float, float, float]:
     side and r that of one neuron on both sides; fail = 2 q^2 + 2 r + r^2 - 4 q r, since
     the two neurons must serve different sides. Exact up to Gauss-Legendre quadrature.
     Raises ValueError unless 0 < eps < 1 and R >= 1; TypeError for a non-integer R.
+
+    >>> [round(p, 4) for p in conclusion_fail_d2(0.1, R=20)]
+    [0.7229, 0.5189, 0.8517]
     """
     c, R = 1.0 - check_open_unit("eps", eps), check_integer("R", R)
     x, dx = _quadrature(c)
@@ -45,6 +48,9 @@ def seq_side_fail(eps: float, R: int) -> float:
     that it leaves to v, c = 1 - eps, is at least the value of drawing on; v is kept at
     its first hit of [c / u, 1]. For w = 1 and a neuron whose side is fixed; with recall
     it is the q of `conclusion_fail_d2`. Errors as `conclusion_fail_d2`.
+
+    >>> round(seq_side_fail(0.1, R=20), 4)
+    0.7446
     """
     c, R = 1.0 - check_open_unit("eps", eps), check_integer("R", R)
     fail_on = 1.0

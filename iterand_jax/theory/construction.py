@@ -17,10 +17,10 @@ from iterand_jax.theory.bounds import (
     corrected_widths_thm,
     improved_widths_thm,
     layer_tolerances,
-    paper_widths_thm,
 )
 from iterand_jax.theory.certificate import Certificate, certify
 from iterand_jax.theory.probabilities import window_half_width
+from iterand_jax.theory.published import paper_widths_thm
 from iterand_jax.theory.resampling import (
     MAX_DRAWS,
     ConstructedLayer,
@@ -112,13 +112,24 @@ class Construction:
         return _as_tree(self.M, np.bool_)
 
     def g(self, x: ArrayLike) -> jax.Array:
-        """Returns the pruned network at x, shape (..., d_0), in JAX float32."""
+        """Returns the pruned network at x, shape (..., d_0), in JAX float32.
+
+        >>> network = construct([[[0.6, -0.3]]], 0.5, 0.01, R=100, seed=0)
+        >>> bool(abs(network.g([1.0, 0.0])[0] - 0.6) < 0.5)
+        True
+        """
         return pruned_network(self.weights, self.masks, jnp.asarray(x, jnp.float32))
 
 
 @jax.jit
 def pruned_network(weights: Tree, masks: Tree, x: jax.Array) -> jax.Array:
-    """Returns g_M(x) (Eq. 3) for weights and masks as `Construction` holds them."""
+    """Returns g_M(x) (Eq. 3) for weights and masks as `Construction` holds them.
+
+    >>> weights = {"Dense_0": {"kernel": jnp.array([[2.0, 3.0]])}}
+    >>> masks = {"Dense_0": {"kernel": jnp.array([[True, False]])}}
+    >>> pruned_network(weights, masks, jnp.ones((1, 1)))
+    Array([[2., 0.]], dtype=float32)
+    """
     for k in range(len(weights)):
         name = f"Dense_{k}"
         kernel = weights[name]["kernel"] * masks[name]["kernel"]
@@ -155,6 +166,10 @@ def construct(
     refuses, a width below 2 d_(i-1), a negative seed, an unknown option, or more than
     `max_draws` draws; TypeError for a non-integer; `ConstructionError` if `strict` and
     an entry was missed.
+
+    >>> network = construct([[[0.6, -0.3]]], 0.5, 0.01, R=100, seed=0)
+    >>> network.success, network.certificate.verdict
+    (True, 'proved')
     """
     eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
     R, seed = check_integer("R", R), check_integer("seed", seed, 0)

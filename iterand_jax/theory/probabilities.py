@@ -32,6 +32,9 @@ def hit(p: float, R: int) -> float:
     """The probability h = 1 - (1 - p)^R that R draws hit a window of measure p.
 
     Raises ValueError unless 0 <= p <= 1 and R >= 1.
+
+    >>> hit(0.5, R=3)
+    0.875
     """
     return -math.expm1(log_miss(_check_probability(p), check_integer("R", R)))
 
@@ -40,6 +43,9 @@ def window_prob(a: float, eta: float) -> float:
     """Returns P(|x - a| <= eta) for x ~ U[-1, 1] and |a| <= 1.
 
     (min(1, a + eta) - max(-1, a - eta)) / 2. Raises ValueError if |a| > 1 or eta <= 0.
+
+    >>> window_prob(0.0, 0.5), window_prob(1.0, 0.5)
+    (0.5, 0.25)
     """
     check_weights([[a]])
     eta = check_positive("eta", eta)
@@ -51,6 +57,9 @@ def paper_product(p_u: float, p_v: float, R: int) -> float:
 
     A lower bound of the truth 1 - hit(p_u, R) hit(p_v, R), equal to it only for R = 1
     or an empty or full window. Errors as `hit`.
+
+    >>> round(paper_product(0.5, 0.5, R=2), 4), 1 - hit(0.5, R=2) ** 2
+    (0.3164, 0.4375)
     """
     product = _check_probability(p_u) * _check_probability(p_v)
     return math.exp(log_miss(product, check_integer("R", R) ** 2))
@@ -63,6 +72,9 @@ def rho(x: float, *, interior: bool = False) -> float:
     rho(x) = -log(1 - (1 - e^-x)^2) / x^2 for |w| = 1 and, with `interior`, for |w| <= 1
     - eps / 2, -log(1 - (1 - e^-x)(1 - e^-2x)) / x^2. The published claim fails iff
     rho < 1. Raises ValueError unless x > 0.
+
+    >>> round(rho(0.01), 2), round(rho(1.0), 2)
+    (0.99, 0.51)
     """
     x = check_positive("x", x)
     factor = 2.0 if interior else 1.0
@@ -73,6 +85,9 @@ def rho_star(delta: float) -> float:
     """Returns the rho below which Lemma A.4's "1 - delta" fails, not only its halves.
 
     log(1 - sqrt(1 - delta)) / log(delta / 2): what is left of the union bound's slack.
+
+    >>> round(rho_star(0.5), 3)
+    0.886
     """
     delta = check_open_unit("delta", delta)
     return math.log(-math.expm1(0.5 * math.log1p(-delta))) / math.log(delta / 2.0)
@@ -84,6 +99,9 @@ def column_fail(column: ArrayLike, eta: float, R: int, d_prime: int) -> float:
     1 - S, S = sum_n Bin(n; d', hit(eta / 2, R)) prod_(k: w_k != 0) (1 - (1 - h_k)^n),
     h_k = hit(window_prob(w_k, eta), R), d' neurons on the side. The product bound (12)
     corrected, exactly. A zero column fails with probability 0.
+
+    >>> round(column_fail([1.0, -0.5], eta=0.1, R=20, d_prime=10), 4)
+    0.0052
     """
     weights = check_weights(np.atleast_2d(column)).ravel()
     R, d_prime = check_integer("R", R), check_integer("d_prime", d_prime)
@@ -110,6 +128,9 @@ def layer_window_fail(
     1 - prod_c (1 - column_fail_c)^sides with eta = tol / (2 d0 sqrt(d2)); tol is the
     eps of Lemma A.6 (of A.4, A.5 for d0 = 1). Raises ValueError for |W| > 1, R < 1,
     d' < 1 or tol outside (0, d0 sqrt(d2)]; TypeError for a non-integer.
+
+    >>> round(layer_window_fail([[1.0, -0.5]], tol=0.4, R=20, d_prime=10), 4)
+    0.0104
     """
     return -math.expm1(layer_log_success(check_weights(W), tol, R, d_prime, sides))
 
@@ -147,6 +168,10 @@ def thm_window_fail(
     1 - prod_i (1 - layer_window_fail_i), d' neurons per column and side in layer i.
     `improved` uses the windows of (B), `one_sided` only half I in layers i >= 2.
     Raises as `check_target` and `layer_window_fail`.
+
+    >>> layers = [[[0.6, 0.0], [0.0, 0.6]], [[0.6, 0.8]]]
+    >>> round(thm_window_fail(layers, 0.5, R=100, d_prime=[4, 4]), 4)
+    0.1114
     """
     matrices = check_target(layers, norm)
     eps = check_open_unit("eps", eps)
@@ -170,6 +195,9 @@ def min_dprime(W: ArrayLike, tol: float, R: int, delta: float) -> int:
     """Returns the least d' with `layer_window_fail` <= delta.
 
     At most the corrected ceil of (A). Errors as `layer_window_fail`.
+
+    >>> min_dprime([[1.0, -0.5]], tol=0.4, R=20, delta=0.01)
+    11
     """
     delta = check_open_unit("delta", delta)
     high = 1
@@ -190,6 +218,9 @@ def sharp_R(p: float, m: int, delta: float) -> int:
 
     m = 2 d0 (d2 + 1) is the worst case of Lemma A.6. A correction, tight for the window
     event. Raises ValueError unless 0 < p < 1, 0 < delta < 1 and m >= 1.
+
+    >>> sharp_R(0.05, m=4, delta=0.01)
+    117
     """
     p, delta = check_open_unit("p", p), check_open_unit("delta", delta)
     return _least_R([(p, check_integer("m", m))], delta)
@@ -202,6 +233,9 @@ def sharp_R_thm(
 
     The width is 2 d_(i-1); p_i as in (A), or in (B) if `improved`. Errors as
     `corrected_R_thm`.
+
+    >>> [sharp_R_thm([4, 3, 2], 0.1, 0.01, improved=b) for b in (False, True)]
+    [8942, 2292]
     """
     eps, delta = check_open_unit("eps", eps), check_open_unit("delta", delta)
     dims = check_dims(dims)

@@ -59,6 +59,10 @@ def construct_layer(
 
     All `ok` implies a 2-norm error of at most tol for ||x||_inf <= 1. Options and
     errors as `construct`, and ValueError for an entry of W outside [-1, 1].
+
+    >>> layer = construct_layer([[0.6, -0.3]], tol=0.5, R=100, width=40, seed=0)
+    >>> bool(layer.ok.all()), layer.hidden.shape, layer.output.shape
+    (True, (40, 2), (1, 40))
     """
     W = check_weights(W)
     R, seed = check_integer("R", R), check_integer("seed", seed, 0)

@@ -41,6 +41,9 @@ def wilson(failures: int, trials: int, confidence: float = 0.99) -> tuple[float,
 
     Raises ValueError unless 0 <= failures <= trials, trials >= 1 and confidence is in
     (0, 1).
+
+    >>> [round(end, 3) for end in wilson(10, 1000)]
+    [0.005, 0.022]
     """
     trials = check_integer("trials", trials)
     check_count("failures", check_integer("failures", failures, 0), trials)
@@ -67,6 +70,12 @@ def mc_window_layer(
 
     Estimates `layer_window_fail`. Raises as it does, and ValueError for windows too
     small for float32 or a trial of more than 2^27 draws.
+
+    >>> failures, trials = mc_window_layer([[1.0]], 0.5, 10, 5, trials=1000, seed=0)
+    >>> low, high = wilson(failures, trials)
+    >>> from iterand_jax.theory import layer_window_fail
+    >>> low <= layer_window_fail([[1.0]], 0.5, 10, 5) <= high
+    True
     """
     W = check_weights(W)
     eta = window_half_width(W.shape, tol)
@@ -87,6 +96,13 @@ def mc_window_thm(
     """Returns how often a network misses its windows, from literal draws.
 
     Estimates `thm_window_fail`; errors as there and as `mc_window_layer`.
+
+    >>> layers, copies = [[[0.6]], [[0.8]]], [4, 4]
+    >>> failures, trials = mc_window_thm(layers, 0.9, 20, copies, trials=1000, seed=0)
+    >>> low, high = wilson(failures, trials)
+    >>> from iterand_jax.theory import thm_window_fail
+    >>> low <= thm_window_fail(layers, 0.9, 20, copies) <= high
+    True
     """
     matrices = check_target(layers)
     dims = target_dims(matrices)
@@ -106,6 +122,12 @@ def mc_conclusion_ones_d2(
 
     Best of R values, any mask: the two neurons must serve different sides, each with
     u v >= 1 - eps. Estimates `conclusion_fail_d2`; errors as `mc_window_layer`.
+
+    >>> failures, trials = mc_conclusion_ones_d2(0.2, 10, trials=1000, seed=0)
+    >>> low, high = wilson(failures, trials)
+    >>> from iterand_jax.theory import conclusion_fail_d2
+    >>> low <= conclusion_fail_d2(0.2, 10)[2] <= high
+    True
     """
     eps, R = check_open_unit("eps", eps), check_integer("R", R)
     _check_float32(eps / 4.0)
@@ -121,6 +143,9 @@ def mc_conclusion_d2(
 
     As `mc_conclusion_ones_d2`, over all R^2 products of a neuron. |w| <= eps needs no
     neuron and never fails. Errors as `mc_window_layer`.
+
+    >>> [mc_conclusion_d2(w, 0.2, 10, trials=1000, seed=0)[0] for w in (0.5, 1.0)]
+    [6, 844]
     """
     check_weights([[w]])
     eps, R = check_open_unit("eps", eps), check_integer("R", R)
@@ -145,6 +170,12 @@ def mc_conclusion_ones_d2_fast(
     Lemma A.5 with `outputs` outputs (A.4 for one), error in 2-norm. Samples each
     element's largest and smallest of R draws by their exact joint distribution, so that
     a trial costs the same for every R; float64. Errors: eps in (0, 1), counts >= 1.
+
+    >>> failures, trials = mc_conclusion_ones_d2_fast(0.2, 10, trials=1000, seed=0)
+    >>> low, high = wilson(failures, trials)
+    >>> from iterand_jax.theory import conclusion_fail_d2
+    >>> low <= conclusion_fail_d2(0.2, 10)[2] <= high
+    True
     """
     eps, R = check_open_unit("eps", eps), check_integer("R", R)
     outputs = check_integer("outputs", outputs)

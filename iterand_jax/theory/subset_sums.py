@@ -26,6 +26,9 @@ def mc_subset_sum(
 
     u ~ U[0, 1], v ~ U[-1, 1], within eps: pruning without re-sampling, for all targets
     of one side at once. Raises ValueError unless 1 <= n <= 20 and eps is in (0, 1).
+
+    >>> [mc_subset_sum(n, 0.1, trials=20, seed=0) for n in (3, 15)]
+    [(20, 20), (3, 20)]
     """
     eps = check_open_unit("eps", eps)
     check_count("products", check_integer("n", n), 20)
@@ -59,6 +62,9 @@ def mc_resampled_subset_sum(
     A neuron contributes u v for one of its R^2 pairs with u > 0, or nothing; the sum
     must be within eps of w. Best of R (recall). Raises ValueError for |w| > 1, counts
     below 1 or more than 2^22 sums.
+
+    >>> [mc_resampled_subset_sum(1.0, 0.1, 5, d, trials=100, seed=0)[0] for d in (1, 3)]
+    [94, 18]
     """
     check_weights([[w]])
     eps, R = check_open_unit("eps", eps), check_integer("R", R)

@@ -111,3 +111,12 @@ def check_count(name: str, count: int, limit: int) -> None:
     """Raises ValueError naming the count if it exceeds the limit."""
     if count > limit:
         raise ValueError(f"{name} would be {count}, more than the limit of {limit}")
+
+
+def check_counts(first: int, d0: int, d2: int, name: str = "R") -> tuple[int, int, int]:
+    """The count of a name, d0 and d2, each an integer of at least 1."""
+    return (
+        check_integer(name, first),
+        check_integer("d0", d0),
+        check_integer("d2", d2),
+    )

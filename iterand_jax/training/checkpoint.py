@@ -3,65 +3,82 @@
 A checkpoint holds the leaves of the state by path, a record of the host's own numbers,
 and a SHA-256 of the leaves. Orbax writes it in the background under another name and
 renames it when it is whole, so a kill at any moment leaves the earlier ones intact.
+
+Of several processes, which all hold the whole state, the first alone reads and writes.
+They compare what they hold before it is saved, and all continue from what it read.
 """
 
-import hashlib
-import logging
-import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from iterand_jax.subnetwork import path_string
+from iterand_jax import hosts
+from iterand_jax.leaves import leaves_of
+from iterand_jax.training.checkpoint_folder import CheckpointFolder, zeros
 
 PyTree = Any
-_LOGGER = logging.getLogger(__name__)
 
 
 def state_leaves(state: PyTree) -> dict[str, np.ndarray]:
     """The leaves of a state by path, copied to the host."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
     # A copy: the next step donates these buffers while the writer still reads.
-    return {path_string(path): np.array(leaf, copy=True) for path, leaf in leaves}
-
-
-def sha256(leaves: dict[str, np.ndarray]) -> str:
-    """A digest of the paths, dtypes, shapes and bytes of leaves."""
-    digest = hashlib.sha256()
-    for path in sorted(leaves):
-        leaf = leaves[path]
-        digest.update(f"{path}:{leaf.dtype}:{leaf.shape};".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
+    return {path: np.array(leaf, copy=True) for path, leaf in leaves_of(state).items()}
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder."""
+    """The checkpoints of one run, in one folder.
 
-    def __init__(self, folder: Path, *, keep: int):
-        """Opens or makes the folder; the newest `keep` checkpoints stay."""
-        self._folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
-        )
+    All processes of a run call the methods, at the same points.
+    """
 
-    def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
-        """Saves after a step, in the background once the state is copied."""
-        if step in self._manager.all_steps():
-            return
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        keep_best: int = 0,
+        keep_steps: Sequence[int] = (),
+    ):
+        """Opens or makes the folder.
+
+        The newest `keep` checkpoints stay, the `keep_best` of the highest scores, and
+        those of `keep_steps`.
+        """
+        self._folder: Any = None  # the first process has it
+        with hosts.together():
+            if hosts.is_first():
+                self._folder = CheckpointFolder(
+                    folder, keep=keep, keep_best=keep_best, keep_steps=keep_steps
+                )
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        record: dict[str, Any],
+        score: float | None = None,
+    ) -> None:
+        """Saves after a step, in the background once the state is copied.
+
+        Args:
+          step: the number of steps done.
+          state: a tree of arrays.
+          record: numbers of the host, as JSON.
+          score: what the best are chosen by; one without is never among them.
+
+        Raises:
+          DifferingProcessesError: the processes do not hold the same state.
+          OSError: the one before could not be written; those before that are whole.
+        """
         leaves = state_leaves(state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(leaves),
-                record=ocp.args.JsonSave({**record, "sha256": sha256(leaves)}),
-            ),
-        )
+        hosts.check_same(leaves)
+        hosts.from_first(lambda: self._folder.save(step, leaves, record, score))
 
-    def restore(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    def restore(
+        self, abstract: PyTree, at_most: int | None = None
+    ) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest whole checkpoint as (state of NumPy arrays, record), or None.
 
         A damaged one is reported, moved to a folder beside this one, and the one before
@@ -69,58 +86,50 @@ class Checkpoints:
 
         Args:
           abstract: the state's structure, with shapes and dtypes for leaves.
+          at_most: the newest step wanted, if not the newest there is; checkpoints
+            beyond it are deleted.
 
         Raises:
+          IncompatibleCheckpointError: the newest whole one has other leaves.
           ValueError: there are checkpoints, and none is whole.
         """
-        damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                restored = self._restore_step(step, abstract)
-            except Exception as error:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                damaged.append(f"{self._folder / str(step)} ({reason[0]})")
-                _LOGGER.warning("damaged checkpoint: %s", damaged[-1])
-                continue
-            self._set_aside([s for s in self._manager.all_steps() if s > step])
-            return restored
-        if damaged:
-            raise ValueError(
-                f"no whole checkpoint to continue from; damaged: {'; '.join(damaged)}"
-            )
-        return None
+        return _of_first(lambda: self._folder.restore(abstract, at_most), abstract)
+
+    def restore_step(
+        self, step: int, abstract: PyTree
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """The checkpoint of a step, as `restore` gives the newest.
+
+        Raises:
+          ValueError: there is none of this step, or it is damaged or incompatible.
+        """
+        found = _of_first(lambda: self._folder.restore_step(step, abstract), abstract)
+        assert found is not None
+        return found
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, whole or damaged."""
+        return hosts.from_first(lambda: self._folder.steps())
 
     def wait(self) -> None:
-        """Returns when all is on disk; raises if it could not be written."""
-        self._manager.wait_until_finished()
+        """Returns when all is on disk; raises OSError if it could not be written."""
+        hosts.from_first(lambda: self._folder.wait())
 
     def close(self) -> None:
         """Waits and ends the background work."""
-        self._manager.close()
+        if self._folder is not None:
+            self._folder.close()
 
-    def _restore_step(
-        self, step: int, abstract: PyTree
-    ) -> tuple[PyTree, dict[str, Any]]:
-        paths, treedef = jax.tree_util.tree_flatten_with_path(abstract)
-        targets = {path_string(p): np.zeros(a.shape, a.dtype) for p, a in paths}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(targets),
-                record=ocp.args.JsonRestore(),
-            ),
-        )
-        leaves = {path: np.asarray(leaf) for path, leaf in restored.state.items()}
-        if sha256(leaves) != restored.record.pop("sha256"):
-            raise ValueError("the bytes do not have the checksum they were saved with")
-        ordered = [leaves[path_string(path)] for path, _ in paths]
-        return jax.tree.unflatten(treedef, ordered), restored.record
 
-    def _set_aside(self, steps: list[int]) -> None:
-        for step in steps:
-            target = self._folder.with_name("damaged_checkpoints") / str(step)
-            target.parent.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.move(self._folder / str(step), target)
-        if steps:
-            self._manager.reload()
+def _of_first(
+    read: Callable[[], tuple[PyTree, dict[str, Any]] | None], abstract: PyTree
+) -> tuple[PyTree, dict[str, Any]] | None:
+    """What the first process reads, on all."""
+    found = None
+    with hosts.together():
+        if hosts.is_first():
+            found = read()
+    record = hosts.from_first(lambda: found and found[1])
+    if record is None:
+        return None
+    return hosts.arrays_of_first(found[0] if found else zeros(abstract)), record

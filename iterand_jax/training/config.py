@@ -1,5 +1,6 @@
 """Configs: what follows from what, and one-line errors before anything compiles."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from iterand_jax import masks, subnetwork
-from iterand_jax.data.augment import get_augmentation
+from iterand_jax.data.datasets import DATASETS, get_dataset
 from iterand_jax.distributions import get_distribution
 from iterand_jax.methods import METHODS
-from iterand_jax.networks import NETWORKS
-from iterand_jax.training.schedules import SCHEDULES
+from iterand_jax.networks import NETWORKS, TEXT_NETWORKS
+from iterand_jax.training.schedules import OPTIONS, SCHEDULES
 
 OF_THE_METHOD = (
     "distribution",
@@ -20,7 +21,11 @@ OF_THE_METHOD = (
     "sparsity",
     "k_per",
     "sampling_rate",
+    "retrainings",
+    "rewind_epochs",
+    "unpruned",
 )
+IMP = "imp"  # iterative magnitude pruning: many runs, see `magnitude`
 DTYPES = ("float32", "bfloat16")
 
 
@@ -32,7 +37,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     Raises:
       ValueError: in one line, the value that is not possible and those that are.
     """
-    _check_choice("method", config.method, METHODS)
+    _check_choice("method", config.method, methods_of(config))
     recipe = config.recipe[config.method]
     resolved = ConfigDict(config.to_dict())
     del resolved["recipe"]
@@ -49,43 +54,145 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved.lock()
 
 
+def methods_of(config: ConfigDict) -> list[str]:
+    """The methods that a config has a recipe for."""
+    return [name for name in (*METHODS, IMP) if name in config.recipe]
+
+
 def _check(config: ConfigDict) -> None:
     _check_choice("network", config.network.name, NETWORKS)
-    _check_choice("schedule", config.schedule, SCHEDULES)
     _check_choice("dtype", config.dtype, DTYPES)
-    get_augmentation(config.augmentation)
+    _check_schedule(config)
+    _check_dataset(config)
+    _check_replicas(config)
+    if config.method == IMP:
+        _check_imp(config)
     get_distribution(config.distribution)
     if config.sparsity is not None:
         masks.check_sparsity(config.sparsity)
     if config.sampling_rate is not None:
         subnetwork.check_sampling_rate(config.sampling_rate)
-    whole = ("epochs", "batch_size", "eval_batch_size", "log_every_steps")
-    for field in (*whole, "keep_checkpoints", "k_per"):
+    whole = ("epochs", "batch_size", "accumulate_steps", "eval_batch_size", "replicas")
+    for field in (
+        *whole,
+        "log_every_steps",
+        "keep_checkpoints",
+        "k_per",
+        "retrainings",
+    ):
         if config[field] is not None and config[field] < 1:
             raise ValueError(
                 f"{field} is a whole number of at least 1; got {config[field]}"
             )
     for field, value in (
         ("seed", config.seed),
+        ("steps_per_dispatch", config.steps_per_dispatch),
         ("checkpoint_every_steps", config.checkpoint_every_steps),
+        ("keep_best_checkpoints", config.keep_best_checkpoints),
         ("dataset.split_seed", config.dataset.split_seed),
+        ("rewind_epochs", config.rewind_epochs),
     ):
-        if value < 0:
+        if value is not None and value < 0:
             raise ValueError(f"{field} is a whole number from 0; got {value}")
     if not 0 < config.learning_rate < float("inf"):
         raise ValueError(
             f"learning_rate is a finite number above 0; got {config.learning_rate:g}"
         )
-    if not all(std > 0 for std in config.dataset.std):
+    if not all(std > 0 for std in config.dataset.std or ()):
         raise ValueError(f"dataset.std are numbers above 0; got {config.dataset.std}")
     for field, below in (("weight_decay", float("inf")), ("momentum", 1)):
         if not 0 <= config[field] < below:
             raise ValueError(f"{field} is in [0, {below:g}); got {config[field]:g}")
-    if not 0 < config.dataset.validation_fraction < 1:
+    fraction = config.dataset.validation_fraction
+    if fraction is not None and not 0 < fraction < 1:
+        raise ValueError(f"dataset.validation_fraction is in (0, 1); got {fraction:g}")
+
+
+def _check_schedule(config: ConfigDict) -> None:
+    _check_choice("schedule", config.schedule, SCHEDULES)
+    taken = OPTIONS.get(config.schedule, ())
+    for field in itertools.chain.from_iterable(OPTIONS.values()):
+        if (config[field] is not None) != (field in taken):
+            raise ValueError(
+                f"{field}={config[field]}: the fields of the schedule "
+                f"{config.schedule} are {', '.join(taken) or 'none'}"
+            )
+    for field in ("warmup_epochs", "final_epochs"):
+        if field in taken and config[field] < 0:
+            raise ValueError(f"{field} is a whole number from 0; got {config[field]}")
+    for field in ("final_learning_rate", "decay_factor"):
+        if field in taken and not 0 < config[field] < float("inf"):
+            raise ValueError(
+                f"{field} is a finite number above 0; got {config[field]:g}"
+            )
+    if "milestones" in taken and not all(m >= 1 for m in config.milestones):
+        raise ValueError(f"milestones are epochs from 1; got {config.milestones}")
+
+
+def _check_dataset(config: ConfigDict) -> None:
+    _check_choice("dataset", config.dataset.name, DATASETS)
+    name, dataset = config.dataset.name, get_dataset(config.dataset.name)
+    for field, value in config.dataset.items():
+        if field != "name" and (value is not None) != (field in dataset.options):
+            raise ValueError(
+                f"dataset.{field}={value}: the fields of the dataset {name} are "
+                f"{', '.join(dataset.options)}"
+            )
+    if dataset.augmentations:
+        _check_choice("augmentation", config.augmentation, dataset.augmentations)
+    elif config.augmentation is not None:
         raise ValueError(
-            f"dataset.validation_fraction is in (0, 1); "
-            f"got {config.dataset.validation_fraction:g}"
+            f"augmentation={config.augmentation} means nothing to the dataset {name}"
         )
+    takers = [n for n in NETWORKS if (n in TEXT_NETWORKS) == dataset.is_text]
+    if config.network.name not in takers:
+        raise ValueError(
+            f"the network {config.network.name} cannot take the dataset {name}; "
+            f"possible: {', '.join(takers)}"
+        )
+
+
+def _check_replicas(config: ConfigDict) -> None:
+    if config.replicas <= 1:
+        return
+    possible = [name for name, dataset in DATASETS.items() if dataset.resident]
+    if config.dataset.name not in possible:
+        raise ValueError(
+            f"replicas={config.replicas}: the dataset {config.dataset.name} trains one "
+            f"seed at a time; possible: {', '.join(possible)}"
+        )
+    if config.keep_checkpoints < 2:
+        raise ValueError(
+            f"replicas={config.replicas} need keep_checkpoints of at least 2, so that "
+            f"one step is saved by all; got {config.keep_checkpoints}"
+        )
+
+
+def _check_imp(config: ConfigDict) -> None:
+    if config.rewind_epochs >= config.epochs:
+        raise ValueError(
+            f"rewind_epochs={config.rewind_epochs} is not before the end of the dense "
+            f"training of {config.epochs} epochs"
+        )
+    for field, only in (("checkpoint_every_steps", 0), ("replicas", 1)):
+        if config[field] != only:
+            raise ValueError(
+                f"the method {IMP} rewinds to the end of an epoch and trains one "
+                f"network after another: {field} must be {only}; got {config[field]}"
+            )
+
+
+def replicas_of(config: ConfigDict) -> list[ConfigDict]:
+    """The configs of the runs that a resolved config trains in one program.
+
+    They are those of single runs: of this seed and the next ones.
+    """
+    configs = []
+    for index in range(config.replicas):
+        own = ConfigDict(config.to_dict())
+        own.update(seed=config.seed + index, replicas=1)
+        configs.append(own.lock())
+    return configs
 
 
 def _check_choice(what: str, name: str, possible) -> None:

@@ -11,7 +11,10 @@ TRAIN, VALIDATION, TEST, QUIET = "#4c78a8", "#e45756", "#333333", "#999999"
 
 
 def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
-    """Draws loss, accuracy, learning rate and the moments of re-randomization.
+    """Draws loss, accuracy, mask churn, learning rate and moments of re-randomization.
+
+    Mask churn, the share of the masks that changed in an epoch, is drawn for methods
+    that prune.
 
     Args:
       workdir: holds metrics.jsonl; curves.png is written there.
@@ -23,32 +26,26 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     from matplotlib.figure import Figure
 
     lines = read_lines(workdir / "metrics.jsonl")
-    figure = Figure(figsize=(8, 8), layout="constrained")
+    churn = [100 * share for share in _column(lines, "epoch", "mask_churn")]
+    heights = [3, 3, 1.4, 1.4] if churn else [3, 3, 1.4]
+    figure = Figure(figsize=(8, 9.2 if churn else 8), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy, rate = figure.subplots(
-        3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 3, 1.4]}
+    panels = figure.subplots(
+        len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}
     )
+    loss, accuracy, rate = panels[0], panels[1], panels[-1]
     steps = _column(lines, "step", "step")
     for axes, name in ((loss, "train_loss"), (accuracy, "train_accuracy")):
         values = _column(lines, "step", name)
         label = "train, between log steps"
         axes.plot(steps, values, color=TRAIN, lw=0.8, alpha=0.45, label=label)
     ends = _column(lines, "epoch", "step")
-    for axes, name, label in (
-        (loss, "loss", "loss"),
-        (accuracy, "accuracy", "accuracy"),
-    ):
-        marker = "o" if len(ends) <= 40 else None
+    style = {"marker": "o" if len(ends) <= 40 else None, "markersize": 3}
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
         for part, color in (("train", TRAIN), ("validation", VALIDATION)):
-            axes.plot(
-                ends,
-                _column(lines, "epoch", f"{part}_{name}"),
-                color=color,
-                marker=marker,
-                markersize=3,
-                label=part,
-            )
-        axes.set_ylabel(f"{label} (%)" if name == "accuracy" else label)
+            values = _column(lines, "epoch", f"{part}_{name}")
+            axes.plot(ends, values, color=color, label=part, **style)
+        axes.set_ylabel("accuracy (%)" if name == "accuracy" else "loss")
     accuracy.axhline(
         result["test_accuracy"],
         color=TEST,
@@ -58,13 +55,16 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     )
     accuracy.legend(loc="lower right")
     loss.legend(loc="upper right")
+    if churn:
+        panels[2].plot(ends, churn, color=TRAIN, **style)
+        panels[2].set_ylabel("mask churn (%)\nper epoch")
     rate.step(steps, _column(lines, "step", "learning_rate"), color=TRAIN)
     rate.set_ylabel("learning rate")
     rate.set_xlabel(f"step ({result['steps'] // result['epochs']} per epoch)")
     if k_per:
         _mark_refreshes(rate, np.arange(k_per, result["steps"] + 1, k_per))
     loss.set_title(_title(result))
-    for axes in (loss, accuracy, rate):
+    for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     path = workdir / "curves.png"
@@ -73,7 +73,7 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
 
 
 def _column(lines: list[dict[str, Any]], kind: str, name: str) -> list[float]:
-    return [line[name] for line in lines if line["kind"] == kind]
+    return [line[name] for line in lines if line["kind"] == kind and name in line]
 
 
 def _mark_refreshes(axes, moments: np.ndarray) -> None:

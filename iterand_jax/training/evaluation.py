@@ -1,14 +1,17 @@
-"""Evaluation of a state on a split that lies on the host."""
+"""Evaluation of a state on a split of its run's feed."""
 
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 
+from iterand_jax import hosts
+from iterand_jax.data.feeds import with_sharding
 from iterand_jax.training import parallel
 from iterand_jax.training.setup import Setup
-from iterand_jax.training.step import Images, State, Totals, eval_step
+from iterand_jax.training.step import State, Totals, eval_step
 
 
 def means(totals: Totals) -> tuple[float, float]:
@@ -22,43 +25,40 @@ class Evaluator:
 
     def __init__(self, run: Setup):
         """Compiles the evaluation of a run, once for all its splits."""
-        self._batch_size = run.config.eval_batch_size
-        self._sharding = parallel.batch_sharded(run.mesh)
+        self._feed = run.feed
         replicated = parallel.replicated(run.mesh)
         step = jax.jit(
             functools.partial(eval_step, task=run.task),
             compiler_options=parallel.compiler_options(run.config.dtype),
         )
         params = jax.jit(run.task.method.params, out_shardings=replicated)
-        state = _placed(run.abstract, replicated)
+        state = with_sharding(run.model.abstract, replicated)
+        weights = with_sharding(run.model.weights, replicated)
         self._params = params.lower(state.trainable, state.frozen).compile()
-        images = np.zeros((self._batch_size, *run.source.image_shape), np.uint8)
-        labels = np.zeros(self._batch_size, np.int32)
-        batch, weights = self._batch(Images(images, labels), 0)
-        self._step = step.lower(
-            _placed(run.weights, replicated), state.batch_stats, batch, weights
-        ).compile()
+        self._steps = {
+            parallel.form(shapes): step.lower(
+                weights, state.batch_stats, shapes
+            ).compile()
+            for shapes in run.feed.eval_shapes()
+        }
 
-    def __call__(self, state: State, data: Images) -> tuple[float, float]:
-        """(mean loss, accuracy in %) of a state on a split that lies on the host."""
+    def __call__(self, state: State, split: str) -> tuple[float, float]:
+        """(mean loss, accuracy in %) of a state on "validation" or "test"."""
         params = self._params(state.trainable, state.frozen)
         totals: list[Totals] = []
-        for start in range(0, len(data.labels), self._batch_size):
-            batch, weights = self._batch(data, start)
-            totals.append(self._step(params, state.batch_stats, batch, weights))
+        for arguments in _known_to_all(self._feed.split(split)):
+            step = self._steps[parallel.form(arguments)]
+            totals.append(step(params, state.batch_stats, arguments))
+            # Reading stays one batch ahead, so that a large split is not all in memory.
+            jax.block_until_ready(totals[-2:-1])
         return means(jax.tree.map(lambda *t: np.sum(np.stack(t)), *totals))
 
-    def _batch(self, data: Images, start: int) -> tuple[Images, Array]:
-        """A batch padded with its last example, and weights that leave that out."""
-        indices = np.arange(start, start + self._batch_size)
-        weights = (indices < len(data.labels)).astype(np.float32)
-        indices = np.minimum(indices, len(data.labels) - 1)
-        batch = jax.tree.map(lambda x: x[indices], data)
-        return jax.device_put((batch, weights), self._sharding)
 
-
-def _placed(tree, sharding):
-    """Shapes and dtypes with a sharding, to compile for."""
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree
-    )
+def _known_to_all(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches; one that a process cannot make ends all of them."""
+    while True:
+        with hosts.together():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

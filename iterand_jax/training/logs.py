@@ -12,11 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that readers and kills leave the old or the new one, whole."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
+    with open(temporary, "w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -67,6 +67,19 @@ class MetricsLog:
         self._events.close()
 
 
+class SilentLog(MetricsLog):
+    """What a process has for a log that another one writes."""
+
+    def __init__(self, workdir: Path, *, from_step: int):
+        """Opens nothing."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
 class Clock:
     """Seconds by phase, adding up over restarts."""
 
@@ -85,10 +98,11 @@ class Clock:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
 
 
-def progress_bar(total: int, *, initial: int) -> tqdm:
+def progress_bar(total: int, *, initial: int, hidden: bool = False) -> tqdm:
     """A bar of steps; on a terminal it is live, in a file it is a line now and then."""
     live = sys.stderr.isatty()
     return tqdm(
+        disable=hidden,
         total=total,
         initial=initial,
         unit="step",

@@ -1,64 +1,26 @@
 """The loop: train, re-randomize, validate, log, checkpoint; at the end, test once."""
 
 import contextlib
-import dataclasses
-import functools
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
-from jax import Array
 
-from iterand_jax.training import parallel, setup
-from iterand_jax.training.checkpoint import Checkpoints, sha256, state_leaves
-from iterand_jax.training.evaluation import Evaluator, means
-from iterand_jax.training.logs import Clock, MetricsLog, progress_bar
-from iterand_jax.training.setup import Setup
-from iterand_jax.training.step import (
-    Images,
-    State,
-    epoch_order,
-    init_state,
-    train_step,
+from iterand_jax import hosts
+from iterand_jax.interruption import (
+    InterruptedRunError,
+    StopRequest,
+    stop_requests,
 )
+from iterand_jax.training import memory, parallel
+from iterand_jax.training.logs import Clock, progress_bar
+from iterand_jax.training.programs import compile_programs
+from iterand_jax.training.replica import Outcome, Replica, restore_together
+from iterand_jax.training.setup import Setup
 
-
-class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite."""
-
-
-@dataclasses.dataclass
-class Record:
-    """The host's own numbers, kept in every checkpoint.
-
-    Attributes:
-      redrawn: weights redrawn so far.
-      seconds: by phase.
-      validation_accuracy: after each epoch so far, in %.
-    """
-
-    redrawn: int = 0
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    validation_accuracy: list[float] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What a finished run leaves.
-
-    Attributes:
-      state: after the last step.
-      record: the host's numbers.
-      test_loss: mean over the test split.
-      test_accuracy: in %.
-      state_sha256: a digest of every leaf of the state.
-    """
-
-    state: State
-    record: Record
-    test_loss: float
-    test_accuracy: float
-    state_sha256: str
+_FAILURE = 1000  # beyond any signal
 
 
 def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
@@ -66,204 +28,181 @@ def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
 
     Raises:
       NonFiniteLossError: names the step; the last good checkpoint stays.
+      InterruptedRunError: SIGINT or SIGTERM came; the last step is saved.
       ValueError: the workdir has checkpoints, and all are damaged.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=run.config.keep_checkpoints)
+    (outcome,) = train_together([run], [workdir])
+    return outcome
+
+
+def train_together(
+    runs: Sequence[Setup],
+    workdirs: Sequence[Path],
+    *,
+    started: float | None = None,
+) -> list[Outcome]:
+    """Trains runs that differ in their seeds alone in one program, as if each alone.
+
+    Each has a workdir of its own. All continue from the newest step that each of them
+    has saved. The time to the first step counts from `started`, a time.perf_counter(),
+    by default from now.
+
+    Raises:
+      NonFiniteLossError, InterruptedRunError, ValueError: as `train_and_evaluate`.
+    """
+    started = time.perf_counter() if started is None else started
+    replicas = [Replica(r, w) for r, w in zip(runs, workdirs, strict=True)]
     try:
-        restored = checkpoints.restore(run.abstract)
-        return _Trainer(run, workdir, checkpoints, restored).run()
+        return _Trainer(replicas, started).run()
     finally:
-        checkpoints.close()
+        runs[0].feed.close()
+        for replica in replicas:
+            replica.checkpoints.close()
 
 
 class _Trainer:
-    """One run from a checkpoint, or from nothing, to its end."""
+    """Runs from their checkpoints, or from nothing, to their end."""
 
-    def __init__(self, run: Setup, workdir: Path, checkpoints: Checkpoints, restored):
-        self._run = run
-        self._checkpoints = checkpoints
-        self._replicated = parallel.replicated(run.mesh)
-        state, record = restored or (None, {})
-        self._record = Record(**record)
-        self._clock = Clock(self._record.seconds)
+    def __init__(self, replicas: Sequence[Replica], started: float):
+        self._replicas, self._started = replicas, started
+        first, *others = replicas
+        self._run = run = first.run  # what they share: all but seeds and states
+        self._roots = tuple(replica.run.root for replica in replicas)
+        self._start = restore_together(replicas)
+        self._stop: int | None = None  # the signal that all processes know of
+        self._clock = Clock(first.record.seconds)
         with self._clock.measure("reading"):
-            self._train, self._validation = setup.read_training(run)
+            run.feed.open(run.root, first.record.position)
+            for other in others:
+                other.run.feed.open_beside(run.feed, other.run.root)
         print("compiling ...", flush=True)
         with self._clock.measure("compilation"):
-            self._compile(state)
-        self._start = int(self._state.step)
+            self._programs = compile_programs(run, [r.state for r in replicas])
+        if run.config.report_memory:
+            states = [replica.state for replica in replicas]
+            print(memory.report(states, self._programs.steps.values()), flush=True)
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
-        self._log = MetricsLog(workdir, from_step=self._start)
-        now = self._start, self._clock.seconds.get("training", 0.0)
-        self._timed = {"step": now, "epoch": now}
+        for replica in replicas:
+            replica.open_log(self._clock)
 
-    def _compile(self, restored: State | None) -> None:
-        run = self._run
-        if restored is None:
-            init = functools.partial(
-                init_state, task=run.task, image_shape=run.source.image_shape
-            )
-            self._state = jax.jit(init, out_shardings=self._replicated)(run.root)
-        else:
-            self._state = jax.device_put(restored, self._replicated)
-        self._order = jax.jit(
-            functools.partial(epoch_order, size=run.train_size),
-            out_shardings=self._replicated,
-        )
-        step = functools.partial(
-            train_step,
-            task=run.task,
-            batch_size=run.config.batch_size,
-            log_every=run.config.log_every_steps,
-            batch_sharding=parallel.batch_sharded(run.mesh),
-        )
-        jitted = jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=self._replicated,
-            compiler_options=parallel.compiler_options(run.config.dtype),
-        )
-        self._step = jitted.lower(
-            self._state, self._train, self._order(run.root, 0), run.root
-        ).compile()
-        self._evaluate = Evaluator(run)
-        if run.task.method.refresh_every:
-            self._refresh = parallel.compile_refresh(
-                run.task.method, run.mesh, run.root, self._state
-            )
-
-    def run(self) -> Outcome:
+    def run(self) -> list[Outcome]:
         """Runs to the end."""
         total = self._run.total_steps
         with (
-            contextlib.closing(self._log),
-            progress_bar(total, initial=self._start) as bar,
+            contextlib.ExitStack() as logs,
+            progress_bar(
+                total, initial=self._start, hidden=not hosts.is_first()
+            ) as bar,
+            stop_requests() as stop,
         ):
+            for replica in self._replicas:
+                logs.callback(replica.close)
             step = self._start
             while step < total:
-                step = self._until_event(step, bar)
+                step = self._until_event(step, bar, stop)
                 self._after(step, bar)
-        self._checkpoints.wait()
-        return self._finish()
+                if self._stop is not None and step < total:
+                    self._save(step)
+                    self._wait()
+                    raise InterruptedRunError(step, self._stop)
+        self._wait()
+        return [replica.finish(self._programs) for replica in self._replicas]
 
-    def _until_event(self, step: int, bar) -> int:
-        """Trains to the next step after which something else is due."""
-        config, per_epoch = self._run.config, self._run.steps_per_epoch
+    def _until_event(self, step: int, bar, stop: StopRequest) -> int:
+        """Trains to the next step after which something else is due, or to a stop."""
+        run = self._run
         periods = [
-            config.log_every_steps,
-            per_epoch,
-            self._run.task.method.refresh_every,
-            config.checkpoint_every_steps,
+            run.config.log_every_steps,
+            run.feed.steps_per_epoch,
+            run.task.method.refresh_every,
+            run.config.checkpoint_every_steps,
         ]
         end = min(step - step % period + period for period in periods if period)
-        end = min(end, self._run.total_steps)
+        end = min(end, run.total_steps)
         with self._clock.measure("training"):
-            order = self._order_of(step // per_epoch)
-            for _ in range(step, end):
-                self._state = self._step(
-                    self._state, self._train, order, self._run.root
-                )
-                # On CPU the dispatch runs far ahead; the bar should tell what is done.
-                self._state.step.block_until_ready()
-                bar.update()
-        return end
+            while step < end and self._stop is None:
+                batches = self._batches(step, stop)
+                count = self._dispatch(step, end, batches)
+                if step == self._start:
+                    elapsed = time.perf_counter() - self._started
+                    self._clock.seconds["first step"] = elapsed
+                step += count
+                bar.update(count)
+                if hosts.are_alone():  # the others know with the next batch
+                    self._stop = stop.number
+        return step
 
-    def _order_of(self, epoch: int) -> Array:
-        return self._order(self._run.root, np.int32(epoch))
+    def _batches(self, step: int, stop: StopRequest) -> tuple[Any, ...]:
+        """What the feeds give each for a step.
+
+        One message for both: a batch that one process cannot make ends all of them, and
+        a signal that came to one stops all after the same step.
+        """
+        batches: tuple[Any, ...] = ()
+        failure: Exception | None = None
+        try:
+            batches = tuple(replica.run.feed.batch(step) for replica in self._replicas)
+        except Exception as error:
+            failure = error
+        heard = hosts.largest(stop.number or 0 if failure is None else _FAILURE)
+        if heard == _FAILURE:
+            with hosts.together():
+                if failure is not None:
+                    raise failure
+        self._stop = heard or None
+        return batches
+
+    def _dispatch(self, step: int, end: int, batches: tuple[Any, ...]) -> int:
+        """Trains each for as many steps as one call does; returns how many."""
+        limit = min(self._programs.steps_per_dispatch, end - step)
+        count = min(limit, self._run.feed.steps_alike(step))
+        train = self._programs.steps[parallel.form(batches[0])]
+        states = tuple(replica.state for replica in self._replicas)
+        states = train(states, batches, self._roots, np.int32(count))
+        # On CPU the dispatch runs far ahead; the bar should tell what is done.
+        states[-1].step.block_until_ready()
+        for replica, state in zip(self._replicas, states, strict=True):
+            replica.state = state
+        return count
 
     def _after(self, step: int, bar) -> None:
-        config, run = self._run.config, self._run
+        config, run, replicas = self._run.config, self._run, self._replicas
         refresh_every = run.task.method.refresh_every
         if refresh_every and step % refresh_every == 0:
-            with self._clock.measure("re-randomization"):
-                frozen, redrawn = self._refresh(
-                    run.root, step, self._state.trainable, self._state.frozen
-                )
-                self._state = self._state._replace(frozen=frozen)
-                self._record.redrawn += int(redrawn)
-        self._check_finite()
+            for replica in replicas:
+                replica.refresh(self._programs, step)
+        for replica in replicas:
+            replica.check_finite()
         if step % config.log_every_steps == 0:
-            self._log_step(step, bar)
-        if step % run.steps_per_epoch == 0:
-            self._log_epoch(step, bar)
-        every = config.checkpoint_every_steps or run.steps_per_epoch
+            for replica in replicas:
+                replica.log_step(step)
+            self._show(bar)
+        if step % run.feed.steps_per_epoch == 0:
+            for replica in replicas:
+                replica.log_epoch(self._programs, step)
+            self._show(bar)
+        every = config.checkpoint_every_steps or run.feed.steps_per_epoch
         if step % every == 0 or step == run.total_steps:
             self._save(step)
 
-    def _check_finite(self) -> None:
-        bad_step = int(self._state.bad_step)
-        if bad_step >= 0:
-            raise NonFiniteLossError(
-                f"the loss is not finite at step {bad_step:,}; the last good "
-                f"checkpoint is kept (try a smaller learning_rate than "
-                f"{self._run.config.learning_rate:g})"
-            )
-
-    def _log_step(self, step: int, bar) -> None:
-        loss, accuracy = means(self._state.window)
-        self._log.write(
-            {
-                "kind": "step",
-                "step": step,
-                "epoch": step / self._run.steps_per_epoch,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                **self._common("step", step),
-            }
-        )
-        self._show(bar, loss, accuracy)
-
-    def _log_epoch(self, step: int, bar) -> None:
-        with self._clock.measure("evaluation"):
-            validation = self._evaluate(self._state, self._validation)
-        self._record.validation_accuracy.append(validation[1])
-        loss, accuracy = means(self._state.epoch)
-        self._log.write(
-            {
-                "kind": "epoch",
-                "step": step,
-                "epoch": step // self._run.steps_per_epoch,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "validation_loss": validation[0],
-                "validation_accuracy": validation[1],
-                **self._common("epoch", step),
-            }
-        )
-        self._show(bar, loss, accuracy)
-
-    def _common(self, kind: str, step: int) -> dict[str, float]:
-        """What every line tells; images/s are those of training since its last line."""
-        timed, seconds = self._timed[kind]
-        self._timed[kind] = step, self._clock.seconds["training"]
-        images = (step - timed) * self._run.config.batch_size
-        return {
-            "learning_rate": float(self._run.schedule(step - 1)),
-            "images_per_second": round(images / (self._timed[kind][1] - seconds), 1),
-            "redrawn": self._record.redrawn,
-        }
-
-    def _show(self, bar, loss: float, accuracy: float) -> None:
+    def _show(self, bar) -> None:
+        """The means over all that train together."""
+        loss, accuracy = np.mean([replica.shown for replica in self._replicas], axis=0)
         shown = {"loss": f"{loss:.3f}", "train": f"{accuracy:.1f}%"}
-        if self._record.validation_accuracy:
-            shown["val"] = f"{self._record.validation_accuracy[-1]:.1f}%"
+        if self._replicas[0].record.validation_accuracy:
+            last = [r.record.validation_accuracy[-1] for r in self._replicas]
+            shown["val"] = f"{np.mean(last):.1f}%"
         bar.set_postfix(shown, refresh=False)
 
     def _save(self, step: int) -> None:
-        with self._clock.measure("checkpoints"):
-            self._record.seconds = self._clock.seconds
-            self._checkpoints.save(step, self._state, dataclasses.asdict(self._record))
+        """Saves all, once each has the step before whole: one is common to them."""
+        if len(self._replicas) > 1:
+            with self._clock.measure("checkpoints"):
+                self._wait()
+        for replica in self._replicas:
+            replica.save(step)
 
-    def _finish(self) -> Outcome:
-        with self._clock.measure("evaluation"):
-            test = Images(*self._run.source.read("test"))
-            loss, accuracy = self._evaluate(self._state, test)
-        self._record.seconds = self._clock.seconds
-        return Outcome(
-            state=self._state,
-            record=self._record,
-            test_loss=loss,
-            test_accuracy=accuracy,
-            state_sha256=sha256(state_leaves(self._state)),
-        )
+    def _wait(self) -> None:
+        for replica in self._replicas:
+            replica.checkpoints.wait()

@@ -5,6 +5,8 @@ replicated. The re-randomization communicates nothing, since every device draws 
 values from the same key, so it is a `jax.pmap` of the plain tree update: it takes and
 returns the very arrays of the jitted step, without a transfer or a retrace. For that
 the mesh must have Auto axes and the pmap its axis name.
+
+With several processes all of this is the same, over the devices of all of them.
 """
 
 from collections.abc import Callable
@@ -23,8 +25,9 @@ AXIS = "batch"
 
 
 def device_mesh() -> Mesh:
-    """All devices on one axis."""
-    return Mesh(np.array(jax.devices()), (AXIS,))
+    """All devices on one axis, those of a process beside each other."""
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.array(devices), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -49,12 +52,27 @@ def compiler_options(dtype: str) -> dict[str, str]:
     return {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError unless the devices divide the batch."""
-    if batch_size < 1 or batch_size % mesh.size:
+def steps_per_dispatch() -> int:
+    """The most steps in one call where a config does not say.
+
+    An accelerator that waits for the host before each step waits longer than a small
+    step takes. On CPU a loop would make the gradients of convolutions 30 times slower.
+    """
+    return 1 if jax.default_backend() == "cpu" else 50
+
+
+def form(arguments: PyTree) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the arguments of a step: which compiled program takes them."""
+    return tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
+    """Raises ValueError unless the devices divide the batch, and each its parts."""
+    if batch_size < 1 or batch_size % (mesh.size * parts):
+        in_parts = f", {parts} parts on each" if parts > 1 else ""
         raise ValueError(
-            f"a batch of {batch_size} cannot be split over {mesh.size} devices; "
-            f"possible: multiples of {mesh.size}"
+            f"a batch of {batch_size} cannot be split over {mesh.size} devices"
+            f"{in_parts}; possible: multiples of {mesh.size * parts}"
         )
 
 
@@ -74,12 +92,34 @@ def compile_refresh(
     on_devices = jax.pmap(
         refresh, axis_name=AXIS, in_axes=(0, None, None, None, None), out_axes=None
     )
-    devices = np.arange(mesh.size)
+    local = np.arange(jax.local_device_count())
     compiled = on_devices.lower(
-        devices, key, np.int32(0), state.trainable, state.frozen
+        local, key, np.int32(0), state.trainable, state.frozen
     ).compile()
+    # Once compiled it takes and returns arrays over the devices of all processes.
+    devices = jax.make_array_from_process_local_data(batch_sharded(mesh), local)
 
     def call(key, step, trainable, frozen):
         return compiled(devices, key, np.int32(step), trainable, frozen)
+
+    return call
+
+
+def compile_refresh_without_pmap(
+    method: Method, mesh: Mesh, key: Array, state: State
+) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
+    """What `compile_refresh` gives, bit for bit, of a JAX that has no pmap."""
+    whole = PartitionSpec()
+    on_devices = jax.shard_map(
+        method.refresh, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False
+    )
+    compiled = (
+        jax.jit(on_devices)
+        .lower(key, np.int32(0), state.trainable, state.frozen)
+        .compile()
+    )
+
+    def call(key, step, trainable, frozen):
+        return compiled(key, np.int32(step), trainable, frozen)
 
     return call

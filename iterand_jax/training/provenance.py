@@ -16,6 +16,8 @@ LIBRARIES = (
     "optax",
     "orbax-checkpoint",
     "numpy",
+    "grain",
+    "opencv-python-headless",
 )
 
 
@@ -46,12 +48,16 @@ def commit() -> str:
 
 
 def device() -> str:
-    """The devices of the run: how many of which kind; for CPUs, how many cores."""
+    """The devices of the run: how many of which kind; for CPUs, how many cores.
+
+    Of several processes, also how many.
+    """
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         kind = f"{platform.machine()} CPU of {os.cpu_count()} cores"
-    return f"{len(devices)} x {kind}"
+    shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{len(devices)} x {kind}{shared}"
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -1,13 +1,12 @@
-"""The train and evaluation steps: pure functions of the state and the data.
+"""The train and evaluation steps: pure functions of the state and a batch's arguments.
 
-The data set lies on the device as uint8. A step takes its batch by index, augments and
-normalizes it, differentiates the loss of `method.params(trainable, frozen)` by the
-trainable tree, and updates that with SGD. It knows nothing else of the method.
+A step lets the feed make the network's inputs of its arguments (crops, normalization),
+differentiates the loss of `method.params(trainable, frozen)` by the trainable tree, and
+updates that with SGD. It knows nothing else of the data and the method.
 
-Every draw is keyed by the root key, a purpose and the step or epoch (`keyed`).
+Every draw is keyed by the root key, a purpose and the step (`keyed`).
 """
 
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax import Array, lax
-from jax.sharding import Sharding
-from jax.typing import ArrayLike
+from jax import Array
 
+from iterand_jax.keys import keyed
 from iterand_jax.methods import Method
+from iterand_jax.training.gradients import accumulated
 
 PyTree = Any
 
@@ -44,6 +43,7 @@ class State(NamedTuple):
       window: totals since the last log step.
       epoch: totals since the epoch began.
       bad_step: the first step whose loss was not finite, -1 while there is none.
+      masks: when the epoch began, as packed bits; {} for methods that do not prune.
     """
 
     step: Array
@@ -54,32 +54,20 @@ class State(NamedTuple):
     window: Totals
     epoch: Totals
     bad_step: Array
+    masks: PyTree
 
 
 class Task(NamedTuple):
-    """What is trained and how: the static part of a step."""
+    """What is trained and how: the static part of a step.
+
+    `train_inputs` and `eval_inputs` are those of a `Feed`.
+    """
 
     network: nn.Module
     method: Method
     optimizer: optax.GradientTransformation
-    augment: Callable[[Array, Array], Array]
-    normalize: Callable[[Array], Array]
-
-
-class Images(NamedTuple):
-    """A split or batch: uint8 images (n, H, W, C) and int32 labels (n,).
-
-    NumPy arrays on the host, jax arrays on the devices.
-    """
-
-    images: Any
-    labels: Any
-
-
-def keyed(root: Array, purpose: str, number: ArrayLike = 0) -> Array:
-    """The key of a purpose and a step or epoch, folded from the root key."""
-    key = jax.random.fold_in(root, zlib.crc32(purpose.encode()))
-    return jax.random.fold_in(key, number)
+    train_inputs: Callable[[PyTree, Array, Array], tuple[tuple[Array, ...], Array]]
+    eval_inputs: Callable[[PyTree], tuple[tuple[Array, ...], Array, Array]]
 
 
 def zero_totals() -> Totals:
@@ -96,76 +84,101 @@ def sgd_optimizer(
     )
 
 
-def init_state(root: Array, task: Task, image_shape: tuple[int, int, int]) -> State:
-    """The state before the first step, for images of shape (H, W, C)."""
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = task.network.init(keyed(root, "network"), images)
-    trainable, frozen = task.method.init(keyed(root, "method"), variables["params"])
+def init_state(
+    root: Array,
+    *,
+    network: nn.Module,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    inputs: tuple[jax.ShapeDtypeStruct, ...],
+    masks_of: Callable[[PyTree], PyTree] | None = None,
+) -> State:
+    """The state before the first step, for a network of such inputs.
+
+    masks_of gives the packed masks of a trainable tree, if the method prunes.
+    """
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
+    variables = network.init(keyed(root, "network"), *zeros)
+    trainable, frozen = method.init(keyed(root, "method"), variables["params"])
     return State(
         step=jnp.int32(0),
         trainable=trainable,
         frozen=frozen,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=task.optimizer.init(trainable),
+        opt_state=optimizer.init(trainable),
         window=zero_totals(),
         epoch=zero_totals(),
         bad_step=jnp.int32(-1),
+        masks=masks_of(trainable) if masks_of else {},
     )
 
 
-def epoch_order(root: Array, epoch: ArrayLike, *, size: int) -> Array:
-    """The order of a split of `size` examples in an epoch: a permutation, int32."""
-    return jax.random.permutation(keyed(root, "order", epoch), size)
+def objective(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """The loss and whether the answer is right, per example.
+
+    Args:
+      logits: (N, C) for softmax cross-entropy, or (N, 1) for the logistic loss of the
+        second of two classes.
+      labels: int32 (N,).
+
+    Returns:
+      (losses, correct), both (N,).
+
+    >>> objective(jnp.array([[2.0], [-2.0]]), jnp.array([1, 1]))[1]
+    Array([ True, False], dtype=bool)
+    """
+    if logits.shape[-1] == 1:
+        logits = logits[:, 0]
+        losses = optax.sigmoid_binary_cross_entropy(logits, labels)
+        return losses, (logits > 0) == (labels == 1)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses, jnp.argmax(logits, axis=-1) == labels
 
 
 def train_step(
     state: State,
-    data: Images,
-    order: Array,
+    arguments: PyTree,
     root: Array,
     *,
     task: Task,
-    batch_size: int,
+    steps_per_epoch: int,
     log_every: int,
-    batch_sharding: Sharding,
+    accumulate_steps: int = 1,
 ) -> State:
-    """One update on the batch that the step's place in its epoch gives.
+    """One update on a batch.
 
     Args:
       state: the state; donate it.
-      data: the training split.
-      order: the epoch's permutation of it, int32 (n,); what does not fill a batch at
-        its end is left out.
+      arguments: what the feed gave for the step.
       root: the root key of the run.
-      task: network, method, optimizer, augmentation.
-      batch_size: examples per step, over all devices.
+      task: network, method, optimizer, inputs.
+      steps_per_epoch: steps that `state.epoch` sums over.
       log_every: steps that `state.window` sums over.
-      batch_sharding: how the batch lies on the devices.
+      accumulate_steps: parts of the batch that are computed one after another.
     """
-    place = state.step % (order.shape[0] // batch_size)
-    indices = lax.dynamic_slice_in_dim(order, place * batch_size, batch_size)
-    indices = lax.with_sharding_constraint(indices, batch_sharding)
-    labels = data.labels[indices]
-    images = task.augment(keyed(root, "augment", state.step), data.images[indices])
-    images = task.normalize(images)
+    batch = task.train_inputs(arguments, state.step, root)
 
-    def loss_of(trainable):
+    def loss_of(params, batch_stats, inputs, labels, part):
+        dropout = jax.random.fold_in(keyed(root, "dropout", state.step), part)
         logits, updated = task.network.apply(
-            {
-                "params": task.method.params(trainable, state.frozen),
-                "batch_stats": state.batch_stats,
-            },
-            images,
+            {"params": params, "batch_stats": batch_stats},
+            *inputs,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": keyed(root, "dropout", state.step)},
+            rngs={"dropout": dropout},
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        totals = _totals(losses, logits, labels, jnp.ones_like(losses))
+        losses, correct = objective(logits, labels)
+        totals = _totals(losses, correct, jnp.ones_like(losses))
         return jnp.mean(losses), (totals, updated.get("batch_stats", {}))
 
-    grad = jax.value_and_grad(loss_of, has_aux=True)
-    (loss, (totals, batch_stats)), gradients = grad(state.trainable)
+    # The masks are made once, whatever the number of parts.
+    params, to_trainable = jax.vjp(
+        lambda trainable: task.method.params(trainable, state.frozen), state.trainable
+    )
+    loss, totals, batch_stats, of_params = accumulated(
+        loss_of, params, state.batch_stats, batch, parts=accumulate_steps
+    )
+    (gradients,) = to_trainable(of_params)
     updates, opt_state = task.optimizer.update(
         gradients, state.opt_state, state.trainable
     )
@@ -177,26 +190,28 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
         window=_add(state.window, totals, restart=state.step % log_every == 0),
-        epoch=_add(state.epoch, totals, restart=place == 0),
+        epoch=_add(state.epoch, totals, restart=state.step % steps_per_epoch == 0),
         bad_step=jnp.where(first_bad, state.step, state.bad_step),
+        masks=state.masks,
     )
 
 
 def eval_step(
-    params: PyTree, batch_stats: PyTree, batch: Images, weights: Array, *, task: Task
+    params: PyTree, batch_stats: PyTree, arguments: PyTree, *, task: Task
 ) -> Totals:
     """Totals over a batch in which examples of weight 0 (padding) do not count."""
-    images = task.normalize(batch.images.astype(jnp.float32))
+    inputs, labels, weights = task.eval_inputs(arguments)
     variables = {"params": params, "batch_stats": batch_stats}
-    logits: Any = task.network.apply(variables, images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    return _totals(losses, logits, batch.labels, weights)
+    logits: Any = task.network.apply(variables, *inputs)
+    losses, correct = objective(logits, labels)
+    return _totals(losses, correct, weights)
 
 
 def _add(sums: Totals, totals: Totals, *, restart: Array) -> Totals:
     return jax.tree.map(lambda s, t: jnp.where(restart, 0, s) + t, sums, totals)
 
 
-def _totals(losses: Array, logits: Array, labels: Array, weights: Array) -> Totals:
-    correct = (jnp.argmax(logits, axis=-1) == labels) * weights
-    return Totals(jnp.sum(losses * weights), jnp.sum(correct), jnp.sum(weights))
+def _totals(losses: Array, correct: Array, weights: Array) -> Totals:
+    return Totals(
+        jnp.sum(losses * weights), jnp.sum(correct * weights), jnp.sum(weights)
+    )

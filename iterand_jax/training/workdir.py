@@ -1,18 +1,34 @@
-"""The folder of a run: its config, its result, and that nobody mixes two runs in it."""
+"""The folder of a run: its config, its result, and that nobody mixes two runs in it.
 
+Of several processes that train together the first alone reads and writes it.
+"""
+
+import contextlib
 import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from iterand_jax import hosts
+from iterand_jax.data import imagenet
+from iterand_jax.locks import alone_or_refused
 from iterand_jax.training import curves, provenance
-from iterand_jax.training.config import differences, to_json
+from iterand_jax.training.checkpoint import Checkpoints
+from iterand_jax.training.config import IMP, differences, replicas_of, to_json
 from iterand_jax.training.logs import table, write_atomically
-from iterand_jax.training.loop import Outcome
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.replica import Outcome
+from iterand_jax.training.setup import Model, Setup, build_model
+from iterand_jax.training.step import State
+
+_DEVIATION = {
+    "cifar10": "stored as JPEG: not the official pixels",
+    imagenet.NAME: "not the numbers of images that ImageNet has",
+}
 
 
 def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -21,29 +37,57 @@ def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     Raises:
       ValueError: the folder holds a run of another config.
     """
-    if not (workdir / "config.json").exists():
-        return None
-    differing = differences(read_json(workdir / "config.json"), config.to_dict())
-    if differing:
-        raise ValueError(
-            f"the workdir {workdir} holds a run of another config (there / asked for): "
-            f"{'; '.join(differing)}"
-        )
-    result = workdir / "result.json"
-    return read_json(result) if result.exists() else None
+
+    def read() -> dict[str, Any] | None:
+        if not (workdir / "config.json").exists():
+            return None
+        differing = differences(_parsed(workdir / "config.json"), config.to_dict())
+        if differing:
+            raise ValueError(
+                f"the workdir {workdir} holds a run of another config (there / asked "
+                f"for): {'; '.join(differing)}"
+            )
+        result = workdir / "result.json"
+        return _parsed(result) if result.exists() else None
+
+    return hosts.from_first(read)
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder of a run and writes its config.
+def members(workdir: Path, config: ConfigDict) -> dict[Path, ConfigDict]:
+    """The folder and config of each run that a resolved config trains.
+
+    A single run has the workdir itself, and replicas have folders in it, which are
+    workdirs of single runs.
+    """
+    if config.replicas == 1:
+        return {workdir: config}
+    return {workdir / f"seed_{own.seed}": own for own in replicas_of(config)}
+
+
+@contextlib.contextmanager
+def claimed(workdirs: Mapping[Path, ConfigDict]) -> Iterator[None]:
+    """Makes folders of runs, writes their configs, and keeps other processes out.
 
     Raises:
-      ValueError: it cannot be written.
+      ValueError: one cannot be written, or another process trains in it.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir / "config.json", to_json(config))
-    except OSError as error:
-        raise ValueError(f"cannot write to the workdir {workdir}: {error}") from error
+    with contextlib.ExitStack() as locks:
+
+        def claim() -> None:
+            for workdir, config in workdirs.items():
+                refusal = f"another process trains in the workdir {workdir}"
+                try:
+                    workdir.mkdir(parents=True, exist_ok=True)
+                    lock = alone_or_refused(workdir / "lock", refusal=refusal)
+                    locks.enter_context(lock)
+                    write_atomically(workdir / "config.json", to_json(config))
+                except OSError as error:
+                    raise ValueError(
+                        f"cannot write to the workdir {workdir}: {error}"
+                    ) from error
+
+        hosts.from_first(claim)
+        yield
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -52,6 +96,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: there is none, or it does not parse.
     """
+    return hosts.from_first(lambda: _parsed(path))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except OSError as error:
@@ -60,10 +108,59 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def plan(run: Setup, workdir: Path) -> str:
-    """What the run is about to do, as a table."""
+class Restored(NamedTuple):
+    """A run as its workdir holds it.
+
+    Attributes:
+      model: what its config determines without data.
+      state: at its last checkpoint, as NumPy arrays.
+      record: the host's own numbers, as in `replica.Record`.
+    """
+
+    model: Model
+    state: State
+    record: dict[str, Any]
+
+
+def restore(workdir: Path, step: int | None = None) -> Restored:
+    """Reads the config and a checkpoint of a run; needs no data.
+
+    Args:
+      workdir: the folder of the run.
+      step: which checkpoint; None for the newest whole one.
+
+    Raises:
+      ValueError: there is no run, no such checkpoint, or none that is whole.
+    """
+    config = ConfigDict(read_json(workdir / "config.json"))
+    if config.method == IMP:
+        raise ValueError(
+            f"{workdir} holds the runs of {config.method}: its runs are in the folders "
+            f"stage_0 to stage_{config.retrainings}"
+        )
+    model = build_model(config)
+    folder = workdir / "checkpoints"
+    restored = None
+    if hosts.from_first(folder.is_dir):
+        checkpoints = Checkpoints(folder, keep=model.config.keep_checkpoints)
+        with contextlib.closing(checkpoints):
+            if step is None:
+                restored = checkpoints.restore(model.abstract)
+            else:
+                restored = checkpoints.restore_step(step, model.abstract)
+    if restored is None:
+        own = ", ".join(str(f) for f in members(workdir, model.config) if f != workdir)
+        raise ValueError(
+            f"{workdir} holds no checkpoint" + (own and f"; its runs are in {own}")
+        )
+    return Restored(model, *restored)
+
+
+def plan(runs: Sequence[Setup], workdir: Path) -> str:
+    """What runs that differ in their seeds are about to do, as a table."""
+    run, seeds = runs[0], [run.config.seed for run in runs]
     config = run.config
-    total, kept = run.subnetwork.count(run.weights)
+    total, kept = run.model.subnetwork.count(run.model.weights)
     network = f"{config.network.name}, width {config.network.width:g}"
     parameters = f"{total:,} parameters"
     if config.sparsity is not None:
@@ -72,19 +169,22 @@ def plan(run: Setup, workdir: Path) -> str:
     if config.k_per:
         method += f", K_per {config.k_per}, r {config.sampling_rate:g}"
     dataset = (
-        f"{run.source.name}: {run.train_size:,} train, "
-        f"{run.source.sizes['train'] - run.train_size:,} validation, "
-        f"{run.source.sizes['test']:,} test"
+        f"{run.source.name}: {run.feed.sizes['train']:,} train, "
+        f"{run.feed.sizes['validation']:,} validation, "
+        f"{run.feed.sizes['test']:,} test"
     )
     if not is_official(run):
-        dataset += " (stored as JPEG: not the official pixels)"
+        dataset += f" ({_DEVIATION[run.source.name]})"
     return table(
         {
             "network": f"{network}: {parameters}",
             "method": method,
             "dataset": dataset,
             "steps": f"{run.total_steps:,} = {config.epochs} epochs of "
-            f"{run.steps_per_epoch}, batch {config.batch_size}",
+            f"{run.feed.steps_per_epoch}, batch {config.batch_size}",
+            "seed": f"{seeds[0]}"
+            if len(seeds) == 1
+            else f"{', '.join(map(str, seeds))}, in one program",
             "devices": provenance.device(),
             "workdir": str(workdir),
         }
@@ -92,19 +192,22 @@ def plan(run: Setup, workdir: Path) -> str:
 
 
 def is_official(run: Setup) -> bool:
-    """Whether the images are the dataset's own, not a lossy copy."""
-    return not (run.source.name == "cifar10" and run.source.encoding == "jpeg")
+    """Whether the images are the dataset's own, all of them and no lossy copy."""
+    source = run.source
+    if source.name == imagenet.NAME:
+        return source.sizes == imagenet.OFFICIAL_SIZES
+    return not (source.name == "cifar10" and source.encoding == "jpeg")
 
 
 def write_result(run: Setup, outcome: Outcome, workdir: Path) -> dict[str, Any]:
     """Writes curves.png and result.json, in this order; returns the result."""
     config, record = run.config, outcome.record
-    total, kept = run.subnetwork.count(run.weights)
-    if config.sparsity is not None:
-        mask_tree = run.subnetwork.masks(outcome.state.trainable)
-        total, kept = _count(outcome.state.frozen, mask_tree)
+    total, kept = run.model.subnetwork.count(run.model.weights)
+    mask_tree = run.model.masks(outcome.state)
+    if mask_tree is not None:
+        total, kept = _count(run.model.weights, mask_tree)
     seconds = {phase: round(time, 3) for phase, time in record.seconds.items()}
-    images = run.total_steps * config.batch_size
+    examples = run.total_steps * config.batch_size
     result = {
         "method": config.method,
         "network": config.network.name,
@@ -126,21 +229,71 @@ def write_result(run: Setup, outcome: Outcome, workdir: Path) -> dict[str, Any]:
         "validation_accuracy_best": max(record.validation_accuracy),
         "validation_accuracy_last": record.validation_accuracy[-1],
         "seconds": seconds,
-        "images_per_second": round(images / record.seconds["training"], 1),
+        "examples_per_second": round(examples / record.seconds["training"], 1),
         "state_sha256": outcome.state_sha256,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "device": provenance.device(),
     }
-    curves.draw(workdir, result, k_per=config.k_per)
-    write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def write() -> dict[str, Any]:
+        curves.draw(workdir, result, k_per=config.k_per)
+        write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+    return hosts.from_first(write)
+
+
+def write_summary_of(
+    members: Mapping[Path, ConfigDict], workdir: Path
+) -> dict[str, Any]:
+    """Writes the result.json of finished replicas: their mean, deviation and results.
+
+    The deviation is that of a sample (n - 1), in points of accuracy.
+    """
+    results = {folder.name: read_json(folder / "result.json") for folder in members}
+    accuracies = [result["test_accuracy"] for result in results.values()]
+    result = {
+        "test_accuracy_mean": statistics.mean(accuracies),
+        "test_accuracy_deviation": statistics.stdev(accuracies),
+        "replicas": results,
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    hosts.from_first(lambda: write_atomically(workdir / "result.json", text))
+    return result
+
+
+def write_stages(
+    config: ConfigDict, results: Sequence[dict[str, Any]], workdir: Path
+) -> dict[str, Any]:
+    """Writes the result.json of all stages of iterative magnitude pruning.
+
+    It is the last stage's, with the steps and seconds of all and, as "stages", what
+    each has kept and reached.
+    """
+    seconds: dict[str, float] = {}
+    for own in results:
+        for phase, time in own["seconds"].items():
+            seconds[phase] = round(seconds.get(phase, 0.0) + time, 3)
+    told = ("sparsity_achieved", "parameters_kept", "test_accuracy", "state_sha256")
+    result = results[-1] | {
+        "method": config.method,
+        "steps": sum(own["steps"] for own in results),
+        "epochs": sum(own["epochs"] for own in results),
+        "seconds": seconds,
+        "stages": [{name: own[name] for name in told} for own in results],
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    hosts.from_first(lambda: write_atomically(workdir / "result.json", text))
     return result
 
 
 def summary(result: dict[str, Any], workdir: Path) -> str:
-    """A finished run in a short table."""
+    """A finished run, or finished replicas, in a short table."""
+    if "replicas" in result:
+        return _summary_of_replicas(result, workdir)
     seconds = result["seconds"]
-    shown = ("compilation", "training", "re-randomization", "evaluation")
+    shown = ("first step", "compilation", "training", "re-randomization", "evaluation")
     times = ", ".join(f"{p} {seconds[p]:.1f} s" for p in shown if p in seconds)
     kept = result["parameters_kept"]
     rows = {
@@ -149,7 +302,7 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
         f"{result['validation_accuracy_best']:.2f} % at best",
         "kept": f"{kept:,} of {result['parameters']:,} weights",
         "redrawn": f"{result['redrawn']:,} times a weight was drawn anew",
-        "time": f"{times}; {result['images_per_second']:,.0f} images/s",
+        "time": f"{times}; {result['examples_per_second']:,.0f} examples/s",
         "written": f"{workdir}/ (result.json, curves.png, metrics.jsonl, tensorboard/, "
         f"checkpoints/, config.json)",
     }
@@ -157,6 +310,28 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
         del rows["redrawn"]
     if result["method"] == "sgd":
         rows["kept"] = f"all {kept:,} weights, trained"
+    if "stages" in result:
+        rows["stages"] = ", ".join(
+            f"{own['test_accuracy']:.2f} % at sparsity {own['sparsity_achieved']:.3f}"
+            for own in result["stages"]
+        )
+        rows["written"] = f"{workdir}/ (result.json, and a folder for each stage)"
+    return table(rows)
+
+
+def _summary_of_replicas(result: dict[str, Any], workdir: Path) -> str:
+    rows = {
+        name: f"{own['test_accuracy']:.2f} % test accuracy, "
+        f"{own['validation_accuracy_last']:.2f} % validation"
+        for name, own in result["replicas"].items()
+    }
+    rows["test accuracy"] = (
+        f"{result['test_accuracy_mean']:.2f} % in the mean, deviation "
+        f"{result['test_accuracy_deviation']:.2f}"
+    )
+    rows["written"] = (
+        f"{workdir}/ (result.json, and a folder for each seed as a single run has it)"
+    )
     return table(rows)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iterand_jax.data import archives, prepare, sources
+from iterand_jax.data import archives, datasets, imagenet_files, prepare, sources
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8)
 CLASSES = [f"class{i}" for i in range(10)]
@@ -124,7 +124,7 @@ def test_cifar10_keeps_pixels_labels_and_official_numbers(cifar10, capfd):
     assert prepare.main(["cifar10", *flags]) == 0
     made = Path(data_dir, "cifar10", "3.0.2")
     assert capfd.readouterr().out == f"cifar10 is prepared in {made}\n"
-    source = sources.open_source("cifar10", data_dir)
+    source = datasets.open_source("cifar10", data_dir)
     assert source.encoding == "png"
     assert source.sizes == {"train": 10, "test": 2}
     for split, offset in (("train", 0), ("test", 10)):
@@ -178,8 +178,8 @@ def imagenet_archives():
     validation = {f"ILSVRC2012_val_{i:08d}.JPEG": jpeg((i, i, i)) for i in (3, 1, 2)}
     classes = {f"{name}.tar": tar(images) for name, images in train.items()}
     contents = {
-        prepare.IMAGENET_TRAIN: tar(classes),
-        prepare.IMAGENET_VALIDATION: tar(validation),
+        imagenet_files.TRAIN_ARCHIVE: tar(classes),
+        imagenet_files.VALIDATION_ARCHIVE: tar(validation),
     }
     return contents, {**train["n01739381"], **train["n02105855"], **validation}
 
@@ -237,7 +237,7 @@ def test_a_shuffle_too_large_for_memory_gives_the_same_files(cifar10, monkeypatc
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 5000)
     prepare.prepare("cifar10", data_dir + "2", archive)
     assert shuffle.tf is tensorflow
-    first, second = (sources.open_source("cifar10", data_dir + n) for n in "12")
+    first, second = (datasets.open_source("cifar10", data_dir + n) for n in "12")
     assert first.fingerprint == second.fingerprint
     assert not list(Path(data_dir + "2").rglob("*.tmp"))
 
@@ -290,7 +290,13 @@ def test_imagenet2012_says_that_it_must_be_downloaded_by_hand(
     imagenet2012, tmp_path, capfd
 ):
     arguments = ["imagenet2012", f"--data_dir={tmp_path / 'data'}"]
-    assert_fails(capfd, arguments, 2, prepare.IMAGENET_TRAIN, "--archive=FOLDER")
+    assert_fails(capfd, arguments, 2, imagenet_files.TRAIN_ARCHIVE, "--archive=FOLDER")
+    with pytest.raises(sources.DataNotFoundError, match="by hand") as error:
+        prepare.prepare_if_possible("imagenet2012", str(tmp_path / "data"))
+    command = f"prepare imagenet2012 --data_dir={tmp_path / 'data'}"
+    assert str(error.value).endswith(
+        f" --archive=FOLDER: python -m iterand_jax.data.{command}"
+    )
 
 
 def test_downloads_and_keeps_the_archive(cifar10, monkeypatch):
@@ -299,7 +305,7 @@ def test_downloads_and_keeps_the_archive(cifar10, monkeypatch):
     url = Path(archive).parent.as_uri()
     register(monkeypatch, {CIFAR10_ARCHIVE: content}, url)
     prepare.prepare_if_possible("cifar10", data_dir)
-    assert sources.open_source("cifar10", data_dir).sizes["train"] == 10
+    assert datasets.open_source("cifar10", data_dir).sizes["train"] == 10
     assert Path(data_dir, "downloads", CIFAR10_ARCHIVE).read_bytes() == content
 
 
@@ -384,7 +390,7 @@ def test_a_second_process_waits_and_finds_the_dataset_made(cifar10, start):
     said = f"cifar10 is prepared in {data_dir}/cifar10/3.0.2\n"
     assert (*first.communicate("\n"), first.returncode) == (said, "", 0)
     assert (*second.communicate(), second.returncode) == (said, "", 0)
-    assert sources.open_source("cifar10", data_dir).sizes == {"train": 10, "test": 2}
+    assert datasets.open_source("cifar10", data_dir).sizes == {"train": 10, "test": 2}
 
 
 def test_killed_and_interrupted_preparations_leave_nothing(cifar10, start):
@@ -399,7 +405,7 @@ def test_killed_and_interrupted_preparations_leave_nothing(cifar10, start):
     (killed,) = Path(data_dir, "cifar10").iterdir()
     assert any("train" in path.name for path in killed.iterdir())
     with pytest.raises(sources.DataNotFoundError):
-        sources.open_source("cifar10", data_dir)
+        datasets.open_source("cifar10", data_dir)
     partial.touch()
     other_version.mkdir()
     third = start()
@@ -410,7 +416,7 @@ def test_killed_and_interrupted_preparations_leave_nothing(cifar10, start):
     assert list(Path(data_dir, "cifar10").iterdir()) == [other_version]
     assert not partial.exists()
     prepare.prepare("cifar10", data_dir, archive)
-    assert sources.open_source("cifar10", data_dir).sizes == {"train": 10, "test": 2}
+    assert datasets.open_source("cifar10", data_dir).sizes == {"train": 10, "test": 2}
 
 
 def test_command_runs_as_a_module():

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from iterand_jax.data import sources
+from iterand_jax.data import datasets, sources
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
 RECORDS = "cifar10-{}.array_record-00000-of-00001"
+REVIEWS = [("Good.", "pos"), ("été <br />", "neg"), ("", "pos"), ("bad", "neg")]
 needs_real_cifar10 = pytest.mark.skipif(
     not Path(sources.resolve_data_dir(), "cifar10", "3.0.2").is_dir(),
     reason="no CIFAR-10 in TFDS_DATA_DIR",
@@ -43,6 +44,21 @@ def write_cifar10(folder, train, test):
     return Path(builder.data_dir)
 
 
+def write_reviews(folder, train, test):
+    """Write (text, label) pairs as TFDS would."""
+    import tensorflow_datasets as tfds
+
+    def examples(pairs):
+        for i, (text, label) in enumerate(pairs):
+            yield str(i), {"text": text, "label": label}
+
+    builder = tfds.builder("imdb_reviews", data_dir=folder)
+    splits = {"train": examples(train), "test": examples(test)}
+    builder._split_generators = lambda dl_manager: splits
+    builder.download_and_prepare(file_format="array_record")
+    return Path(builder.data_dir)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
@@ -61,7 +77,7 @@ def test_unknown_dataset_lists_the_known():
     with pytest.raises(
         ValueError, match="unknown dataset 'mnist'; possible: digits, cifar10"
     ):
-        sources.open_source("mnist")
+        datasets.open_source("mnist")
 
 
 def test_data_dir_is_the_argument_then_the_environment_then_home(monkeypatch):
@@ -75,7 +91,7 @@ def test_data_dir_is_the_argument_then_the_environment_then_home(monkeypatch):
 
 
 def test_digits_are_all_of_scikit_learns_in_a_fixed_split():
-    source = sources.open_source("digits")
+    source = datasets.open_source("digits")
     splits = {split: source.read(split) for split in source.sizes}
     assert source.image_shape == (8, 8, 1)
     assert source.num_classes == 10
@@ -95,14 +111,14 @@ def test_digits_are_all_of_scikit_learns_in_a_fixed_split():
 
 
 def test_digits_read_twice_are_independent():
-    source = sources.open_source("digits")
+    source = datasets.open_source("digits")
     source.read("train")[0][:] = 0
     assert source.read("train")[0].max() == 255
 
 
 def test_absent_data_names_the_folder_and_the_command(tmp_path):
     with pytest.raises(sources.DataNotFoundError) as error:
-        sources.open_source("cifar10", str(tmp_path))
+        datasets.open_source("cifar10", str(tmp_path))
     command = f"python -m iterand_jax.data.prepare cifar10 --data_dir={tmp_path}"
     assert str(error.value) == f"cifar10 is not in {tmp_path}: run: {command}"
 
@@ -111,7 +127,7 @@ def test_pixels_equal_tfds_own_decoding(prepared, monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(sources, "_CHUNK", 3)
-    source = sources.open_source("cifar10", str(prepared))
+    source = datasets.open_source("cifar10", str(prepared))
     assert source.image_shape == (32, 32, 3)
     assert source.num_classes == 10
     assert source.sizes == {"train": 7, "test": 3}
@@ -128,21 +144,21 @@ def test_pixels_equal_tfds_own_decoding(prepared, monkeypatch):
 
 def test_fingerprint_is_of_the_bytes_and_not_of_the_place(prepared, damageable):
     first, second = (
-        sources.open_source("cifar10", str(folder)).fingerprint
+        datasets.open_source("cifar10", str(folder)).fingerprint
         for folder in (prepared, damageable.parents[1])
     )
     assert first == second
     assert len(first) == 16
     file = damageable / RECORDS.format("test")
     file.write_bytes(file.read_bytes() + b"\0")
-    changed = sources.open_source("cifar10", str(damageable.parents[1])).fingerprint
+    changed = datasets.open_source("cifar10", str(damageable.parents[1])).fingerprint
     assert changed != first
 
 
 def test_jpeg_is_called_jpeg(tmp_path):
     jpeg = encode(IMAGES[0], "JPEG")
     write_cifar10(tmp_path, [jpeg], [jpeg])
-    source = sources.open_source("cifar10", str(tmp_path))
+    source = datasets.open_source("cifar10", str(tmp_path))
     decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
     assert source.encoding == "jpeg"
     np.testing.assert_array_equal(source.read("train")[0], decoded[None])
@@ -151,11 +167,11 @@ def test_jpeg_is_called_jpeg(tmp_path):
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
     good = encode(IMAGES[0])
     write_cifar10(tmp_path / "good", [good], [good] * 3)
-    labels = sources.open_source("cifar10", str(tmp_path / "good")).read("test")[1]
+    labels = datasets.open_source("cifar10", str(tmp_path / "good")).read("test")[1]
     folder = write_cifar10(tmp_path / "bad", [good], [good, b"not an image", good])
     index = labels.tolist().index(1)  # in the order that TFDS shuffled them to
     with pytest.raises(ValueError, match="cannot be read") as error:
-        sources.open_source("cifar10", str(tmp_path / "bad")).read("test")
+        datasets.open_source("cifar10", str(tmp_path / "bad")).read("test")
     place = f"({folder / RECORDS.format('test')}, record {index})"
     assert f"cifar10 test example {index} {place}" in str(error.value)
 
@@ -166,7 +182,7 @@ def test_a_wrong_size_is_an_error_and_not_a_crop(tmp_path):
     with pytest.raises(
         ValueError, match=r"train example 0 .*record 0\) cannot be read"
     ):
-        sources.open_source("cifar10", str(tmp_path)).read("train")
+        datasets.open_source("cifar10", str(tmp_path)).read("train")
 
 
 def test_a_damaged_record_names_its_file(damageable):
@@ -174,7 +190,7 @@ def test_a_damaged_record_names_its_file(damageable):
     content = bytearray(file.read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     file.write_bytes(content)
-    source = sources.open_source("cifar10", str(damageable.parents[1]))
+    source = datasets.open_source("cifar10", str(damageable.parents[1]))
     assert len(source.read("train")[0]) == 7
     with pytest.raises(ValueError, match=rf"{file.name}, record \d+\) cannot be read"):
         source.read("test")
@@ -195,7 +211,7 @@ def test_a_record_is_located_in_its_shard():
 
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
 def test_unknown_split_lists_the_known(name, prepared):
-    source = sources.open_source(name, str(prepared))
+    source = datasets.open_source(name, str(prepared))
     with pytest.raises(
         ValueError, match=f"unknown {name} split 'validation'; possible: train, test"
     ):
@@ -210,7 +226,7 @@ def test_opening_decodes_nothing_and_reading_train_leaves_test_alone(
     monkeypatch.setattr(
         sources, "_decode", lambda image: decoded.append(image) or decode(image)
     )
-    source = sources.open_source("cifar10", str(prepared))
+    source = datasets.open_source("cifar10", str(prepared))
     assert not decoded
     source.read("train")
     assert len(decoded) == 7
@@ -220,7 +236,7 @@ def test_tfrecord_directory_is_refused_in_one_line(damageable):
     info = damageable / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match=r"tfrecord.*data\.prepare cifar10") as error:
-        sources.open_source("cifar10", str(damageable.parents[1]))
+        datasets.open_source("cifar10", str(damageable.parents[1]))
     assert "\n" not in str(error.value)
 
 
@@ -228,20 +244,20 @@ def test_damaged_directories_are_reported(damageable):
     folder = str(damageable.parents[1])
     (damageable / RECORDS.format("test")).unlink()
     with pytest.raises(ValueError, match=RECORDS.format("test")):
-        sources.open_source("cifar10", folder)
+        datasets.open_source("cifar10", folder)
     (damageable / "dataset_info.json").write_text("{")
     with pytest.raises(ValueError, match=f"cifar10 in {folder} cannot be opened"):
-        sources.open_source("cifar10", folder)
+        datasets.open_source("cifar10", folder)
 
 
 def test_reading_is_silent_and_free_of_tensorflow(prepared):
     program = (
         "import sys\n"
-        "from iterand_jax.data import sources\n"
+        "from iterand_jax.data import datasets, sources\n"
         "assert not {'sklearn', 'tensorflow_datasets'} & set(sys.modules)\n"
         "for name in ('digits', 'cifar10'):\n"
-        "    assert len(sources.open_source(name, sys.argv[1]).read('train')[0])\n"
-        "try: sources.open_source('cifar10', sys.argv[1] + '/absent')\n"
+        "    assert len(datasets.open_source(name, sys.argv[1]).read('train')[0])\n"
+        "try: datasets.open_source('cifar10', sys.argv[1] + '/absent')\n"
         "except sources.DataNotFoundError: pass\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
@@ -250,11 +266,38 @@ def test_reading_is_silent_and_free_of_tensorflow(prepared):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_reviews_are_read_as_they_were_written(tmp_path):
+    write_reviews(tmp_path, REVIEWS, REVIEWS[:1])
+    source = datasets.open_source("imdb_reviews", str(tmp_path))
+    assert (source.name, source.num_classes) == ("imdb_reviews", 2)
+    assert source.sizes == {"train": 4, "test": 1}
+    assert source.encoding == "text"
+    texts, labels = source.read("train")
+    assert labels.dtype == np.int32
+    named = {"neg": 0, "pos": 1}
+    pairs = sorted((text, named[label]) for text, label in REVIEWS)
+    assert sorted(zip(texts, labels.tolist(), strict=True)) == pairs
+    with pytest.raises(ValueError, match="unknown imdb_reviews split 'unsupervised'"):
+        source.read("unsupervised")
+
+
+def test_reviews_that_are_absent_or_damaged_are_named(tmp_path):
+    with pytest.raises(sources.DataNotFoundError, match=r"data\.prepare imdb_reviews"):
+        datasets.open_source("imdb_reviews", str(tmp_path))
+    folder = write_reviews(tmp_path, [("good", "pos"), (b"\xff", "neg")], REVIEWS[:1])
+    source = datasets.open_source("imdb_reviews", str(tmp_path))
+    with pytest.raises(ValueError, match=r"train example [01] .*record [01]\) cannot"):
+        source.read("train")
+    (folder / "imdb_reviews-test.array_record-00000-of-00001").unlink()
+    with pytest.raises(ValueError, match=r"imdb_reviews in .* cannot be read"):
+        datasets.open_source("imdb_reviews", str(tmp_path))
+
+
 @needs_real_cifar10
 def test_real_cifar10_test_split():
     import tensorflow_datasets as tfds
 
-    source = sources.open_source("cifar10")
+    source = datasets.open_source("cifar10")
     images, labels = source.read("test")
     assert source.sizes == {"train": 50000, "test": 10000}
     assert np.bincount(labels).tolist() == [1000] * 10
@@ -268,6 +311,6 @@ def test_real_cifar10_test_split():
 @pytest.mark.slow
 @needs_real_cifar10
 def test_real_cifar10_train_split():
-    images, labels = sources.open_source("cifar10").read("train")
+    images, labels = datasets.open_source("cifar10").read("train")
     assert images.shape == (50000, 32, 32, 3)
     assert np.bincount(labels).tolist() == [5000] * 10

@@ -1,5 +1,6 @@
 """The trainer with networks that keep running statistics, on the digits."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from iterand_jax.data import sources
+from iterand_jax.data import datasets
 from iterand_jax.networks import NETWORKS
 from iterand_jax.networks.resnet import ResNet
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
 from iterand_jax.training.evaluation import Evaluator
-from iterand_jax.training.step import Images, init_state
+from iterand_jax.training.replica import Replica
 
 SMALL = "resnet_of_two_blocks"
 NETWORKS_AND_METHODS = [
@@ -39,7 +40,7 @@ def normalized_config(tiny_config, monkeypatch):
 
 
 def build(config):
-    return setup.build(resolve(config), sources.open_source("digits"))
+    return setup.build(resolve(config), datasets.open_source("digits"))
 
 
 def run(config, workdir):
@@ -57,15 +58,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     class Killed(Exception):
         pass
 
-    log_step = loop._Trainer._log_step
+    log_step = Replica.log_step
 
-    def killed_at_20(self, step, bar):
-        log_step(self, step, bar)
+    def killed_at_20(self, step):
+        log_step(self, step)
         if step == 20:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "_log_step", killed_at_20)
+        patch.setattr(Replica, "log_step", killed_at_20)
         with pytest.raises(Killed):
             run(config, tmp_path / "killed")
     capsys.readouterr()
@@ -83,22 +84,23 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
 def test_evaluation_reads_the_running_statistics(normalized_config):
     """A mean that is moved moves the loss; the batch's own images do not."""
-    built = build(normalized_config(eval_batch_size=8))
-    init = partial(init_state, task=built.task, image_shape=(8, 8, 1))
-    state = jax.jit(init)(built.root)
+    source = datasets.open_source("digits")
+    parts = iter([slice(4), slice(4, 8), slice(8), slice(8)])
+
+    def read(split):
+        part = next(parts)
+        return [x[part] for x in source.read(split)]
+
+    config = resolve(normalized_config(eval_batch_size=8))
+    built = setup.build(config, dataclasses.replace(source, read=read))
+    state = jax.jit(built.init_state)(built.root)
     evaluate = Evaluator(built)
-    images, labels = built.source.read("test")
-    first, second, both = (
-        evaluate(state, Images(images[i], labels[i]))[0]
-        for i in (np.arange(4), np.arange(4, 8), np.arange(8))
-    )
+    first, second, both = (evaluate(state, "test")[0] for _ in range(3))
     np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-5)
     moved = jax.tree.map_with_path(
         lambda path, x: x + 0.5 * (path[-1].key == "mean"), state.batch_stats
     )
-    other, _ = evaluate(
-        state._replace(batch_stats=moved), Images(images[:8], labels[:8])
-    )
+    other, _ = evaluate(state._replace(batch_stats=moved), "test")
     assert abs(other - both) > 1e-3
 
 
@@ -112,7 +114,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from configs import digits
-from iterand_jax.data import sources
+from iterand_jax.data import datasets
 from iterand_jax.networks import NETWORKS
 from iterand_jax.networks.resnet import ResNet
 from iterand_jax.training import loop, setup
@@ -122,7 +124,7 @@ config = digits.get_config()
 config.network.name = "small"
 config.epochs, config.batch_size, config.eval_batch_size = 1, 128, 512
 config.dataset.validation_fraction = 0.9
-built = setup.build(resolve(config), sources.open_source("digits"))
+built = setup.build(resolve(config), datasets.open_source("digits"))
 state = loop.train_and_evaluate(built, Path(sys.argv[1])).state
 assert int(state.step) == 1
 np.savez(Path(sys.argv[1]) / "statistics", *jax.tree.leaves(state.batch_stats))

@@ -1,11 +1,20 @@
+import errno
+import gc
+import os
+import re
+import resource
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterand_jax.training.checkpoint import Checkpoints, sha256, state_leaves
+from iterand_jax.leaves import sha256
+from iterand_jax.training.checkpoint import Checkpoints, state_leaves
+from iterand_jax.training.checkpoint_folder import IncompatibleCheckpointError
 
 STATE = {
     "weights": {"kernel": jnp.linspace(-1, 1, 1000), "bias": None},
@@ -35,10 +44,11 @@ def restore(folder):
 
 
 def damage(folder, step, how):
-    files = [p for p in (folder / str(step) / "state").rglob("*") if p.is_file()]
+    item = "record" if how == "record" else "state"
+    files = [p for p in (folder / str(step) / item).rglob("*") if p.is_file()]
     data = max(files, key=lambda p: p.stat().st_size)
     content = bytearray(data.read_bytes())
-    if how == "truncated":
+    if how in ("truncated", "record"):
         data.write_bytes(content[: len(content) // 2])
     elif how == "flipped":
         content[len(content) // 2] ^= 1
@@ -63,9 +73,65 @@ def test_the_newest_state_comes_back_bit_for_bit(tmp_path):
     )
 
 
+def test_a_step_can_be_asked_for(tmp_path):
+    save(tmp_path / "c", [5, 10])
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    assert checkpoints.restore_step(5, abstract())[0]["step"] == 5
+    with pytest.raises(ValueError, match=r"no checkpoint of step 7 .*possible: 5, 10$"):
+        checkpoints.restore_step(7, abstract())
+    checkpoints.close()
+
+
 def test_only_the_newest_are_kept(tmp_path):
     save(tmp_path / "c", [1, 2, 3, 4], keep=2)
     assert {p.name for p in (tmp_path / "c").iterdir()} == {"3", "4"}
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=1, keep_best=2)
+    for step, score in ((1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, 0.1), (6, None)):
+        checkpoints.save(step, STATE, {}, score)
+    checkpoints.close()
+    assert {p.name for p in (tmp_path / "c").iterdir()} == {"2", "4", "6"}
+
+
+# What the reader leaves unawaited when a file is damaged is its own affair.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_best_are_kept_by_a_run_that_continues(tmp_path):
+    """Scores are read again; a checkpoint whose record is damaged has none."""
+    folder = tmp_path / "c"
+
+    def kept_after(*saved):
+        checkpoints = Checkpoints(folder, keep=1, keep_best=1)
+        for step, score in saved:
+            checkpoints.save(step, STATE, {}, score)
+        checkpoints.close()
+        return {path.name for path in folder.iterdir()}
+
+    assert kept_after((1, 0.9), (2, 0.5)) == {"1", "2"}
+    assert kept_after((3, 0.4)) == {"1", "3"}
+    assert kept_after((4, 0.9)) == {"4"}
+    assert kept_after((5, 0.1)) == {"4", "5"}
+    damage(folder, 4, "record")
+    assert kept_after((6, 0.2)) == {"6"}
+    gc.collect()
+
+
+def test_a_checkpoint_of_another_state_is_refused_and_not_set_aside(tmp_path):
+    folder = tmp_path / "c"
+    save(folder, [5])
+    other = jax.eval_shape(
+        lambda: {"weights": {"kernel": jnp.ones(7)}, "step": jnp.int32(0), "new": 1.0}
+    )
+    checkpoints = Checkpoints(folder, keep=3)
+    message = (
+        r"c/5 is of another version of the state \(there / here\): "
+        r"new: \(none\) / float32\[\]; weights/kernel: float32\[1000\] / float32\[7\]$"
+    )
+    with pytest.raises(IncompatibleCheckpointError, match=message):
+        checkpoints.restore(other)
+    checkpoints.close()
+    assert restore(folder)[0]["step"] == 5
 
 
 def test_a_saved_state_does_not_change_with_its_donated_buffers(tmp_path):
@@ -84,7 +150,9 @@ def state_of(kernel):
     return STATE | {"weights": {"kernel": kernel, "bias": None}}
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "removed"])
+# What the reader leaves unawaited when a file is damaged is its own affair.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["truncated", "flipped", "removed", "record"])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     tmp_path, caplog, how
 ):
@@ -98,8 +166,10 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     assert (tmp_path / "damaged_checkpoints" / "10").is_dir()
     save(folder, [10])
     assert restore(folder)[0]["step"] == 10
+    gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_only_damaged_checkpoints_are_an_error_that_names_them(tmp_path):
     folder = tmp_path / "c"
     save(folder, [5, 10])
@@ -107,6 +177,7 @@ def test_only_damaged_checkpoints_are_an_error_that_names_them(tmp_path):
     damage(folder, 10, "truncated")
     with pytest.raises(ValueError, match=r"c/10.*c/5"):
         restore(folder)
+    gc.collect()
 
 
 def test_the_digest_sees_path_dtype_shape_and_bytes():
@@ -122,3 +193,65 @@ def test_the_digest_sees_path_dtype_shape_and_bytes():
         )
     }
     assert len(digests) == 5
+
+
+def test_a_file_that_the_system_refuses_leaves_the_earlier_ones_whole(tmp_path):
+    """A limit on the size of files fails a write as a full disk does, anywhere."""
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    checkpoints.save(5, STATE, {"redrawn": 50})
+    checkpoints.wait()
+    random = np.random.default_rng(0).bytes(1 << 20)  # does not compress
+    large = STATE | {"weights": {"kernel": np.frombuffer(random, np.uint8)}}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        message = rf"cannot be written in {tmp_path}/c: {os.strerror(errno.EFBIG)}; "
+        checkpoints.save(10, large, {})
+        with pytest.raises(OSError, match=message):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    checkpoints.close()
+    state, record = restore(tmp_path / "c")
+    assert (state["step"], record) == (5, {"redrawn": 50})
+
+
+FULL_DISK = """
+import os, subprocess, sys, time
+from pathlib import Path
+
+folder, *command = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
+run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+checkpoints = Path(folder, "run", "checkpoints")
+while not (checkpoints / "10").is_dir():
+    assert run.poll() is None, run.stderr.read()
+    time.sleep(0.01)
+with open(Path(folder, "filler"), "wb", buffering=0) as filler:
+    while True:
+        try:
+            filler.write(bytes(1024))
+        except OSError:
+            break
+said = [line for line in run.communicate()[1].splitlines() if line[:6] == "error:"]
+print(*said, run.returncode, flush=True)
+os.remove(filler.name)
+assert [p for p in checkpoints.iterdir() if p.name.isdigit()]
+sys.exit(subprocess.call(command))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_says_so_and_continues_when_there_is_space(tmp_path):
+    space = ["unshare", "--map-root-user", "--mount"]
+    tried = subprocess.run([*space, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)])
+    if tried.returncode:
+        pytest.skip("this system lets nobody mount a small disk of his own")
+    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={tmp_path}/run"]
+    command += ["--config.epochs=12", "--config.network.width=0.0625"]
+    command += ["--config.checkpoint_every_steps=10"]
+    script = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run([*space, *script, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^error: .*No space left on device.* 2$", done.stdout, re.M)
+    assert "continuing from the checkpoint" in done.stdout

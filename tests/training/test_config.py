@@ -29,10 +29,17 @@ def test_there_are_configs():
     assert {"default", "digits", "cifar_conv6"} <= set(FILES)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", FILES)
+CELLS = [
+    (name, method)
+    for name in FILES
+    for method in (["imp"] if name.endswith("_imp") else METHODS)
+]
+
+
+@pytest.mark.parametrize(("name", "method"), CELLS)
 def test_every_config_resolves_for_every_method(name, method):
     config = get(name, method=method)
+    assert set(config.recipe) == {method for n, method in CELLS if n == name}
     resolved = resolve(config)
     recipe = config.recipe[method]
     for field in OF_THE_METHOD:
@@ -44,18 +51,45 @@ def test_every_config_resolves_for_every_method(name, method):
         resolved.learning_rte = 1.0
 
 
+def test_lstms_have_the_hyperparameters_of_the_paper():
+    """Appendix C.6; 270 steps are about an epoch."""
+    popup = {"learning_rate": 2.5, "sparsity": 0.5, "distribution": "signed_constant"}
+    expected = {
+        "edge_popup": popup,
+        "iterand": popup | {"k_per": 45, "sampling_rate": 1.0},
+        "sgd": {"learning_rate": 1.0, "distribution": "kaiming_uniform"},
+    }
+    for name in ("lstm", "bilstm"):
+        for method, fields in expected.items():
+            resolved = resolve(get(f"imdb_{name}", method=method))
+            assert resolved.network.name == name
+            assert fields.items() <= dict(own(resolved)).items()
+            run = resolved.epochs, resolved.batch_size, resolved.schedule
+            assert run == (15, 64, "constant")
+            assert resolved.dataset.validation_fraction == 0.3
+
+
+@pytest.mark.parametrize(
+    ("config", "network", "possible"),
+    [("imdb_lstm", "conv6", "lstm, bilstm$"), ("cifar_conv6", "bilstm", "conv2, ")],
+)
+def test_a_network_that_cannot_take_the_dataset_is_named(config, network, possible):
+    message = rf"the network {network} cannot take the dataset .*; possible: {possible}"
+    with pytest.raises(ValueError, match=message):
+        resolve(get(config, **{"network.name": network}))
+
+
 def own(resolved):
     return {field: resolved[field] for field in OF_THE_METHOD}
 
 
 def test_conv6_has_the_hyperparameters_of_the_paper():
     common = {"distribution": "signed_constant", "weight_decay": 1e-4, "sparsity": 0.5}
-    popup = common | {"learning_rate": 0.2, "k_per": None, "sampling_rate": None}
+    popup = common | {"learning_rate": 0.2}
     expected = {
         "edge_popup": popup,
         "iterand": popup | {"k_per": 300, "sampling_rate": 0.1},
-        "sgd": dict.fromkeys(OF_THE_METHOD)
-        | {
+        "sgd": {
             "distribution": "kaiming_uniform",
             "learning_rate": 0.01,
             "weight_decay": 1e-4,
@@ -63,7 +97,7 @@ def test_conv6_has_the_hyperparameters_of_the_paper():
     }
     for method in METHODS:
         resolved = resolve(get("cifar_conv6", method=method))
-        assert own(resolved) == expected[method]
+        assert own(resolved) == dict.fromkeys(OF_THE_METHOD) | expected[method]
         assert (resolved.epochs, resolved.batch_size, resolved.momentum) == (
             100,
             128,
@@ -100,13 +134,85 @@ def test_networks_with_batch_normalization_have_resnet18s_hyperparameters(
         assert (resolved.epochs, resolved.batch_size) == (100, 128)
 
 
+IMAGENET = {
+    "imagenet_resnet18": ("imagenet_resnet18", 1.0),
+    "imagenet_resnet34": ("imagenet_resnet34", 1.0),
+    "imagenet_resnet50": ("imagenet_resnet50", 1.0),
+    "imagenet_resnet101": ("imagenet_resnet101", 1.0),
+    "imagenet_wide_resnet50_2": ("imagenet_wide_resnet50_2", 1.0),
+    "imagenet_resnet50_x2": ("imagenet_resnet50", 2.0),
+}
+
+
+def test_every_config_of_imagenet_is_checked():
+    assert set(IMAGENET) == {name for name in FILES if name.startswith("imagenet")}
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_has_the_hyperparameters_of_the_paper(name):
+    common = {"learning_rate": 0.1, "weight_decay": 1e-4}
+    popup = common | {"distribution": "signed_constant", "sparsity": 0.7}
+    expected = {
+        "sgd": common | {"distribution": "kaiming_uniform"},
+        "edge_popup": popup,
+        "iterand": popup | {"k_per": 1000, "sampling_rate": 0.1},
+    }
+    for method in METHODS:
+        resolved = resolve(get(name, method=method))
+        network = resolved.network
+        assert (network.name, network.width) == IMAGENET[name]
+        assert own(resolved) == dict.fromkeys(OF_THE_METHOD) | expected[method]
+        assert resolved.dataset.name == "imagenet2012"
+        assert (resolved.epochs, resolved.batch_size, resolved.momentum) == (
+            105,
+            128,
+            0.9,
+        )
+        assert resolved.schedule == "warmup_cosine"
+        assert (
+            resolved.warmup_epochs,
+            resolved.final_epochs,
+            resolved.final_learning_rate,
+        ) == (5, 5, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("schedule", "cosine", "=.*: the fields of the schedule cosine are none"),
+        ("warmup_epochs", None, "warmup_epochs=None: the fields of the schedule war"),
+        ("warmup_epochs", -1, "warmup_epochs is a whole number from 0; got -1"),
+        ("final_epochs", -1, "final_epochs is a whole number from 0; got -1"),
+        ("final_learning_rate", 0.0, "final_learning_rate is .* above 0; got 0"),
+        ("augmentation", "none", "augmentation=none means nothing to the dataset ima"),
+        ("dataset.validation_fraction", 0.1, "validation_fraction=0.1: the fields of"),
+        ("dataset.workers", None, "workers=None: the fields of the dataset imagenet"),
+    ],
+)
+def test_imagenet_has_fields_of_its_own(field, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        resolve(get("imagenet_resnet50", **{field: value}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("decay_factor", 0.0, "decay_factor is a finite number above 0; got 0"),
+        ("milestones", (0, 80), r"milestones are epochs from 1; got \(0, 80\)"),
+        ("milestones", None, "milestones=None: the fields of the schedule multistep"),
+    ],
+)
+def test_a_schedule_of_milestones_is_checked(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(get("cifar_vgg11_imp", **{field: value}))
+
+
 def test_what_is_set_wins_over_the_recipe():
     fields = {"sparsity": 0.7, "k_per": 5, "learning_rate": 0.3, "sampling_rate": 0.0}
     resolved = resolve(get("cifar_conv6", **fields, weight_decay=0.0))
-    assert own(resolved) == fields | {
-        "weight_decay": 0.0,
-        "distribution": "signed_constant",
-    }
+    recipe = {"weight_decay": 0.0, "distribution": "signed_constant"}
+    assert own(resolved) == dict.fromkeys(OF_THE_METHOD) | fields | recipe
 
 
 def test_resolving_leaves_the_config_as_it_was():
@@ -142,6 +248,12 @@ def test_a_field_that_means_nothing_to_the_method_is_refused(method, field, valu
         ("distribution", "ku", "unknown distribution 'ku'; possible: signed_constant"),
         ("augmentation", "flip", "unknown augmentation 'flip'; possible: none"),
         ("schedule", "step", "unknown schedule 'step'; possible: cosine, constant"),
+        ("schedule", "warmup_cosine", "schedule warmup_cosine are warmup_epochs, fin"),
+        ("schedule", "multistep", "schedule multistep are milestones, decay_factor"),
+        ("steps_per_dispatch", -1, "steps_per_dispatch is .* from 0; got -1"),
+        ("method", "imp", "unknown method 'imp'; possible: sgd, edge_popup, iterand"),
+        ("final_epochs", 5, "final_epochs=5: the fields of the schedule cosine are no"),
+        ("dataset.workers", 2, "workers=2: the fields of the dataset cifar10 are mean"),
         ("dtype", "float16", "unknown dtype 'float16'; possible: float32, bfloat16"),
         ("sparsity", 1.0, r"\[0, 1\); got 1"),
         ("sparsity", -0.1, r"\[0, 1\); got -0.1"),
@@ -176,7 +288,7 @@ def test_an_impossible_value_is_named_in_one_line(field, value, message):
 def test_a_config_has_no_field_that_the_default_lacks(name):
     config, default = get(name), get()
     assert config.keys() == default.keys()
-    for group in ("dataset", "network", "recipe"):
+    for group in ("dataset", "network"):
         assert config[group].keys() == default[group].keys()
     with pytest.raises(AttributeError, match="leraning_rate"):
         config.leraning_rate = 0.1

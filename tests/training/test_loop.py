@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -6,18 +7,19 @@ import numpy as np
 import pytest
 
 from iterand_jax import main
-from iterand_jax.data import sources
+from iterand_jax.data import datasets
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
-from iterand_jax.training.step import Images, init_state, sgd_optimizer
+from iterand_jax.training.replica import NonFiniteLossError, Replica
+from iterand_jax.training.step import sgd_optimizer
 
-TIMINGS = {"images_per_second"}
+TIMINGS = {"examples_per_second"}
 
 
 def run(config, workdir):
-    built = setup.build(resolve(config), sources.open_source("digits"))
+    built = setup.build(resolve(config), datasets.open_source("digits"))
     workdir.mkdir(exist_ok=True)
     return loop.train_and_evaluate(built, workdir)
 
@@ -46,14 +48,15 @@ def test_a_run_logs_each_log_step_and_each_epoch(tiny_config, tmp_path):
 
 
 def test_the_train_step_is_traced_once(tiny_config, tmp_path):
-    built = setup.build(resolve(tiny_config()), sources.open_source("digits"))
+    built = setup.build(resolve(tiny_config()), datasets.open_source("digits"))
     traces = []
 
-    def augment(key, images):
-        traces.append(images.shape)
-        return built.task.augment(key, images)
+    def train_inputs(arguments, step, root):
+        inputs, labels = built.task.train_inputs(arguments, step, root)
+        traces.append(inputs[0].shape)
+        return inputs, labels
 
-    counting = built._replace(task=built.task._replace(augment=augment))
+    counting = built._replace(task=built.task._replace(train_inputs=train_inputs))
     loop.train_and_evaluate(counting, tmp_path)
     assert traces == [(64, 8, 8, 1)]
 
@@ -68,14 +71,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     class Killed(Exception):
         pass
 
-    log_step = loop._Trainer._log_step
+    log_step = Replica.log_step
 
-    def killed_at_40(self, step, bar):
-        log_step(self, step, bar)
+    def killed_at_40(self, step):
+        log_step(self, step)
         if step == 40:
             raise Killed
 
-    monkeypatch.setattr(loop._Trainer, "_log_step", killed_at_40)
+    monkeypatch.setattr(Replica, "log_step", killed_at_40)
     with pytest.raises(Killed):
         run(config, tmp_path / "killed")
     monkeypatch.undo()
@@ -95,14 +98,13 @@ def test_iterand_without_sampling_is_edge_popup(tiny_config, tmp_path):
 
 
 def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
-    source = sources.open_source("digits")
+    source = datasets.open_source("digits")
     seen = set()
     for batch_size in (7, 359, 360, 1000):
         config = resolve(tiny_config(eval_batch_size=batch_size))
         built = setup.build(config, source)
-        state = init_state(built.root, built.task, source.image_shape)
-        test = Images(*source.read("test"))
-        loss, accuracy = Evaluator(built)(state, test)
+        state = built.init_state(built.root)
+        loss, accuracy = Evaluator(built)(state, "test")
         seen.add((round(loss, 4), accuracy))
     assert len(seen) == 1
 
@@ -111,7 +113,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     tiny_config, tmp_path, monkeypatch
 ):
     config = tiny_config(method="sgd", learning_rate=0.05)
-    source = sources.open_source("digits")
+    source = datasets.open_source("digits")
     built = setup.build(resolve(config), source)
 
     def poisoned(step):
@@ -119,7 +121,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
     optimizer = sgd_optimizer(poisoned, momentum=0.9, weight_decay=0.0)
     built = built._replace(task=built.task._replace(optimizer=optimizer))
-    with pytest.raises(loop.NonFiniteLossError, match="not finite at step 34"):
+    with pytest.raises(NonFiniteLossError, match="not finite at step 34"):
         loop.train_and_evaluate(built, tmp_path)
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 30
 
@@ -137,7 +139,7 @@ def test_bfloat16_computes_activations_only(tiny_config, tmp_path):
 
 
 def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
-    source = sources.open_source("digits")
+    source = datasets.open_source("digits")
     reads = []
 
     def read(split):
@@ -145,28 +147,10 @@ def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
         reads.append((split, lines[-1]["step"] if lines else 0))
         return source.read(split)
 
-    watched = loop.dataclasses.replace(source, read=read)
+    watched = dataclasses.replace(source, read=read)
     built = setup.build(resolve(tiny_config()), watched)
     loop.train_and_evaluate(built, tmp_path)
     assert reads == [("train", 0), ("test", 60)]
-
-
-def test_training_and_validation_split_by_their_own_seed(tiny_config):
-    source = sources.open_source("digits")
-
-    def held_out(**overrides):
-        built = setup.build(resolve(tiny_config(**overrides)), source)
-        train, validation = setup.read_training(built)
-        assert len(train.labels) + len(validation.labels) == source.sizes["train"]
-        images = np.concatenate([train.images, validation.images])
-        everything = source.read("train")[0]
-        assert np.array_equal(np.unique(images, axis=0), np.unique(everything, axis=0))
-        return validation.images
-
-    first = held_out()
-    assert np.array_equal(first, held_out(seed=5))
-    split = {"dataset.split_seed": 5}
-    assert not np.array_equal(first, held_out(**split))
 
 
 @pytest.mark.slow

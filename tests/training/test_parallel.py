@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from iterand_jax import Subnetwork, iterand
-from iterand_jax.data import sources
+from iterand_jax.data import datasets
 from iterand_jax.training import parallel, setup
-from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
-from iterand_jax.training.step import init_state
+from iterand_jax.training.workdir import restore
 
 
 @pytest.mark.parametrize("size", [0, -3])
@@ -21,13 +20,16 @@ def test_a_batch_that_devices_cannot_share_is_refused(size):
         parallel.check_batch_size(size, parallel.device_mesh())
 
 
-def test_the_pmapped_refresh_is_the_methods_own(tiny_config):
-    built = setup.build(resolve(tiny_config()), sources.open_source("digits"))
+@pytest.mark.parametrize(
+    "make", [parallel.compile_refresh, parallel.compile_refresh_without_pmap]
+)
+def test_the_refresh_of_all_devices_is_the_methods_own(tiny_config, make):
+    built = setup.build(resolve(tiny_config()), datasets.open_source("digits"))
     method = iterand(Subnetwork(), k_per=1, sampling_rate=0.5)
     task = built.task._replace(method=method)
-    state = init_state(built.root, task, built.source.image_shape)
+    state = built._replace(task=task).init_state(built.root)
     state = jax.device_put(state, parallel.replicated(built.mesh))
-    refresh = parallel.compile_refresh(method, built.mesh, built.root, state)
+    refresh = make(method, built.mesh, built.root, state)
     for step in (0, 1):
         frozen, redrawn = refresh(built.root, step, state.trainable, state.frozen)
         expected = method.refresh(built.root, step, state.trainable, state.frozen)
@@ -48,18 +50,8 @@ def train_on(devices, folder, **overrides):
     return read_lines(folder / "metrics.jsonl")
 
 
-def last_state(config, folder):
-    built = setup.build(resolve(config), sources.open_source("digits"))
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
-    state, record = checkpoints.restore(built.abstract)
-    checkpoints.close()
-    return state, record
-
-
 @pytest.mark.slow
-def test_scores_and_redraws_do_not_depend_on_the_number_of_devices(
-    tiny_config, tmp_path
-):
+def test_scores_and_redraws_do_not_depend_on_the_number_of_devices(tmp_path):
     """With a learning rate too small to move a score, they are equal bit for bit."""
     overrides = {
         "learning_rate": 1e-30,
@@ -69,14 +61,14 @@ def test_scores_and_redraws_do_not_depend_on_the_number_of_devices(
         "eval_batch_size": 512,
     }
     states = []
-    for devices in (1, 2, 8):
+    for devices in (1, 2, 4, 8):
         folder = tmp_path / str(devices)
         train_on(devices, folder, **overrides)
-        states.append(last_state(tiny_config(epochs=2), folder))
-    for state, record in states[1:]:
-        assert record["redrawn"] == states[0][1]["redrawn"] > 0
+        states.append(restore(folder))
+    for _, state, record in states[1:]:
+        assert record["redrawn"] == states[0].record["redrawn"] > 0
         for part in ("trainable", "frozen"):
-            one, many = getattr(states[0][0], part), getattr(state, part)
+            one, many = getattr(states[0].state, part), getattr(state, part)
             jax.tree.map(np.testing.assert_array_equal, one, many)
 
 

@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn
 
 from iterand_jax import Subnetwork, edge_popup, iterand, sgd
-from iterand_jax.data import augment
-from iterand_jax.training import parallel, step
+from iterand_jax.data.feeds import Images
+from iterand_jax.training import step
 from iterand_jax.training.schedules import cosine
 
 METHODS = {
@@ -34,8 +34,18 @@ def make_task(method, learning_rate=0.1):
             momentum=0.9,
             weight_decay=0.01,
         ),
-        augment=augment.none,
-        normalize=lambda images: images / 255,
+        train_inputs=lambda batch, step, root: ((batch.images / 255,), batch.labels),
+        eval_inputs=lambda batch: ((batch[0].images / 255,), batch[0].labels, batch[1]),
+    )
+
+
+def init(task, root):
+    return step.init_state(
+        root,
+        network=task.network,
+        method=task.method,
+        optimizer=task.optimizer,
+        inputs=(jax.ShapeDtypeStruct((1, 2, 2, 1), jnp.float32),),
     )
 
 
@@ -43,17 +53,17 @@ def make_task(method, learning_rate=0.1):
 def data():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (10, 2, 2, 1), dtype=np.uint8)
-    return step.Images(jnp.asarray(images), jnp.asarray(rng.integers(0, 3, 10)))
+    return Images(jnp.asarray(images), jnp.asarray(rng.integers(0, 3, 10)))
 
 
-def jitted_step(task, **options):
-    sharding = parallel.batch_sharded(parallel.device_mesh())
-    options = {"batch_size": 4, "log_every": 3} | options
+def jitted_step(task):
     return jax.jit(
-        functools.partial(
-            step.train_step, task=task, batch_sharding=sharding, **options
-        )
+        functools.partial(step.train_step, task=task, steps_per_epoch=2, log_every=3)
     )
+
+
+def batch_of(data, indices):
+    return Images(data.images[indices], data.labels[indices])
 
 
 def test_sgd_update_is_pytorchs():
@@ -76,11 +86,10 @@ def test_sgd_update_is_pytorchs():
 def test_one_step_is_the_gradient_of_the_mean_loss_of_its_batch(name, data):
     task = make_task(METHODS[name]())
     root = jax.random.key(0)
-    state = step.init_state(root, task, (2, 2, 1))
-    order = jnp.array([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
-    after = jitted_step(task)(state, data, order, root)
+    state = init(task, root)
+    batch = jnp.array([3, 1, 4, 0])
+    after = jitted_step(task)(state, batch_of(data, batch), root)
 
-    batch = order[:4]
     images = data.images[batch].reshape(4, 4) / 255
 
     def loss(trainable):
@@ -103,40 +112,27 @@ def test_one_step_is_the_gradient_of_the_mean_loss_of_its_batch(name, data):
     assert jax.tree.all(jax.tree.map(jnp.array_equal, after.frozen, state.frozen))
 
 
-def test_steps_walk_through_the_order_and_totals_restart(data):
+def test_totals_restart_with_the_window_and_the_epoch(data):
     task = make_task(METHODS["edge_popup"]())
     root = jax.random.key(0)
-    state = step.init_state(root, task, (2, 2, 1))
+    state = init(task, root)
     train = jitted_step(task)
     examples = []
-    for number in range(5):
-        order = step.epoch_order(root, number // 2, size=10)
-        state = train(state, data, order, root)
+    for _ in range(5):
+        state = train(state, batch_of(data, jnp.arange(4)), root)
         examples.append((float(state.window.examples), float(state.epoch.examples)))
     assert examples == [(4, 4), (8, 8), (12, 4), (4, 8), (8, 4)]
-
-
-def test_epoch_orders_are_permutations_that_differ_by_epoch_and_seed():
-    orders = [
-        step.epoch_order(jax.random.key(seed), epoch, size=50)
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    ]
-    for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(50))
-    assert len({tuple(map(int, order)) for order in orders}) == 4
 
 
 def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(data):
     task = make_task(METHODS["sgd"](), learning_rate=1e38)
     root = jax.random.key(0)
-    state = step.init_state(root, task, (2, 2, 1))
+    state = init(task, root)
     train = jitted_step(task)
-    order = step.epoch_order(root, 0, size=10)
     losses = []
     for _ in range(6):
         before = float(state.window.loss)
-        state = train(state, data, order, root)
+        state = train(state, batch_of(data, jnp.arange(4)), root)
         losses.append(float(state.window.loss) - before)
     first = next(i for i, loss in enumerate(losses) if not np.isfinite(loss))
     assert first > 0
@@ -145,12 +141,44 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(data):
 
 def test_evaluation_ignores_examples_of_weight_zero(data):
     task = make_task(METHODS["edge_popup"]())
-    state = step.init_state(jax.random.key(0), task, (2, 2, 1))
+    state = init(task, jax.random.key(0))
     params = task.method.params(state.trainable, state.frozen)
     evaluate = functools.partial(step.eval_step, params, {}, task=task)
-    batch = step.Images(data.images[:4], data.labels[:4])
-    padded = evaluate(batch, jnp.array([1.0, 1.0, 1.0, 0.0]))
-    three = evaluate(step.Images(*(x[:3] for x in batch)), jnp.ones(3))
+    padded = evaluate((batch_of(data, np.arange(4)), jnp.array([1.0, 1.0, 1.0, 0.0])))
+    three = evaluate((batch_of(data, np.arange(3)), jnp.ones(3)))
     assert padded.examples == three.examples == 3
     assert padded.correct == three.correct
     np.testing.assert_allclose(padded.loss, three.loss, rtol=1e-6)
+
+
+def test_one_logit_is_the_log_odds_of_the_second_class():
+    logits = jnp.array([0.5, -1.0, 3.0, -2.0])
+    labels = jnp.array([1, 1, 0, 0])
+    losses, correct = step.objective(logits[:, None], labels)
+    both = jnp.stack([jnp.zeros(4), logits], axis=1)
+    softmax_losses, softmax_correct = step.objective(both, labels)
+    np.testing.assert_allclose(losses, softmax_losses, rtol=1e-6)
+    assert correct.tolist() == softmax_correct.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_in_parts_gives_the_update_of_the_whole(name, data):
+    task = make_task(METHODS[name]())
+    root = jax.random.key(0)
+    state = init(task, root)
+    batch = batch_of(data, jnp.arange(8))
+    one, four = (
+        jax.jit(
+            functools.partial(
+                step.train_step,
+                task=task,
+                steps_per_epoch=2,
+                log_every=3,
+                accumulate_steps=parts,
+            )
+        )(state, batch, root)
+        for parts in (1, 4)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, four
+    )

@@ -1,0 +1,51 @@
+"""The API page: `pip install -e '.[docs]' && sphinx-build -W -b html docs DIR`."""
+
+import re
+
+project = "iterand_jax"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = "iterand_jax"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_use_ivar = True  # fields are told once, in the class's own text
+napoleon_attr_annotations = False
+python_use_unqualified_type_names = True
+default_role = "py:obj"
+
+
+def escape(app, what, name, obj, options, lines: list[str]) -> None:
+    """Keeps plain text plain: docstrings here are no reStructuredText.
+
+    Formulas hold stars, bars and underscores that are not markup, and a block that is
+    indented by four after an empty line is a code block. Examples stay as they are.
+    """
+    escaped: list[str] = []
+    example = block = False
+    for line in lines:
+        if not line.strip():
+            example = False
+        elif line.lstrip().startswith(">>>"):
+            example = True
+        elif not block and line.startswith("    ") and escaped and not escaped[-1]:
+            block = True
+            escaped += ["::", ""]
+        elif not line.startswith("    "):
+            block = False
+        if not example and not block:
+            parts = line.split("`")
+            parts[::2] = [re.sub(r"([*|]|_(?!\w))", r"\\\1", p) for p in parts[::2]]
+            line = "`".join(parts)
+        escaped.append(line)
+    lines[:] = escaped
+
+
+def skip(app, what, name, obj, skip, options) -> bool | None:
+    """Leaves out the fields of named tuples, which have no text of their own."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def setup(app) -> None:
+    """Connects the above; napoleon, which adds markup of its own, comes later."""
+    app.connect("autodoc-process-docstring", escape, priority=100)
+    app.connect("autodoc-skip-member", skip)

@@ -1,0 +1,321 @@
+"""How fast everything is on this machine: `python -m experiments.benchmark`.
+
+    --peer        PyTorch's step beside ours, on CPU; needs the extra `peer`
+    --quick       tiny sizes: whether it runs, not how fast
+    --out=FILE    default: results/benchmarks/DEVICE.json; tables and plot lie beside it
+
+It measures whole steps of IteRand and SGD and their phases, masks, the re-randomization
+against a copy of as many bytes, the time to a first step, and how all of these grow
+with width, batch and number of parameters; and it says which of the project's targets
+are met. What is compared is sampled by turns after a warm-up: medians and ends are
+recorded. The data are random numbers. On a GPU the networks compute in bfloat16, and
+ResNet50 is among them. Nothing is written before all is measured.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import benchmark_programs as programs
+from experiments import benchmark_report, synthetic
+from experiments.timing import Times, interleaved
+from iterand_jax.data.imagenet_feed import cores
+from iterand_jax.training import provenance
+from iterand_jax.training.logs import write_atomically
+from iterand_jax.training.setup import Setup
+
+Fields = Mapping[str, Any]
+METHODS = ("iterand", "sgd")
+
+
+class Plan(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      networks: by name, the config and its fields that are set.
+      scaled: the config whose width and batch vary, and its fields.
+      widths: rho.
+      batches: batch sizes.
+      parameters: numbers of weights of which masks are made.
+      repetitions: samples of each program.
+    """
+
+    networks: Mapping[str, tuple[str, Fields]]
+    scaled: tuple[str, Fields]
+    widths: Sequence[float]
+    batches: Sequence[int]
+    parameters: Sequence[int]
+    repetitions: int
+
+
+def plan(platform: str, *, quick: bool) -> Plan:
+    """What is measured on a platform, "cpu" or "gpu"."""
+    fields = {} if platform == "cpu" else {"dtype": "bfloat16"}
+    if quick:
+        tiny = {
+            **fields,
+            "network.width": 1 / 16,
+            "batch_size": 8,
+            "sizes": {"train": 100, "test": 10},
+        }
+        small = ("cifar_conv2", tiny)
+        return Plan({"conv2": small}, small, (1 / 16, 1 / 8), (4,), (10**3, 10**4), 2)
+    networks: dict[str, tuple[str, Fields]] = {
+        "conv6": ("cifar_conv6", fields),
+        "resnet18": ("cifar_resnet18", fields),
+    }
+    if platform != "cpu":
+        networks["resnet50"] = ("imagenet_resnet50", fields | {"batch_size": 256})
+    return Plan(
+        networks=networks,
+        scaled=networks["conv6"],
+        widths=(0.25, 0.5, 1, 2),
+        batches=(32, 64, 128, 256),
+        parameters=[10**n for n in range(4, 9)],
+        repetitions=3 if platform == "cpu" else 20,  # of seconds each on a CPU
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints tables and targets, and writes them, the record and the plot."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark")
+    parser.add_argument("--peer", action="store_true", help="PyTorch's step too")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--out", type=Path, help="where the record goes")
+    flags = parser.parse_args(arguments)
+    # Asked of another process: this one must not take the device's memory yet.
+    platform = _python("import jax; print(jax.default_backend())", os.environ)
+    peer = _peer(parser, platform) if flags.peer else None
+    try:
+        record = measure(platform, quick=flags.quick, peer=peer)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
+    report = benchmark_report.report(record)
+    print(report)
+    out = (
+        flags.out or Path("results/benchmarks") / f"{file_name(record['device'])}.json"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out.with_suffix(".png"), benchmark_report.plot(record))
+    write_atomically(out.with_suffix(".txt"), report + "\n")
+    write_atomically(out, json.dumps(record, indent=2) + "\n")
+    print(f"wrote {out}, and .txt and .png of the same name")
+    return 0
+
+
+def file_name(device: str) -> str:
+    """A device's name in letters, digits and dashes.
+
+    >>> file_name("1 x x86_64 CPU of 2 cores")
+    '1-x-x86-64-cpu-of-2-cores'
+    """
+    return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def measure(platform: str, *, quick: bool, peer: Any = None) -> dict[str, Any]:
+    """The record; peer is the module `benchmark_peer`, if it is to be measured."""
+    start = time.perf_counter()
+
+    def say(what: str) -> None:
+        print(f"[{time.perf_counter() - start:5.0f} s] {what}", flush=True)
+
+    todo = plan(platform, quick=quick)
+    first_step = {}
+    for label, (name, fields) in todo.networks.items():
+        say(f"{label}: the first step of a process, compiled and from the cache")
+        first_step[label] = measure_first_step(name, fields)
+    networks = {}
+    for label, (name, fields) in todo.networks.items():
+        say(f"{label}: steps, phases, masks, re-randomization")
+        networks[label] = measure_network(name, fields, todo.repetitions, peer)
+    replicas = measure_replicas(todo, say)
+    scaling = {
+        "width": measure_widths(todo, say),
+        "batch": measure_batches(todo, say),
+        "parameters": measure_parameters(todo, say),
+    }
+    say("done")
+    return {
+        "platform": platform,
+        "device": provenance.device(),
+        "cores": cores(),
+        "quick": quick,
+        "first_step": first_step,
+        "networks": networks,
+        "replicas": replicas,
+        "scaling": scaling,
+        "seconds": round(time.perf_counter() - start, 1),
+        "versions": provenance.versions() | ({"torch": peer.version()} if peer else {}),
+        "commit": provenance.commit(),
+    }
+
+
+def measure_network(
+    name: str, fields: Fields, repetitions: int, peer: Any = None
+) -> dict[str, Any]:
+    """All programs of a network, by turns."""
+    calls: dict[str, Callable[[], Any]] = {}
+    units = {}
+    runs = {m: synthetic.build(name, method=m, **fields) for m in METHODS}
+    run = runs["iterand"]
+    states = {method: programs.first_state(runs[method]) for method in METHODS}
+    batch = synthetic.batch(run.feed.train_shapes()[0])
+    for method in METHODS:
+        calls[method], units[method] = programs.training(
+            runs[method], states[method], batch
+        )
+    calls |= programs.phases(run, states["iterand"], batch)
+    pruning = programs.pruning(run.model.weights, sparsity=run.config.sparsity)
+    calls["all masks"] = pruning.pop("masks")
+    del pruning["re-randomization"]  # the run's own is there
+    calls |= pruning
+    if peer:
+        theirs = peer.programs(run, states["iterand"], batch)
+        calls["peer iterand"] = theirs.pop("step")
+        calls |= {f"peer {part}": call for part, call in theirs.items()}
+    times = interleaved(calls, repetitions, units)
+    return {
+        "config": name,
+        "batch_size": run.config.batch_size,
+        "dtype": run.config.dtype,
+        "parameters": _size(run),
+        "steps_per_call": units["iterand"],
+        "times": _plain(times),
+    }
+
+
+def measure_widths(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """IteRand's step against the parameters of a network that widens."""
+    name, fields = todo.scaled
+    rows = []
+    for width in todo.widths:
+        say(f"{name} at width {width:g}")
+        run = synthetic.build(name, **{**fields, "network.width": width})
+        rows.append(_step_row(run, width, _size(run), "parameters", todo))
+    return rows
+
+
+def measure_batches(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """IteRand's step against the images of a batch."""
+    name, fields = todo.scaled
+    rows = []
+    for size in todo.batches:
+        say(f"{name} at batch {size}")
+        run = synthetic.build(name, **{**fields, "batch_size": size})
+        rows.append(_step_row(run, size, size, "images", todo))
+    return rows
+
+
+def measure_replicas(todo: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """A step of one seed, alone and beside two others in one program."""
+    name, fields = todo.scaled
+    width = todo.widths[0]
+    say(f"{name} at width {width:g}: three seeds in one program")
+    run = synthetic.build(name, **{**fields, "network.width": width})
+    batch = synthetic.batch(run.feed.train_shapes()[0])
+    calls, units = {}, {}
+    for label, replicas in (("alone", 1), ("of three", 3)):
+        calls[label], units[label] = programs.training(
+            run, programs.first_state(run), batch, replicas=replicas
+        )
+    times = interleaved(calls, todo.repetitions, units)
+    return {"config": name, "width": width, "times": _plain(times)}
+
+
+def measure_parameters(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Masks, re-randomization and a copy against the number of weights."""
+    rows = []
+    for number in todo.parameters:
+        say(f"masks and re-randomization of {number:,} weights")
+        leaf = jax.ShapeDtypeStruct((number // 100, 100), jnp.float32)
+        params = {"kernel": leaf}
+        calls = programs.pruning(params, sparsity=0.5, both_ways=False)
+        times = interleaved(calls, todo.repetitions)
+        rows.append(_row(number, number, "weights", times))
+    return rows
+
+
+def measure_first_step(name: str, fields: Fields) -> dict[str, Any]:
+    """Seconds of two processes that take a first step, the second with a cache.
+
+    "process" is from its start to its end, imports included.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        kinds = ("compiled", "cached")
+        return {kind: _first_step_of_a_process(name, fields, cache) for kind in kinds}
+
+
+def _first_step_of_a_process(name: str, fields: Fields, cache: str) -> dict[str, float]:
+    script = (
+        "import json; from experiments.benchmark_programs import first_step; "
+        f"print(json.dumps(first_step({name!r}, {dict(fields)!r})))"
+    )
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA doubts that cached programs fit the machine
+    }
+    start = time.perf_counter()
+    printed = _python(script, environment)
+    return {"process": time.perf_counter() - start, **json.loads(printed)}
+
+
+def _python(script: str, environment: Mapping[str, str]) -> str:
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def _peer(parser: argparse.ArgumentParser, platform: str) -> Any:
+    if platform != "cpu":
+        parser.error(f"--peer compares with PyTorch on cpu; the platform is {platform}")
+    try:
+        from experiments import benchmark_peer
+    except ModuleNotFoundError as error:
+        parser.error(f"--peer needs PyTorch ({error}): pip install -e '.[peer]'")
+    return benchmark_peer
+
+
+def _step_row(
+    run: Setup, size: float, units: int, unit: str, todo: Plan
+) -> dict[str, Any]:
+    batch = synthetic.batch(run.feed.train_shapes()[0])
+    call, steps = programs.training(run, programs.first_state(run), batch)
+    times = interleaved({"step": call}, max(2, todo.repetitions // 2), {"step": steps})
+    return _row(size, units, unit, times)
+
+
+def _row(
+    size: float, units: int, unit: str, times: Mapping[str, Times]
+) -> dict[str, Any]:
+    return {"size": size, "units": units, "unit": unit, "times": _plain(times)}
+
+
+def _plain(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
+    return {
+        name: {k: float(f"{v:.4g}") for k, v in t._asdict().items()}
+        for name, t in times.items()
+    }
+
+
+def _size(run: Setup) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(run.model.weights))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

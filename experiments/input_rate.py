@@ -1,0 +1,146 @@
+"""How many images/s the ImageNet loader gives: `python -m experiments.input_rate`.
+
+    --workers=0,1,2,4    default: 0, and powers of 2 up to the number of cores
+    --out=FILE           default: results/benchmarks/input_rate.json
+
+It writes JPEG files of its own, prepares them as ImageNet, and lets Grain make training
+batches of 128 from them, with no training beside it. The photographs are noise whose
+amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375 pixels at quality
+85, so that a file has about 77 KB; ImageNet's have 115 KB on average. The time to
+decode follows from both numbers. The files lie in memory: a slow disk is not measured.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from iterand_jax.data import imagenet, prepare
+from iterand_jax.data.imagenet_feed import cores
+from iterand_jax.training import provenance
+from iterand_jax.training.logs import write_atomically
+
+NEEDED = 2500  # images/s of ResNet50 on an A100
+BATCH_SIZE = 128
+SIZE = 224
+WINDOWS = 5  # that are timed; the median counts
+IMAGES = 512  # of which epochs are made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints a table and what to set, and writes the record."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.input_rate")
+    parser.add_argument("--workers", help="numbers of processes, with commas")
+    default = Path("results/benchmarks/input_rate.json")
+    parser.add_argument("--out", type=Path, default=default)
+    flags = parser.parse_args(arguments)
+    counts = [int(n) for n in flags.workers.split(",")] if flags.workers else powers()
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_dataset(Path(folder), IMAGES)
+        rates = {str(n): measure(folder, n, BATCH_SIZE) for n in counts}
+    record = {
+        "images_per_second": rates,
+        "needed": NEEDED,
+        "bytes_per_image": round(size),
+        "image": "noise of amplitude 1/f^1.2, 500 x 375, JPEG quality 85",
+        "crop": SIZE,
+        "batch_size": BATCH_SIZE,
+        "windows": WINDOWS,
+        "cores": cores(),
+        "device": provenance.device(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+    print(report(rates, cores()))
+    flags.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(flags.out, json.dumps(record, indent=2) + "\n")
+    print(f"wrote {flags.out}")
+
+
+def powers() -> list[int]:
+    """0, 1, 2, 4, ... up to the number of cores, and that number."""
+    return sorted({0, cores(), *(1 << i for i in range(cores().bit_length()))})
+
+
+def report(rates: dict[str, float], cores: int) -> str:
+    """The table of a measurement, and what to set."""
+    lines = ["workers  images/s"]
+    lines += [f"{workers:>7}  {rate:8,.0f}" for workers, rate in rates.items()]
+    fastest = max(rates, key=lambda n: rates[n])
+    per_worker = rates[fastest] / max(int(fastest), 1)
+    wanted = math.ceil(NEEDED / per_worker)
+    advice = (
+        f"ResNet50 takes about {NEEDED:,} images/s on an A100: {wanted} workers with a "
+        f"core each, at {per_worker:,.0f} images/s each."
+    )
+    if wanted <= cores:
+        return "\n".join([*lines, advice, f"Set --config.dataset.workers={wanted}."])
+    share = min(1.0, rates[fastest] / NEEDED)
+    limit = (
+        f"These {cores} cores feed {share:.0%} of that: set --config.dataset.workers="
+        f"{fastest}, and expect {rates[fastest]:,.0f} images/s at most."
+    )
+    return "\n".join([*lines, advice, limit])
+
+
+def measure(folder: str, workers: int, batch_size: int) -> float:
+    """Images/s of training batches, the median of some windows after a warm-up."""
+    records = imagenet.open_imagenet(folder).read("train")
+    batches = imagenet.train_batches(records, seed=0, size=SIZE, batch_size=batch_size)
+    window = max(4, 2 * workers)
+    with contextlib.closing(imagenet.iterate(batches, workers=workers)) as iterator:
+        # More than are kept ready, so that none was made before the clock started.
+        for _ in range(3 * window):
+            next(iterator)
+        rates = []
+        for _ in range(WINDOWS):
+            start = time.perf_counter()
+            for _ in range(window):
+                next(iterator)
+            rates.append(window * batch_size / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+def write_dataset(folder: Path, images: int) -> float:
+    """Prepares a dataset of photographs; the mean size of a file, in bytes."""
+    sizes = []
+    for split, number in (("train", images), ("val", 1)):
+        path = folder / "files" / split / "n01440764"
+        path.mkdir(parents=True)
+        for index, encoded in enumerate(photographs(number)):
+            (path / f"n01440764_{index}.JPEG").write_bytes(encoded)
+            sizes.append(len(encoded))
+    prepare.prepare(imagenet.NAME, str(folder), str(folder / "files"))
+    return statistics.mean(sizes)
+
+
+def photographs(number: int, height: int = 375, width: int = 500) -> Iterator[bytes]:
+    """JPEG files of noise with the spectrum of photographs, in three alike channels."""
+    rows, columns = np.fft.fftfreq(height), np.fft.rfftfreq(width)
+    frequency = np.hypot(rows[:, None], columns)
+    frequency[0, 0] = 1
+    for index in range(number):
+        generator = np.random.default_rng(index)
+        grey = generator.standard_normal((height, width, 1))
+        colours = generator.standard_normal((height, width, 3))
+        noise = np.fft.rfft2(0.8 * grey + 0.6 * colours, axes=(0, 1))
+        noise = noise * frequency[..., None] ** -1.2
+        pixels = np.fft.irfft2(noise, s=(height, width), axes=(0, 1))
+        pixels = (pixels - pixels.mean()) / pixels.std() * 55 + 118
+        buffer = io.BytesIO()
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(buffer, "JPEG", quality=85)
+        yield buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()

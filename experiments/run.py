@@ -1,0 +1,162 @@
+"""Does the work of a table or figure: `python -m experiments.run table3`.
+
+    --only=conv6,width=0.25    some cells; terms of one label are alternatives
+    --seeds=3 or --seeds=2-4   default: as many as the paper
+    --epochs=N                 a declared short version, kept apart from full runs
+    --miniature                the experiment's own small version, for a CPU
+    --shard=2/8                one of eight parts that have no run in common
+    --together                 the seeds of a cell in one program, compiled once
+    --dry_run                  only tell cells, steps and estimated hours
+    --workdir=runs/cells       the folder of the workdirs
+    --results=results          the folder of the ledger
+    --data_dir=DIR             where datasets lie
+
+Started again, in another process or on another machine with the same folders, it skips
+what is finished, continues what was interrupted, and leaves what others are doing.
+Exit status: 0, 1 if runs failed, 2 for bad input, 75 and 130 if stopped by SIGTERM and
+Ctrl-C, with everything saved.
+"""
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import choice, costs, ledger, mounts, work
+from experiments.catalogue import get_experiment
+from experiments.choice import Job
+from experiments.sweep import Experiment, Run, runs_of
+from iterand_jax import command
+from iterand_jax.data import prepare
+from iterand_jax.data.sources import DataNotFoundError
+
+FAILURES = 1
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    command.define_data_dir()
+    flags.DEFINE_string("only", "", "which cells, such as conv6,width=0.25")
+    flags.DEFINE_string("seeds", None, "how many seeds (3), or a range (2-4)")
+    flags.DEFINE_integer("epochs", None, "a declared short version", lower_bound=1)
+    flags.DEFINE_boolean("miniature", False, "the experiment's own small version")
+    flags.DEFINE_string("shard", "1/1", "which of how many parts, such as 2/8")
+    flags.DEFINE_boolean("together", False, "the seeds of a cell in one program")
+    flags.DEFINE_boolean("dry_run", False, "only tell what would be done")
+    flags.DEFINE_string("workdir", "runs/cells", "the folder of the workdirs")
+    flags.DEFINE_string("results", "results", "the folder of the ledger")
+
+
+def main(name: str = "") -> None:
+    """Runs an experiment."""
+    values = flags.FLAGS
+    experiment = get_experiment(name)
+    which, of = choice.parse_shard(values.shard)
+    runs = plan(experiment)
+    runs = choice.shard(runs, which, of, whole_cells=values.together)
+    results = Path(values.results)
+    known = ledger.read(results)
+    tell_unused(known, runs)
+    left = [run for run in runs if not work.is_done(run, known, _data(run))]
+    print(f"{name}: {len(runs)} runs, {len(runs) - len(left)} of them finished")
+    if not left:
+        return
+    timed = costs.here(known, results)
+    if values.dry_run:
+        timed = timed or [costs.timed_here(width) for width in (0.25, 1.0)]
+        print(costs.table(left, timed))
+        return
+    file = f"{name}.jsonl" if of == 1 else f"{name}_shard_{which}_of_{of}.jsonl"
+    place = work.Place(Path(values.workdir), results / file, values.data_dir)
+    if of == 1:
+        warn_of_locks(place)
+    ended = work.work_through(
+        choice.jobs_of(left, choice.can_be_replicas if values.together else _alone),
+        place,
+        work.Purpose(name, values.miniature),
+        timed,
+    )
+    print(summary(ended))
+    if ended[work.FAILED]:
+        raise SystemExit(FAILURES)
+
+
+def plan(experiment: Experiment) -> list[Run]:
+    """The runs of the flags.
+
+    Raises:
+      ValueError: flags that are not possible.
+    """
+    values = flags.FLAGS
+    if values.miniature and values.epochs:
+        raise ValueError(
+            "--epochs and --miniature exclude each other: a miniature has its own"
+        )
+    if values.miniature:
+        cells, seeds = experiment.miniature_cells(), experiment.miniature.seeds
+    else:
+        cells, seeds = experiment.cells(values.epochs), experiment.seeds
+    cells = choice.select(cells, values.only)
+    return runs_of(cells, choice.parse_seeds(values.seeds or str(seeds)))
+
+
+def tell_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
+    """Reports what the ledger holds in vain."""
+    stale = [problem for run in runs for problem in known.stale(run)]
+    for problem in known.problems:
+        print(f"not used: {problem}", file=sys.stderr)
+    for problem in stale:
+        print(f"not used: of another version of its config: {problem}", file=sys.stderr)
+
+
+def _alone(runs: Job) -> bool:
+    del runs
+    return False
+
+
+def warn_of_locks(place: work.Place) -> None:
+    """Says so if locks do not keep other machines out of the folders."""
+    for folder in (place.workdirs, place.ledger.parent):
+        problem = mounts.local_locks(folder)
+        if problem:
+            print(
+                f"warning: {problem}: machines that share it need a --shard each",
+                file=sys.stderr,
+            )
+
+
+def summary(ended: Mapping[str, Sequence[Job]]) -> str:
+    """What became of the runs, and what to do about those that are not finished."""
+    count = {status: sum(map(len, jobs)) for status, jobs in ended.items()}
+    lines = [f"{count[work.FINISHED]} runs finished"]
+    if count[work.ALREADY]:
+        lines.append(f"{count[work.ALREADY]} had been finished by others")
+    if count[work.ELSEWHERE]:
+        lines.append(
+            f"{count[work.ELSEWHERE]} are being done by other processes; if one of "
+            "those ends early, the same command continues its runs"
+        )
+    if count[work.FAILED]:
+        names = "; ".join(run.name for job in ended[work.FAILED] for run in job)
+        lines.append(f"{count[work.FAILED]} failed: {names}")
+    return "\n".join(lines)
+
+
+def _data(run: Run) -> str | None:
+    return _fingerprint(run.config.dataset.name, flags.FLAGS.data_dir)
+
+
+@functools.cache
+def _fingerprint(dataset: str, data_dir: str | None) -> str | None:
+    try:
+        if not flags.FLAGS.dry_run:
+            prepare.prepare_if_possible(dataset, data_dir)
+        return work.fingerprint(dataset, data_dir)
+    except DataNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    command.run(main, define_flags, positional=1)

@@ -1,0 +1,1 @@
+"""A look inside a found subnetwork: numbers per layer, and a figure of them."""

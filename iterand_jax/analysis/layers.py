@@ -1,0 +1,200 @@
+"""What a subnetwork kept in each layer: counts, signs, magnitudes, dead channels, ages.
+
+All is counted on the host, from weights and masks. A channel is dead by what its own
+layer shows, without the network's graph, so that the word means the same in a chain and
+in a ResNet:
+
+- a dead output: every weight that leads to it is pruned, so it is always zero;
+- a dead input: every weight that leads from it is pruned, so nobody here reads it.
+
+Removing them takes slices out of the weights and leaves the layer's result as it is.
+What the neighbours could drop in turn (the filter whose output nobody reads) depends on
+the graph and is not counted.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iterand_jax.leaves import leaves_of
+from iterand_jax.replay import NO_DRAW
+from iterand_jax.subnetwork import Subnetwork
+
+__all__ = ["Layer", "by_path", "check_same_layers", "inspect_layers", "overlap"]
+
+PyTree = Any
+
+
+class Layer(NamedTuple):
+    """A pruned leaf of the parameters.
+
+    Attributes:
+      path: its path, with slashes.
+      shape: of its weights.
+      kept: weights that are not pruned.
+      threshold: the smallest score that is kept; None without scores.
+      positive: the share of kept weights that are positive.
+      magnitude: the mean magnitude of kept weights over that of pruned ones; NaN if
+        none is pruned or these are all zero.
+      outputs: output channels.
+      dead_outputs: those of which all weights are pruned.
+      inputs: input channels.
+      dead_inputs: those of which all weights are pruned.
+      removable: weights in dead channels of either kind.
+      ages: how many kept weights have their value from each refresh, from the first
+        draw (0) on; None where that is not known.
+      unknown: the other kept weights, if there are ages: no draw made here equals them.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    kept: int
+    threshold: float | None
+    positive: float
+    magnitude: float
+    outputs: int
+    dead_outputs: int
+    inputs: int
+    dead_inputs: int
+    removable: int
+    ages: np.ndarray | None
+    unknown: int
+
+    @property
+    def size(self) -> int:
+        """Weights in all."""
+        return math.prod(self.shape)
+
+
+def inspect_layers(
+    subnetwork: Subnetwork,
+    weights: PyTree,
+    masks: PyTree,
+    *,
+    scores: PyTree = None,
+    last_redraws: PyTree = None,
+    refreshes: int = 0,
+) -> list[Layer]:
+    """The pruned layers of a network, in the order of their paths, numbers as such.
+
+    Args:
+      subnetwork: says which axes are outputs and inputs.
+      weights: kept and pruned ones.
+      masks: nonzero where a weight is kept, None for leaves that are not pruned.
+      scores: that the masks come from, for the thresholds.
+      last_redraws: as `iterand_jax.replay.last_redraws` returns them, for the ages.
+      refreshes: done so far; ages have one entry more.
+
+    >>> weights = {"kernel": np.array([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])}
+    >>> masks = {"kernel": np.array([[1, 0, 1], [0, 0, 0]])}
+    >>> (layer,) = inspect_layers(Subnetwork(), weights, masks)
+    >>> layer.kept, layer.positive, layer.dead_outputs, layer.dead_inputs
+    (2, 1.0, 1, 1)
+    >>> layer.removable
+    4
+    """
+    drawn_of, scores_of, last_of = map(by_path, (weights, scores, last_redraws))
+    layers = []
+    for path, mask in sorted(by_path(masks).items(), key=_in_order):
+        kept = mask != 0
+        drawn, ranked, last = drawn_of[path], scores_of.get(path), last_of.get(path)
+        layers.append(
+            Layer(
+                path=path,
+                shape=kept.shape,
+                kept=int(kept.sum()),
+                threshold=None if ranked is None else float(ranked[kept].min()),
+                positive=float(np.mean(drawn[kept] > 0)),
+                magnitude=_magnitude(drawn, kept),
+                **_ages(None if last is None else last[kept], refreshes),
+                **_channels(kept, subnetwork.rule_of(path, kept).out_axis),
+            )
+        )
+    return layers
+
+
+def by_path(tree: PyTree) -> dict[str, np.ndarray]:
+    """The leaves of a tree by path, on the host; leaves that are None are left out.
+
+    >>> by_path({"Conv_0": {"kernel": np.ones(2), "bias": None}})
+    {'Conv_0/kernel': array([1., 1.])}
+    """
+    return {path: np.asarray(leaf) for path, leaf in leaves_of(tree).items()}
+
+
+def overlap(mask: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """How much of a mask another one keeps too, and how much it would by chance.
+
+    Returns:
+      (share of the mask's kept weights that the other keeps, share of all weights that
+      the other keeps).
+
+    >>> overlap(np.array([1, 1, 0, 0]), np.array([0, 1, 1, 1]))
+    (0.5, 0.75)
+    """
+    kept, other = mask != 0, other != 0
+    return float(np.mean(other[kept])), float(np.mean(other))
+
+
+def check_same_layers(
+    masks: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
+) -> None:
+    """Raises ValueError unless two networks have pruned layers of the same shapes.
+
+    >>> masks, other = {"kernel": np.ones((2, 3))}, {"kernel": np.ones((3, 2))}
+    >>> check_same_layers(masks, other)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: masks ...: kernel is (2, 3) in one and (3, 2) in the other
+    """
+    for path in sorted(masks.keys() | other.keys()):
+        shapes = [m[path].shape if path in m else None for m in (masks, other)]
+        if shapes[0] != shapes[1]:
+            texts = [str(shape) if shape else "absent" for shape in shapes]
+            raise ValueError(
+                f"masks of different networks cannot be compared: {path} is "
+                f"{texts[0]} in one and {texts[1]} in the other"
+            )
+
+
+def _in_order(item: tuple[str, np.ndarray]) -> list[str | int]:
+    """Numbers in paths sort as numbers: Block_2 comes before Block_10."""
+    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", item[0])]
+
+
+def _magnitude(weights: np.ndarray, kept: np.ndarray) -> float:
+    magnitudes = np.abs(weights)
+    if not magnitudes[~kept].any():
+        return math.nan
+    return float(magnitudes[kept].mean() / magnitudes[~kept].mean())
+
+
+def _ages(last_redraws: np.ndarray | None, refreshes: int) -> dict[str, Any]:
+    """The fields of a layer that tell which draws its kept weights are of."""
+    if last_redraws is None:
+        return {"ages": None, "unknown": 0}
+    found = last_redraws[last_redraws != NO_DRAW]
+    ages = np.bincount(found, minlength=refreshes + 1)
+    return {"ages": ages, "unknown": last_redraws.size - found.size}
+
+
+def _channels(kept: np.ndarray, out_axis: int) -> dict[str, Any]:
+    """The fields of a layer that tell of its channels."""
+    out_axis %= kept.ndim
+    in_axis = out_axis - 1 if out_axis else 1  # (..., in, out) or (out, in, ...)
+    outputs, inputs = kept.shape[out_axis], kept.shape[in_axis]
+    alive_outputs, alive_inputs = (
+        int(np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(1).sum())
+        for axis in (out_axis, in_axis)
+    )
+    window = kept.size // (outputs * inputs)
+    return {
+        "outputs": outputs,
+        "dead_outputs": outputs - alive_outputs,
+        "inputs": inputs,
+        "dead_inputs": inputs - alive_inputs,
+        "removable": kept.size - window * alive_outputs * alive_inputs,
+    }

@@ -1,0 +1,311 @@
+"""What a checkpoint and the log of a run, or a ticket, tell of its subnetwork."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from iterand_jax.analysis.layers import (
+    Layer,
+    by_path,
+    check_same_layers,
+    inspect_layers,
+    overlap,
+)
+from iterand_jax.keys import keyed
+from iterand_jax.leaves import leaves_of
+from iterand_jax.methods import SCORED
+from iterand_jax.replay import last_redraws
+from iterand_jax.subnetwork import Subnetwork
+from iterand_jax.tickets import load
+from iterand_jax.training.logs import read_lines, table
+from iterand_jax.training.workdir import restore
+
+BARS = "▁▂▃▄▅▆▇█"
+COLUMNS = 8  # of an age histogram in a line of text
+
+
+class Report(NamedTuple):
+    """What is known of a run's subnetwork.
+
+    Attributes:
+      title: network, method, distribution, seed and step in a line.
+      layers: the pruned ones.
+      overlaps: by path, the share of kept weights that another run keeps too, and the
+        share expected by chance; empty without another run.
+      other: the other run's title.
+      churn: by step, the share of the masks that changed in the epoch that ended there.
+      k_per: steps between refreshes, 0 for a method without them.
+      no_ages: why there are no ages, None if there are.
+    """
+
+    title: str
+    layers: list[Layer]
+    overlaps: Mapping[str, tuple[float, float]]
+    other: str | None
+    churn: Mapping[int, float]
+    k_per: int
+    no_ages: str | None
+
+    @property
+    def ages(self) -> np.ndarray:
+        """The ages of the kept weights of all layers; all zero if they are unknown."""
+        known = [layer.ages for layer in self.layers if layer.ages is not None]
+        return np.sum(known, axis=0) if known else np.zeros(1, int)
+
+    @property
+    def unknown(self) -> int:
+        """The kept weights that no draw made here equals."""
+        return sum(layer.unknown for layer in self.layers)
+
+    @property
+    def constant(self) -> bool:
+        """Whether magnitudes tell nothing: all alike, or of pruned weights unknown."""
+        return not any(abs(layer.magnitude - 1) >= 1e-4 for layer in self.layers)
+
+
+class Subject(NamedTuple):
+    """A subnetwork to look at, from a run or a ticket.
+
+    Attributes:
+      title: network, method, distribution, seed and step in a line.
+      subnetwork: how it was drawn.
+      weights: of the network; a ticket has those that are kept, and zeros.
+      masks: nonzero for kept, None for leaves that are not pruned.
+      scores: that the masks come from; None where these are fixed, and for a ticket.
+      draws: key, step, K_per and r of its refreshes; None if it had none.
+      churn: as in `Report`.
+    """
+
+    title: str
+    subnetwork: Subnetwork
+    weights: Any
+    masks: Any
+    scores: Any
+    draws: tuple[jax.Array, int, int, float] | None
+    churn: Mapping[int, float]
+
+
+def report(path: Path, other: Path | None = None, *, step: int | None = None) -> Report:
+    """Inspects a subnetwork, and compares its masks with another's.
+
+    Args:
+      path: the workdir of a run, or a ticket.
+      other: likewise, of another run, whose newest checkpoint counts.
+      step: which checkpoint; None for the newest.
+
+    Raises:
+      ValueError: a run that prunes nothing, or another network in the other place.
+    """
+    subject = _of_ticket(path) if path.is_file() else _of_run(path, step)
+    redraws, no_ages, refreshes, k_per = None, None, 0, 0
+    if subject.draws is None:
+        no_ages = "no weight was drawn anew"
+    else:
+        key, done, k_per, sampling_rate = subject.draws
+        refreshes = done // k_per
+        if subject.subnetwork.distribution == "signed_constant":
+            no_ages = (
+                "a signed constant has two values, so the draw it came from cannot be "
+                "told"
+            )
+        else:
+            redraws = last_redraws(
+                key,
+                done,
+                subject.weights,
+                subject.subnetwork,
+                k_per=k_per,
+                sampling_rate=sampling_rate,
+                init_key=keyed(key, "method"),
+            )
+    layers = inspect_layers(
+        subject.subnetwork,
+        subject.weights,
+        subject.masks,
+        scores=subject.scores,
+        last_redraws=redraws,
+        refreshes=refreshes,
+    )
+    overlaps, title = {}, None
+    if other is not None:
+        compared = _of_ticket(other) if other.is_file() else _of_run(other, None)
+        title = compared.title
+        masks, other_masks = by_path(subject.masks), by_path(compared.masks)
+        check_same_layers(masks, other_masks)
+        overlaps = {path: overlap(masks[path], other_masks[path]) for path in masks}
+    return Report(
+        title=subject.title,
+        layers=layers,
+        overlaps=overlaps,
+        other=title,
+        churn=subject.churn,
+        k_per=k_per,
+        no_ages=no_ages,
+    )
+
+
+def _of_run(workdir: Path, step: int | None) -> Subject:
+    model, state, _ = restore(workdir, step)
+    config, masks = model.config, model.masks(state)
+    if masks is None:
+        raise _no_masks(f"the run in {workdir}", config.method)
+    scored, draws = config.method in SCORED, None
+    if config.k_per:
+        root = jax.random.key(config.seed)
+        draws = root, int(state.step), config.k_per, config.sampling_rate
+    return Subject(
+        title=_title(
+            config.network, config.to_dict(), seed=config.seed, step=int(state.step)
+        ),
+        subnetwork=model.subnetwork,
+        weights=state.frozen if scored else state.trainable,
+        masks=masks,
+        scores=state.trainable if scored else None,
+        draws=draws,
+        churn={
+            line["step"]: line["mask_churn"]
+            for line in read_lines(workdir / "metrics.jsonl")
+            if "mask_churn" in line
+        },
+    )
+
+
+def _of_ticket(path: Path) -> Subject:
+    ticket = load(path)
+    told, drawn = ticket.description, ticket.description.draws
+    if not leaves_of(ticket.masks):
+        raise _no_masks(f"the ticket {path}", told.run["method"])
+    draws = None
+    if drawn and drawn.k_per:
+        root = jax.random.key(drawn.seed)
+        draws = root, drawn.step, drawn.k_per, drawn.sampling_rate
+    return Subject(
+        title=_title(
+            told.network,
+            told.run,
+            seed=drawn.seed if drawn else None,
+            step=told.run["step"],
+        ),
+        subnetwork=Subnetwork(distribution=told.run["distribution"]),
+        weights=ticket.params,
+        masks=ticket.masks,
+        scores=None,
+        draws=draws,
+        churn={},
+    )
+
+
+def _no_masks(subject: str, method: str) -> ValueError:
+    return ValueError(
+        f"{subject} has no masks: its method is {method}; possible: edge_popup, "
+        f"iterand, fixed_mask"
+    )
+
+
+def text(found: Report) -> str:
+    """A report as a table of layers, a row for all, and what else there is to say."""
+    rows = [_row(layer, found) for layer in found.layers]
+    header = ["layer", "shape", "kept of", "weights", "threshold", "signs +"]
+    header += [] if found.constant else ["size"]
+    header += ["dead out", "dead in", "removable"]
+    header += [] if found.no_ages else ["first draw", "redrawn"]
+    header += ["unknown"] if found.unknown else []
+    header += ["in common (chance)"] if found.overlaps else []
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in [header, *rows]:
+        cells = [f"{row[0]:<{widths[0]}}"]
+        cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join([found.title, *lines, table(_summary(found))])
+
+
+def _title(
+    network: Mapping[str, Any], run: Mapping[str, Any], *, seed: int | None, step: int
+) -> str:
+    told = [
+        f"{network['name']} (width {network['width']:g})",
+        run["method"],
+        run["distribution"],
+        f"sparsity {run['sparsity']:g}",
+        *([] if seed is None else [f"seed {seed}"]),
+        f"step {step:,}",
+    ]
+    return ", ".join(told)
+
+
+def _row(layer: Layer, found: Report) -> list[str]:
+    row = [
+        layer.path,
+        "x".join(map(str, layer.shape)),
+        f"{layer.kept:,}",
+        f"{layer.size:,}",
+        "" if layer.threshold is None else f"{layer.threshold:.4f}",
+        f"{layer.positive:.1%}",
+        *([] if found.constant else [f"{layer.magnitude:.3f}"]),
+        f"{layer.dead_outputs} of {layer.outputs}",
+        f"{layer.dead_inputs} of {layer.inputs}",
+        f"{layer.removable:,} ({layer.removable / layer.size:.1%})",
+    ]
+    if layer.ages is not None:
+        row += [f"{layer.ages[0] / layer.kept:.1%}", _sparkline(layer.ages[1:])]
+    row += [f"{layer.unknown / layer.kept:.1%}"] if found.unknown else []
+    if found.overlaps:
+        share, chance = found.overlaps[layer.path]
+        row.append(f"{share:.1%} ({chance:.1%})")
+    return row
+
+
+def _sparkline(counts: np.ndarray) -> str:
+    """Counts in a few columns of characters, from the first refresh to the last."""
+    columns = [part.sum() for part in np.array_split(counts, COLUMNS)]
+    highest = max(*columns, 1)
+    return "".join(BARS[round((len(BARS) - 1) * c / highest)] for c in columns)
+
+
+def _summary(found: Report) -> dict[str, str]:
+    layers = found.layers
+    size, kept, removable, outputs, inputs = np.sum(
+        [(x.size, x.kept, x.removable, x.dead_outputs, x.dead_inputs) for x in layers],
+        axis=0,
+    )
+    rows = {"kept": f"{kept:,} of {size:,} weights ({kept / size:.1%})"}
+    if not found.constant:
+        rows["size"] = "mean magnitude of the kept weights over that of the pruned ones"
+    rows["dead"] = (
+        f"{outputs:,} output and {inputs:,} input channels; without them the network "
+        f"has {removable:,} weights less ({removable / size:.1%}), all of them pruned"
+    )
+    if found.no_ages:
+        rows["ages"] = f"not shown: {found.no_ages}"
+    else:
+        rows["ages"] = (
+            f"{found.ages[0] / kept:.1%} of the kept weights have their first value, "
+            f"{found.ages[1:].sum() / kept:.1%} that of one of "
+            f"{len(found.ages) - 1:,} refreshes (histograms: first to last)"
+        )
+    if found.unknown:
+        rows["unknown"] = (
+            f"{found.unknown / kept:.1%} of the kept weights: no draw made here equals "
+            f"them, as where they were drawn on another kind of device"
+        )
+    if found.churn:
+        shares = list(found.churn.values())
+        rows["mask churn"] = (
+            f"{shares[0]:.2%} of the masks changed in the first epoch, "
+            f"{shares[-1]:.2%} in the last"
+        )
+    if found.overlaps:
+        common, chance = np.average(
+            [found.overlaps[layer.path] for layer in layers],
+            weights=[layer.kept for layer in layers],
+            axis=0,
+        )
+        rows["in common"] = (
+            f"{common:.1%} of the kept weights ({chance:.1%} by chance), "
+            f"with {found.other}"
+        )
+    return rows

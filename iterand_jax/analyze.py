@@ -1,0 +1,46 @@
+"""Looks inside a found subnetwork: a table of its layers, and a figure.
+
+python -m iterand_jax.analyze --workdir=DIR [--step=N] [--other=DIR_OR_TICKET]
+python -m iterand_jax.analyze --ticket=FILE [--other=DIR_OR_TICKET] [--output=PNG]
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from iterand_jax import command
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("workdir", None, "the folder of the run")
+    flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
+    flags.DEFINE_string("ticket", None, "a packed ticket, in place of a run")
+    flags.DEFINE_string("other", None, "a run's folder or a ticket to compare with")
+    flags.DEFINE_string(
+        "output", None, "the figure; default: analysis.png beside what is looked at"
+    )
+
+
+def main() -> None:
+    """Prints the table and draws the figure."""
+    from iterand_jax.analysis import figure, report
+
+    workdir, ticket = flags.FLAGS.workdir, flags.FLAGS.ticket
+    if (workdir is None) == (ticket is None):
+        raise ValueError("either --workdir=DIR or --ticket=FILE says what to look at")
+    if ticket is not None and flags.FLAGS.step is not None:
+        raise ValueError(f"--step={flags.FLAGS.step} means nothing to a ticket")
+    if ticket is not None and not Path(ticket).is_file():
+        raise ValueError(f"there is no ticket {ticket}")
+    path, other = Path(workdir or ticket), flags.FLAGS.other
+    folder = path if workdir else path.parent
+    output = Path(flags.FLAGS.output or folder / "analysis.png")
+    found = report.report(path, Path(other) if other else None, step=flags.FLAGS.step)
+    print(report.text(found))
+    figure.draw(found, output)
+    print(f"drawn: {output}")
+
+
+if __name__ == "__main__":
+    command.run(main, define_flags)

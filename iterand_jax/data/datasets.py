@@ -1,0 +1,117 @@
+"""The datasets of the paper in one table: what is known of each without its data."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from iterand_jax.data import augment, imagenet, sources
+from iterand_jax.data.feeds import Feed, ResidentImages
+from iterand_jax.data.imagenet_feed import StreamedImages
+from iterand_jax.data.reviews import BucketedReviews
+from iterand_jax.data.sources import Source
+
+
+class Dataset(NamedTuple):
+    """A dataset that a config can name.
+
+    Attributes:
+      open: folder of datasets -> source.
+      feed: (source, placement, *, batch_size, eval_batch_size, dtype, and the options)
+        -> feed.
+      options: the fields of `config.dataset` that its feed takes.
+      augmentations: what `config.augmentation` may be; it is None if there are none.
+      inputs: what a network for it is called with, as a batch of one.
+      outputs: the number of logits; one logit is that of the second of two classes.
+    """
+
+    open: Callable[[str], Source]
+    feed: Callable[..., Feed]
+    options: tuple[str, ...]
+    augmentations: tuple[str, ...]
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
+    outputs: int
+
+    @property
+    def resident(self) -> bool:
+        """Whether its data lies whole on the devices."""
+        return self.feed is ResidentImages
+
+    @property
+    def is_text(self) -> bool:
+        """Whether networks are called with token ids and lengths, not with images."""
+        return jnp.issubdtype(self.inputs[0].dtype, jnp.integer)
+
+
+def _resident_images(
+    open_: Callable[[str], Source], shape: tuple[int, int, int], outputs: int
+) -> Dataset:
+    return Dataset(
+        open=open_,
+        feed=ResidentImages,
+        options=("mean", "std", "validation_fraction", "split_seed"),
+        augmentations=tuple(augment.AUGMENTATIONS),
+        inputs=(jax.ShapeDtypeStruct((1, *shape), jnp.float32),),
+        outputs=outputs,
+    )
+
+
+def _streamed_images(
+    open_: Callable[[str], Source], size: int, outputs: int
+) -> Dataset:
+    return Dataset(
+        open=open_,
+        feed=functools.partial(StreamedImages, size=size),
+        options=("mean", "std", "workers", "on_bad_image"),
+        augmentations=(),
+        inputs=(jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),),
+        outputs=outputs,
+    )
+
+
+DATASETS: Mapping[str, Dataset] = {
+    "digits": _resident_images(sources.open_digits, (8, 8, 1), 10),
+    "cifar10": _resident_images(sources.open_cifar10, (32, 32, 3), 10),
+    "imdb_reviews": Dataset(
+        open=sources.open_imdb_reviews,
+        feed=BucketedReviews,
+        options=("validation_fraction", "split_seed"),
+        augmentations=(),
+        inputs=(
+            jax.ShapeDtypeStruct((1, 1), jnp.int32),
+            jax.ShapeDtypeStruct((1,), jnp.int32),
+        ),
+        outputs=1,
+    ),
+    imagenet.NAME: _streamed_images(imagenet.open_imagenet, 224, 1000),
+}
+
+
+def get_dataset(name: str) -> Dataset:
+    """The dataset of a name in `DATASETS`.
+
+    Raises:
+      ValueError: an unknown name.
+
+    >>> get_dataset("cifar10").outputs
+    10
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}; possible: {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def open_source(name: str, data_dir: str | None = None) -> Source:
+    """The source of a name in `DATASETS`, opened without reading its examples.
+
+    Args:
+      name: a name in `DATASETS`.
+      data_dir: as in `sources.resolve_data_dir`.
+
+    Raises:
+      DataNotFoundError: the data is absent.
+      ValueError: an unknown name, or data that is damaged or in another format.
+    """
+    return get_dataset(name).open(sources.resolve_data_dir(data_dir))

@@ -1,0 +1,231 @@
+"""The feed of ImageNet: batches that Grain makes on the host while the devices train.
+
+The paper's top-1 is measured on the 50,000 validation images, whose labels are public.
+So they are "validation" after each epoch and "test" at the end, and nothing is held out
+of the training images.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from iterand_jax.data import imagenet
+from iterand_jax.data.feeds import (
+    Feed,
+    Images,
+    Placement,
+    PyTree,
+    normalizer,
+    with_sharding,
+)
+from iterand_jax.data.sources import Source
+from iterand_jax.keys import keyed
+
+ON_BAD_IMAGE = ("skip", "refuse")
+_LOGGER = logging.getLogger(__name__)
+
+
+class BadImageInDatasetError(ValueError):
+    """An image cannot be decoded, and the config refuses that."""
+
+
+class StreamedImages(Feed):
+    """Images that are decoded and cropped in processes of the host, as uint8.
+
+    Training takes random crops of a box with 0.08 to 1 of the image's area and an
+    aspect from 3/4 to 4/3, flipped at random; evaluation takes centre crops
+    (`iterand_jax.data.jpeg`). Whatever the number of processes, devices and hosts, a
+    step sees the same images. One that cannot be decoded is reported once by its file
+    name; then it is replaced in training and does not count in evaluation ("skip"), or
+    it ends the run ("refuse").
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        placement: Placement,
+        *,
+        size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        dtype: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        workers: int,
+        on_bad_image: str,
+    ):
+        """Plans the batches of a source whose `read` gives records.
+
+        Args:
+          source: of `imagenet.open_imagenet`.
+          placement: where batches go.
+          size: of the images, in pixels.
+          batch_size: examples in a batch of training, over all hosts.
+          eval_batch_size: examples in a batch of evaluation, over all hosts.
+          dtype: of the network's inputs.
+          mean: of each channel, of 1.
+          std: of each channel, of 1.
+          workers: processes that decode, on each host; -1 for one per core, 0 for a
+            thread of this process.
+          on_bad_image: "skip" or "refuse".
+
+        Raises:
+          ValueError: in one line, what is not possible.
+        """
+        self._normalize = normalizer(mean, std, channels=3, dtype=dtype)
+        if batch_size > source.sizes["train"]:
+            raise ValueError(
+                f"batch_size {batch_size} is larger than the training split of "
+                f"{source.sizes['train']} examples"
+            )
+        if workers < -1:
+            raise ValueError(
+                "dataset.workers is a number of processes from 0, or -1 for one per "
+                f"core; got {workers}"
+            )
+        if on_bad_image not in ON_BAD_IMAGE:
+            raise ValueError(
+                f"unknown dataset.on_bad_image {on_bad_image!r}; possible: "
+                f"{', '.join(ON_BAD_IMAGE)}"
+            )
+        evaluated = source.sizes["validation"]
+        self.sizes = {
+            "train": source.sizes["train"],
+            "validation": evaluated,
+            "test": evaluated,
+        }
+        self.steps_per_epoch = self.sizes["train"] // batch_size
+        self._source = source
+        self._placement = placement
+        self._size = size
+        self._batch_size = batch_size
+        self._eval_batch_size = eval_batch_size
+        self._host = jax.process_index(), jax.process_count()
+        self._workers = cores() if workers == -1 else workers
+        self._refuse = on_bad_image == "refuse"
+        self._bad: set[str] = set()
+        self._next_step = 0
+        self._training: Any = None
+
+    def open(self, root: Array, position: Any = None) -> None:
+        """Starts the processes, at the batch where a checkpoint stood."""
+        if position is not None:
+            self._next_step = position["next_step"]
+            self._bad = set(position["bad_images"])
+        batches = imagenet.train_batches(
+            self._source.read("train"),
+            seed=_seed(root),
+            size=self._size,
+            batch_size=self._batch_size,
+            host=self._host,
+        )
+        self._training = self._iterate(batches, start=self._next_step)
+
+    def train_shapes(self) -> list[PyTree]:
+        """A batch."""
+        return [with_sharding(self._shapes(self._batch_size), self._placement.batch)]
+
+    def batch(self, step: int) -> PyTree:
+        """The batch of the step, which a thread has put on the devices meanwhile."""
+        if step != self._next_step:
+            raise ValueError(
+                f"the iterator of {self._source.name} stands at step "
+                f"{self._next_step}, not {step}"
+            )
+        batch = next(self._training)
+        self._report(batch)
+        self._next_step += 1
+        return Images(batch.images, batch.labels)
+
+    def train_inputs(
+        self, arguments: PyTree, step: Array, root: Array
+    ) -> tuple[tuple[Array, ...], Array]:
+        """The batch, normalized."""
+        del step, root
+        return (self._normalize(arguments.images),), arguments.labels
+
+    def eval_shapes(self) -> list[PyTree]:
+        """A batch and its weights."""
+        weights = jax.ShapeDtypeStruct((self._eval_batch_size,), jnp.float32)
+        shapes = self._shapes(self._eval_batch_size), weights
+        return [with_sharding(shapes, self._placement.batch)]
+
+    def split(self, name: str) -> Iterator[PyTree]:
+        """Each validation image once; both splits are TFDS's validation split."""
+        del name
+        batches = imagenet.eval_batches(
+            self._source.read("validation"),
+            size=self._size,
+            batch_size=self._eval_batch_size,
+            host=self._host,
+        )
+        with contextlib.closing(self._iterate(batches)) as iterator:
+            for batch in iterator:
+                self._report(batch)
+                yield Images(batch.images, batch.labels), batch.weights
+
+    def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
+        """The batch, normalized."""
+        batch, weights = arguments
+        return (self._normalize(batch.images),), batch.labels, weights
+
+    def position(self) -> dict[str, Any]:
+        """The step whose batch comes next, and the bad images reported so far.
+
+        It tells nothing of processes, so that a run may continue with more or fewer.
+        """
+        return {"next_step": self._next_step, "bad_images": sorted(self._bad)}
+
+    def close(self) -> None:
+        """Ends the processes."""
+        if self._training is not None:
+            self._training.close()
+            self._training = None
+
+    def _iterate(self, batches: Any, start: int = 0) -> Any:
+        return imagenet.iterate(
+            batches, workers=self._workers, start=start, place=self._place
+        )
+
+    def _place(self, batch: imagenet.Batch) -> imagenet.Batch:
+        arrays = {
+            name: getattr(batch, name) for name in ("images", "labels", "weights")
+        }
+        return batch._replace(**self._placement.put_batch(arrays))
+
+    def _report(self, batch: imagenet.Batch) -> None:
+        for line in imagenet.reports(batch):
+            if self._refuse:
+                raise BadImageInDatasetError(
+                    f"an image of {self._source.name} cannot be decoded: {line} "
+                    "(dataset.on_bad_image=skip leaves such images out)"
+                )
+            if line not in self._bad:
+                self._bad.add(line)
+                _LOGGER.warning("left out, since it cannot be decoded: %s", line)
+
+    def _shapes(self, batch_size: int) -> Images:
+        return Images(
+            jax.ShapeDtypeStruct((batch_size, self._size, self._size, 3), jnp.uint8),
+            jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        )
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _seed(root: Array) -> int:
+    """A seed of the order and the crops, from the root key."""
+    words = np.asarray(jax.random.bits(keyed(root, "images"), (2,), jnp.uint32))
+    return int(words[0]) << 32 | int(words[1])

@@ -1,0 +1,149 @@
+"""ImageNet's examples, from what it is distributed as: archives or class folders.
+
+Both give TFDS's imagenet2012: its labels, its file names, and its corrections of the
+few training images that are not RGB JPEGs.
+"""
+
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iterand_jax.data import archives
+
+TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
+VALIDATION_ARCHIVE = "ILSVRC2012_img_val.tar"
+FOLDERS = {"train": "train", "validation": "val"}
+SUFFIXES = (".jpeg", ".jpg")
+
+Examples = Iterable[tuple[str | int, dict[str, Any]]]
+
+
+def from_archives(files: Mapping[str, Path]) -> dict[str, Examples]:
+    """The examples of each split in the official archives, by file name."""
+    return {
+        "train": _train_archive(files[TRAIN_ARCHIVE]),
+        "validation": _validation_archive(files[VALIDATION_ARCHIVE]),
+    }
+
+
+def class_folders(given: str | None) -> dict[str, Path]:
+    """The folder of each split's class folders, none where archives are meant.
+
+    Args:
+      given: the folder that the user named, if any.
+
+    Raises:
+      ValueError: a folder with neither.
+    """
+    folder = Path(given or "").expanduser()
+    if given is None or not folder.is_dir():
+        return {}
+    if any((folder / name).is_dir() for name in FOLDERS.values()):
+        return {split: folder / name for split, name in FOLDERS.items()}
+    archive_names = (TRAIN_ARCHIVE, VALIDATION_ARCHIVE)
+    if not any((folder / name).is_file() for name in archive_names):
+        raise ValueError(
+            f"{folder} holds neither the archives {' and '.join(archive_names)} nor "
+            "class folders in train/ and val/"
+        )
+    return {}
+
+
+def from_class_folders(
+    folders: Mapping[str, Path], synsets: Sequence[str]
+) -> dict[str, Examples]:
+    """The examples of each split in its class folders, SYNSET/*.JPEG.
+
+    An image is called by its file name, with its synset in front where several images
+    of the split have that name. Classes may be absent, as in a small extract.
+
+    Args:
+      folders: of `class_folders`.
+      synsets: the names of the classes, as TFDS has them.
+
+    Raises:
+      ValueError: a folder is absent or empty, or is no synset.
+    """
+    images = {split: _images(path, synsets) for split, path in folders.items()}
+    return {split: _folder_examples(found) for split, found in images.items()}
+
+
+def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
+    """(synset, image) of all images in the class folders of a split, sorted."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is not there: class folders are needed in both train and val"
+        )
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not classes:
+        raise ValueError(f"{folder} has no class folders, such as {synsets[0]}")
+    known, found = set(synsets), []
+    for path in classes:
+        if path.name not in known:
+            raise ValueError(
+                f"{path} is not called after an ImageNet class; possible: the "
+                f"{len(synsets)} synsets, such as {synsets[0]}"
+            )
+        images = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
+        if not images:
+            raise ValueError(f"{path} has no images (*.JPEG)")
+        found += [(path.name, image) for image in sorted(images)]
+    return found
+
+
+def _folder_examples(images: list[tuple[str, Path]]) -> Examples:
+    count = Counter(path.name for _, path in images)
+    for synset, path in images:
+        name = path.name if count[path.name] == 1 else f"{synset}/{path.name}"
+        yield _example(name, path.read_bytes(), synset)
+
+
+def _train_archive(path: Path) -> Examples:
+    """Yields images from an archive of one archive per class, read as a stream."""
+    with tarfile.open(path, "r|") as classes:
+        for class_file, file in archives.members(classes):
+            with tarfile.open(fileobj=file, mode="r|") as images:
+                for name, image in archives.members(images):
+                    synset = class_file.removesuffix(".tar")
+                    yield _example(name, image.read(), synset)
+
+
+def _validation_archive(path: Path) -> Examples:
+    """Yields images whose labels TFDS lists in the order of their names."""
+    import tensorflow_datasets as tfds
+
+    labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    with tarfile.open(path, "r:") as archive:
+        images = sorted(archives.members(archive), key=itemgetter(0))
+        for (name, image), synset in zip(
+            images, labels.read_text().split(), strict=False
+        ):
+            yield _example(name, image.read(), synset)
+
+
+def _example(name: str, encoded: bytes, synset: str) -> tuple[str, dict[str, Any]]:
+    """An example in the form that TFDS writes, mended where TFDS mends it."""
+    from tensorflow_datasets.datasets.imagenet2012 import (
+        imagenet2012_dataset_builder as official,
+    )
+
+    if name in official.CMYK_IMAGES or name in official.PNG_IMAGES:
+        encoded = _as_rgb_jpeg(encoded)
+    return name, {"file_name": name, "image": encoded, "label": synset}
+
+
+def _as_rgb_jpeg(encoded: bytes) -> bytes:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    buffer = io.BytesIO()
+    # What TFDS asks of TensorFlow: quality 100, and TensorFlow's own subsampling.
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling="4:2:0")
+    return buffer.getvalue()

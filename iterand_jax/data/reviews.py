@@ -1,0 +1,206 @@
+"""Reviews as batches of similar length: the feed of IMDB.
+
+A review is read to its end, and reviews differ in length by a factor of two hundred. So
+that little of a batch is padding and few programs are compiled, reviews are grouped by
+the smallest of seven bounds that holds them, and a batch is padded to the bound of its
+longest review. With the bounds below an epoch computes 1.28 times the tokens that the
+reviews have; all padded to the longest it would be ten times.
+
+An epoch permutes the training part by its own key, leaves out what does not fill a
+batch at the end (28 of 17,500: another 28 in each epoch), and takes the rest in the
+order of their groups, so that who shares a batch is random within a group; then it
+permutes the batches. It has 273 steps, which the paper rounds to 270.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from iterand_jax.data.feeds import (
+    Feed,
+    Placement,
+    epoch_order,
+    plan_sizes,
+    split_indices,
+    with_sharding,
+)
+from iterand_jax.data.sources import Source
+from iterand_jax.data.text import PADDING, Vocabulary
+from iterand_jax.keys import keyed
+
+PyTree = Any
+
+BOUNDS = (160, 224, 352, 512, 768, 1216, 2816)
+"""The padded lengths, in tokens: of seven that hold IMDB's longest review, of 2,803
+tokens, these pad its training part least."""
+
+
+class Reviews(NamedTuple):
+    """A batch: int32 token ids (N, T), lengths (N,) and labels (N,)."""
+
+    tokens: Any
+    lengths: Any
+    labels: Any
+
+
+class BucketedReviews(Feed):
+    """Tokenized reviews on the host, in batches of similar length.
+
+    A part of the training split, chosen by `split_seed` alone, is held out and
+    validates; the vocabulary is that of the rest.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        placement: Placement,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        dtype: Any,
+        validation_fraction: float,
+        split_seed: int,
+    ):
+        """Plans the batches of a source whose `read` gives texts and labels."""
+        del dtype  # tokens are integers
+        self.sizes, self.steps_per_epoch = plan_sizes(
+            source.sizes, batch_size=batch_size, validation_fraction=validation_fraction
+        )
+        self._source = source
+        self._placement = placement
+        self._batch_size = batch_size
+        self._eval_batch_size = eval_batch_size
+        self._split_seed = split_seed
+        self._epoch, self._batches = -1, np.empty(0)
+
+    @functools.cached_property
+    def _training(self) -> tuple[Vocabulary, "_Encoded", "_Encoded"]:
+        """The vocabulary, the reviews to train on and those that validate."""
+        texts, labels = self._source.read("train")
+        train, held_out = split_indices(
+            len(texts), self.sizes["validation"], seed=self._split_seed
+        )
+        vocabulary = Vocabulary(texts[i] for i in train)
+
+        def encoded(part):
+            return _encode(vocabulary, [texts[i] for i in part], labels[part])
+
+        return vocabulary, encoded(train), encoded(held_out)
+
+    def open(self, root: Array, position: Any = None) -> None:
+        """Reads the training split, counts its words and encodes it."""
+        del position
+        self._root = root
+        _ = self._training
+
+    def train_shapes(self) -> list[PyTree]:
+        """A batch for each of the bounds that the training part needs."""
+        _, train, _ = self._training
+        shapes = [_shapes(self._batch_size, BOUNDS[b]) for b in np.unique(train.groups)]
+        return with_sharding(shapes, self._placement.batch)
+
+    def batch(self, step: int) -> PyTree:
+        """The `Reviews` of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        _, train, _ = self._training
+        if epoch != self._epoch:
+            self._batches = epoch_batches(
+                self._root, epoch, groups=train.groups, batch_size=self._batch_size
+            )
+            self._epoch = epoch
+        indices = self._batches[place]
+        own = train.batch(self._placement.own(indices), train.bound(indices))
+        return self._placement.put_batch(own)
+
+    def train_inputs(
+        self, arguments: PyTree, step: Array, root: Array
+    ) -> tuple[tuple[Array, ...], Array]:
+        """The tokens and lengths, as they are."""
+        del step, root
+        return (arguments.tokens, arguments.lengths), arguments.labels
+
+    def eval_shapes(self) -> list[PyTree]:
+        """A batch and its weights for each of the bounds."""
+        size = self._eval_batch_size
+        weights = jax.ShapeDtypeStruct((size,), jnp.float32)
+        shapes = [(_shapes(size, bound), weights) for bound in BOUNDS]
+        return with_sharding(shapes, self._placement.batch)
+
+    def split(self, name: str) -> Iterator[PyTree]:
+        """Batches by rising length, the last padded with its last review."""
+        vocabulary, _, data = self._training
+        if name != "validation":
+            data = _encode(vocabulary, *self._source.read(name))
+        order = np.argsort(data.lengths, kind="stable")
+        for start in range(0, len(order), self._eval_batch_size):
+            places = np.arange(start, start + self._eval_batch_size)
+            weights = (places < len(order)).astype(np.float32)
+            indices = order[np.minimum(places, len(order) - 1)]
+            own = data.batch(self._placement.own(indices), data.bound(indices))
+            yield self._placement.put_batch((own, self._placement.own(weights)))
+
+    def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
+        """The tokens and lengths, as they are."""
+        batch, weights = arguments
+        return (batch.tokens, batch.lengths), batch.labels, weights
+
+
+def epoch_batches(
+    root: Array, epoch: int, *, groups: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """The indices of the reviews of each batch of an epoch, (steps, batch_size).
+
+    Args:
+      root: the root key of the run.
+      epoch: its number, from 0.
+      groups: the group of each training review: a batch that spans two of them is one
+        of few.
+      batch_size: reviews of a batch.
+    """
+    steps = len(groups) // batch_size
+    order = np.asarray(epoch_order(root, epoch, size=len(groups)))[: steps * batch_size]
+    order = order[np.argsort(groups[order], kind="stable")]
+    shuffled = jax.random.permutation(keyed(root, "batches", epoch), steps)
+    return order.reshape(steps, batch_size)[np.asarray(shuffled)]
+
+
+class _Encoded(NamedTuple):
+    """A split on the host: the ids of each review, lengths, labels and groups."""
+
+    ids: Sequence[np.ndarray]
+    lengths: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def bound(self, indices: np.ndarray) -> int:
+        """What the longest of the reviews at indices is padded to."""
+        return BOUNDS[self.groups[indices].max()]
+
+    def batch(self, indices: np.ndarray, bound: int) -> Reviews:
+        """The reviews at indices, padded to a bound."""
+        tokens = np.full((len(indices), bound), PADDING, np.int32)
+        for row, index in zip(tokens, indices, strict=True):
+            row[: self.lengths[index]] = self.ids[index]
+        return Reviews(tokens, self.lengths[indices], self.labels[indices])
+
+
+def _encode(
+    vocabulary: Vocabulary, texts: Sequence[str], labels: np.ndarray
+) -> _Encoded:
+    ids = vocabulary.encode(texts)
+    lengths = np.array([len(review) for review in ids], np.int32)
+    if lengths.max() > BOUNDS[-1]:
+        raise ValueError(
+            f"a review has {lengths.max()} tokens; possible: at most {BOUNDS[-1]}"
+        )
+    return _Encoded(ids, lengths, labels, np.searchsorted(BOUNDS, lengths))
+
+
+def _shapes(size: int, bound: int) -> Reviews:
+    one = jax.ShapeDtypeStruct((size,), jnp.int32)
+    return Reviews(jax.ShapeDtypeStruct((size, bound), jnp.int32), one, one)

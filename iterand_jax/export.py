@@ -1,0 +1,142 @@
+"""Takes the subnetwork of a run away, as one small file or in a format others read.
+
+python -m iterand_jax.export --workdir=DIR
+--format=ticket|safetensors|torchvision|stablehlo [--output=FILE]
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from absl import flags
+
+from iterand_jax import command
+from iterand_jax.methods import SCORED
+
+if TYPE_CHECKING:
+    from iterand_jax.tickets import Ticket
+    from iterand_jax.training.setup import Model
+    from iterand_jax.training.step import State
+
+OUTPUTS = {
+    "ticket": "ticket.safetensors",
+    "safetensors": "weights.safetensors",
+    "torchvision": "torchvision.safetensors",
+    "stablehlo": "stablehlo",
+}
+"""The formats, and what each is written to in the run's folder."""
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
+    flags.DEFINE_enum("format", "ticket", list(OUTPUTS), "what to write")
+    flags.DEFINE_string("output", None, "where to; default: a name in the workdir")
+
+
+def main() -> None:
+    """Exports the last checkpoint of the flags' run."""
+    workdir, name = Path(flags.FLAGS.workdir), flags.FLAGS.format
+    export(workdir, name, Path(flags.FLAGS.output or workdir / OUTPUTS[name]))
+
+
+def export(workdir: Path, name: str, output: Path) -> None:
+    """Writes a run's last checkpoint in a format, and prints how large it is.
+
+    Raises:
+      ValueError: there is no run, or its network cannot have this format.
+    """
+    from iterand_jax import formats, tickets
+    from iterand_jax.training.logs import table
+    from iterand_jax.training.workdir import read_json, restore
+
+    if name == "torchvision":
+        config = read_json(workdir / "config.json")
+        formats.check_torchvision(config["network"]["name"])
+    model, state, _ = restore(workdir)
+    ticket = ticket_of(model, state)
+    rows = {"network": f"{ticket.description.network['name']}, step {state.step:,}"}
+    if name == "ticket":
+        arrays = tickets.save(ticket, output)
+        tickets.load(output)  # a ticket that cannot be read back is told of here
+        rows |= sizes(ticket, arrays)
+    elif name == "stablehlo":
+        formats.save_program(ticket, output)
+    else:
+        arrays_of = {
+            "safetensors": formats.flax_arrays,
+            "torchvision": formats.torchvision_arrays,
+        }
+        formats.save_arrays(arrays_of[name](ticket), ticket.description, output)
+    files = sorted(output.iterdir()) if output.is_dir() else [output]
+    rows["written"] = ", ".join(f"{f} ({f.stat().st_size:,} bytes)" for f in files)
+    print(table(rows))
+
+
+def ticket_of(model: "Model", state: "State") -> "Ticket":
+    """What a run found by this state: of a run by SGD, its dense weights."""
+    from iterand_jax.data.datasets import get_dataset
+    from iterand_jax.description import Description, Draws
+    from iterand_jax.tickets import Ticket
+
+    config = model.config
+    weights, masks, draws = state.frozen, model.masks(state), None
+    if config.method == "sgd":
+        weights, masks = state.trainable, jax.tree.map(lambda _: None, state.trainable)
+    elif config.method == "fixed_mask":
+        weights = state.trainable
+    else:
+        draws = Draws(
+            seed=config.seed,
+            distribution=config.distribution,
+            step=int(state.step),
+            k_per=config.k_per or 0,
+            sampling_rate=config.sampling_rate or 0.0,
+        )
+    dataset = get_dataset(config.dataset.name)
+    of_pixels = "mean" in dataset.options
+    description = Description(
+        network={
+            "name": config.network.name,
+            "num_classes": dataset.outputs,
+            "width": config.network.width,
+            "affine": config.method not in SCORED,
+            "dtype": config.dtype,
+        },
+        inputs=tuple((x.shape, x.dtype.name) for x in dataset.inputs),
+        mean=tuple(config.dataset.mean) if of_pixels else None,
+        std=tuple(config.dataset.std) if of_pixels else None,
+        draws=draws,
+        run={
+            "dataset": config.dataset.name,
+            "method": config.method,
+            "distribution": config.distribution,
+            "sparsity": config.sparsity,
+            "step": int(state.step),
+        },
+    )
+    return Ticket.of(description, weights, masks, state.batch_stats)
+
+
+def sizes(ticket: "Ticket", arrays: dict[str, Any]) -> dict[str, str]:
+    """What a ticket's arrays take by kind, and all of them against float32."""
+    by_kind: dict[str, int] = {}
+    for name, array in arrays.items():
+        kind = name.split("/")[0]
+        by_kind[kind] = by_kind.get(kind, 0) + array.nbytes
+    statistics = by_kind.pop("batch_stats", 0)
+    packed = sum(by_kind.values())
+    dense = 4 * sum(leaf.size for leaf in jax.tree.leaves(ticket.params))
+    rows = {
+        "parameters": f"{packed / 1e6:.3f} MB ("
+        + ", ".join(f"{kind} {size / 1e6:.3f}" for kind, size in by_kind.items())
+        + f") against {dense / 1e6:.2f} MB in float32: "
+        f"{dense / packed:.1f} times smaller"
+    }
+    if statistics:
+        rows["statistics"] = f"{statistics / 1e6:.3f} MB of batch normalization"
+    return rows
+
+
+if __name__ == "__main__":
+    command.run(main, define_flags)

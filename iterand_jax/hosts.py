@@ -1,0 +1,271 @@
+"""Several processes that train one run together: one per host, or a few on one machine.
+
+Each runs the same program, and `jax.distributed` joins their devices to one mesh. Only
+the first reads and writes the workdir and prints. What one process alone knows (a file,
+a signal, an error) it tells the others by the functions here, which all must reach.
+With one process none of them communicates.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+PyTree = Any
+
+_MESSAGE_BYTES = 1000
+_STDOUT = 1
+_PARTING_SECONDS = 5.0
+
+
+class DifferingProcessesError(ValueError):
+    """Processes of a run do not hold the same."""
+
+
+def join(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat_seconds: int = 100,
+) -> None:
+    """Joins the other processes of the run, if it has others; before any use of JAX.
+
+    What is not given is taken from $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and
+    $JAX_PROCESS_ID, and then from what started the process: srun with several tasks,
+    mpirun with several, or the TPU that JAX is about to use, which may be one of
+    several hosts. Without any of these the process is alone and asks no network.
+
+    Args:
+      coordinator: "host:port" of process 0; the port is free there.
+      processes: how many there are.
+      process_id: which this is, from 0.
+      heartbeat_seconds: after so long without a sign of one of them all end.
+
+    Raises:
+      ValueError: a part of this is missing or impossible.
+    """
+    given = (
+        coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or None,
+        _number(processes, "JAX_NUM_PROCESSES"),
+        _number(process_id, "JAX_PROCESS_ID"),
+    )
+    started_by = _launcher()
+    if started_by is None and given == (None, None, None):
+        return
+    _check(*given, detected=started_by is not None)
+    # Its handler of SIGTERM would take the place of ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            *given,
+            # Detection may see a cluster where none was asked for.
+            cluster_detection_method=None if None in given else "deactivate",
+            heartbeat_timeout_seconds=heartbeat_seconds,
+        )
+    except ValueError as error:
+        if started_by == "tpu" and given == (None, None, None):
+            return  # a TPU of one host, of a kind that no environment describes
+        raise ValueError(
+            f"{started_by} started this process, but JAX cannot tell the others "
+            f"({error}); give coordinator, processes and process_id"
+        ) from error
+
+
+def _check(
+    coordinator: str | None,
+    processes: int | None,
+    process_id: int | None,
+    *,
+    detected: bool,
+) -> None:
+    if not detected and None in (coordinator, processes, process_id):
+        raise ValueError(
+            "coordinator, processes and process_id are needed together; got "
+            f"{coordinator}, {processes}, {process_id}"
+        )
+    if coordinator is not None and ":" not in coordinator:
+        raise ValueError(
+            f"coordinator {coordinator!r} has no port; possible: HOST:PORT"
+        )
+    if processes is not None and process_id is not None and process_id >= processes:
+        raise ValueError(
+            f"process_id {process_id} of {processes} processes; possible: 0 to "
+            f"{processes - 1}"
+        )
+
+
+def _number(given: int | None, variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if given is not None or not text:
+        return given
+    if not text.isdecimal():
+        raise ValueError(f"${variable} is {text!r}; possible: a number from 0")
+    return int(text)
+
+
+def _launcher() -> str | None:
+    """What started this process as one of several, if anything is known to have."""
+    # Of the step: a shell inside an allocation has the variables of the whole job.
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return "srun"
+    if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        return "mpirun"
+    # JAX sets this where it finds a TPU and nobody chose another platform.
+    config: Any = jax.config  # its fields have no types
+    return "tpu" if (config.jax_platforms or "").split(",")[0] == "tpu" else None
+
+
+def are_alone() -> bool:
+    """Whether this process has no others."""
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
+
+
+def is_first() -> bool:
+    """Whether this process writes and prints; one that is alone does."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def only_first_prints() -> Iterator[None]:
+    """What other processes print inside is not seen, libraries in C++ included.
+
+    What they write to stderr is: an error of any process is told.
+    """
+    if is_first():
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(_STDOUT)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), _STDOUT)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """An error inside, of any process, becomes one of all.
+
+    Inside, a process must not wait for another. That with the error raises it; the
+    others raise a ValueError that names the process.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if jax.process_count() > 1:
+        text = "" if failure is None else str(failure).strip() or repr(failure)
+        message = np.zeros(_MESSAGE_BYTES, np.uint8)
+        encoded = np.frombuffer(text.encode()[:_MESSAGE_BYTES], np.uint8)
+        message[: len(encoded)] = encoded
+        messages = multihost_utils.process_allgather(message)
+        failed = np.flatnonzero(messages.any(axis=1))
+        if failure is None and failed.size:
+            said = messages[failed[0]].tobytes().rstrip(b"\0").decode(errors="replace")
+            raise ValueError(f"process {failed[0]}: {said}")
+    if failure is not None:
+        raise failure
+
+
+def from_first(function: Callable[[], Any]) -> Any:
+    """What a function returns on the first process, which alone calls it; JSON.
+
+    An error in it becomes one of all processes.
+    """
+    value = None
+    with together():
+        if is_first():
+            value = function()
+    if jax.process_count() == 1:
+        return value
+    text = json.dumps(value).encode() if is_first() else b""
+    padded = np.frombuffer(text.ljust(largest(len(text))), np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+
+
+def arrays_of_first(tree: PyTree) -> PyTree:
+    """NumPy arrays of the first process; others give arrays of such shapes."""
+    if jax.process_count() == 1:
+        return tree
+
+    def of_first(leaf):
+        # As bytes: the sum that broadcasts would make 0.0 of -0.0.
+        data = np.frombuffer(leaf.tobytes(), np.uint8)
+        received = multihost_utils.broadcast_one_to_all(data).tobytes()
+        return np.frombuffer(received, leaf.dtype).reshape(leaf.shape)
+
+    return jax.tree.map(of_first, tree)
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers, each an int32."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def check_same(held: Mapping[str, Any]) -> None:
+    """Compares what the processes hold, by SHA-256.
+
+    Args:
+      held: {name: array or text}, of the same names on all.
+
+    Raises:
+      DifferingProcessesError: names what differs first, and on which processes.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [
+        np.frombuffer(hashlib.sha256(_bytes(held[name])).digest(), np.uint8)
+        for name in sorted(held)
+    ]
+    gathered = multihost_utils.process_allgather(np.stack(digests))
+    differing = (gathered != gathered[0]).any(axis=2)
+    for index, name in enumerate(sorted(held)):
+        if differing[:, index].any():
+            others = ", ".join(map(str, np.flatnonzero(differing[:, index])))
+            names = int(differing.any(axis=0).sum())
+            more = f" ({names} differ in all)" if names > 1 else ""
+            raise DifferingProcessesError(
+                f"{name} is not the same on process {others} as on process 0{more}"
+            )
+
+
+def _bytes(value: Any) -> Any:
+    return value.encode() if isinstance(value, str) else np.ascontiguousarray(value)
+
+
+def tells_of_a_lost_process(error: Exception) -> bool:
+    """Whether an error is that of a collective whose other end is gone."""
+    collective = isinstance(error, jax.errors.JaxRuntimeError) and not are_alone()
+    return collective and any(library in str(error) for library in ("Gloo", "NCCL"))
+
+
+def leave(status: int, *, at_once: bool = False) -> NoReturn:
+    """Ends the process with a status other than 0, whatever the others do.
+
+    An orderly end waits for all of them; this gives them a few seconds, or none.
+    """
+    if not jax.distributed.is_initialized():
+        raise SystemExit(status)
+    if not at_once:
+        parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        parting.start()
+        parting.join(_PARTING_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM as a request to stop after the step that is being done."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class InterruptedRunError(Exception):
+    """A run stopped as it was asked to, with a checkpoint of its last step.
+
+    Attributes:
+      step: steps done.
+      number: the signal that asked.
+    """
+
+    def __init__(self, step: int, number: int):
+        """At a step, for a signal."""
+        super().__init__(
+            f"stopped at step {step:,} by {signal.Signals(number).name}; the same "
+            "command continues from there"
+        )
+        self.step = step
+        self.number = number
+
+
+@dataclasses.dataclass
+class StopRequest:
+    """Whether to stop.
+
+    Attributes:
+      number: the signal that asked for it, None while none has.
+    """
+
+    number: int | None = None
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turns the first SIGINT or SIGTERM into a request; the next one acts as ever.
+
+    Outside the main thread, which alone can receive signals, there is never a request.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def handle(number, frame) -> None:
+        del frame
+        request.number = number
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+    asked_elsewhere = False
+    try:
+        yield request
+    except InterruptedRunError:
+        # Another process of the run got the signal. It may yet come to this one, which
+        # is about to end anyway and should not be killed in that.
+        asked_elsewhere = request.number is None
+        raise
+    finally:
+        if not asked_elsewhere:
+            restore()

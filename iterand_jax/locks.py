@@ -1,0 +1,47 @@
+"""Lock files: one process at a time in a folder."""
+
+import contextlib
+import fcntl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def alone(lock: Path, *, while_waiting: str) -> Iterator[None]:
+    """Holds a lock file; if another process does, says so on stderr and waits.
+
+    The system releases the lock of a process that ends, killed ones included. The file
+    stays, empty: another process may be about to lock it.
+    """
+    with _opened(lock) as file:
+        if not _locked(file):
+            print(while_waiting, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def alone_or_refused(lock: Path, *, refusal: str) -> Iterator[None]:
+    """Holds a lock file, as `alone` does, but never waits.
+
+    Raises:
+      ValueError: the refusal, if another process holds it.
+    """
+    with _opened(lock) as file:
+        if not _locked(file):
+            raise ValueError(refusal)
+        yield
+
+
+def _opened(lock: Path):
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return lock.open("w")
+
+
+def _locked(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

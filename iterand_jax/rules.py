@@ -1,0 +1,90 @@
+"""Which leaves of a tree are pruned: rules on a leaf's path and shape.
+
+The first rule that matches claims the leaf. A path is written with slashes.
+"""
+
+import dataclasses
+import fnmatch
+
+import jax
+from jax import Array
+
+__all__ = ["DEFAULT_RULES", "OUTPUTS_FIRST_RULES", "Rule"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Claims the leaves whose path matches a pattern, and says whether to prune them.
+
+    Attributes:
+      pattern: shell-style, against the path written with slashes: "*/kernel" claims
+        "Conv_0/kernel", and "kernel" at the root.
+      prune: whether the leaf has scores.
+      out_axis: the axis of the outputs of a pruned leaf: -1 for the (..., inputs,
+        outputs) of Flax, 0 for the (outputs, inputs, ...) of Equinox and PyTorch, and
+        for the (words, features) of an embedding. The product of the other axes is the
+        fan-in.
+      min_ndim: leaves of fewer dimensions are left to the rules below.
+    """
+
+    pattern: str
+    prune: bool
+    out_axis: int = -1
+    min_ndim: int = 0
+
+    def claims(self, path: str, leaf: Array) -> bool:
+        """Whether this rule matches a leaf of this path and shape.
+
+        >>> import numpy as np
+        >>> rule = Rule("*/kernel", prune=True, min_ndim=2)
+        >>> rule.claims("Conv_0/kernel", np.zeros((3, 3, 1, 8)))
+        True
+        >>> rule.claims("Conv_0/bias", np.zeros(8))
+        False
+        """
+        return leaf.ndim >= self.min_ndim and matches(self.pattern, path)
+
+
+DEFAULT_RULES = (
+    Rule("*/kernel", prune=True, min_ndim=2),
+    Rule("*/embedding", prune=True, out_axis=0, min_ndim=2),
+    Rule("*", prune=False),
+)
+"""Flax's names: kernels and embeddings are pruned; biases and normalization are not.
+
+An embedding looks a row up and sums over nothing, so its fan-in is a convention: its
+features, as PyTorch's initializers take it for a (words, features) table. (The number
+of words would make rows of size 1 / sqrt(words), which no layer above would hear.)
+"""
+
+OUTPUTS_FIRST_RULES = (
+    Rule("*/weight", prune=True, out_axis=0, min_ndim=2),
+    Rule("*", prune=False),
+)
+"""For models whose weights are (outputs, inputs, ...), as Equinox's are."""
+
+
+def path_string(path: tuple) -> str:
+    """A key path of jax.tree_util as names between slashes: "Conv_0/kernel".
+
+    A Flax NNX variable is a node around its value; its path is the variable's.
+
+    >>> import jax
+    >>> ((path, _),) = jax.tree_util.tree_leaves_with_path({"Conv_0": {"kernel": 0}})
+    >>> path_string(path)
+    'Conv_0/kernel'
+    """
+    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a shell-style pattern matches a path, at the root or below.
+
+    >>> matches("*/kernel", "kernel"), matches("*/kernel", "Conv_0/bias")
+    (True, False)
+    """
+    return fnmatch.fnmatchcase("/" + path, pattern) or fnmatch.fnmatchcase(
+        path, pattern
+    )

@@ -1,0 +1,161 @@
+"""Exact order statistics of unsigned integers in linear time: nothing is sorted.
+
+The bits of a k-th smallest key are found from the top, a few per pass, by counting how
+many keys lie below the candidates of the pass. The number of passes is fixed, and each
+reads the keys once. `select_all` does it for many arrays and lets the platform that the
+program is compiled for choose the way; the answers are the same integers.
+
+    select_each      one array after another, two bits per pass: the least work. On CPU.
+    select_blocked   all arrays at once, four bits per pass: the fewest kernels. For
+                     accelerators, where a launch costs as much as reading a megabyte.
+
+In `select_blocked` the keys become the rows of one matrix. A row belongs to one array;
+what an array does not fill of its last row is padded with the largest key, which is
+below no candidate. A pass is one fused reduction over the rows, each of which counts
+for the candidates of its array, then a sum of the rows' counts by array.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+__all__ = ["select_all", "select_blocked", "select_each", "select_kth"]
+
+ROW = 1024  # keys; a row takes a warp or two of a GPU, and small arrays waste little
+BITS = 4  # per pass of the blocked form, a divisor of 16
+
+
+def select_all(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
+    """The k-th smallest (from 0) of each array, chosen for the platform as above.
+
+    The choice is made when a program is lowered, not when it is traced: one that is
+    lowered for CPU in a process with a GPU takes the way of the CPU, and one that is
+    exported for several platforms takes on each its own.
+
+    Args:
+      keys: unsigned integers, each array of any shape but empty.
+      ks: one for each array, below its size and 2**31; may be traced scalars.
+
+    Returns:
+      A scalar for each array, of its dtype.
+
+    >>> import jax.numpy as jnp
+    >>> select_all([jnp.array([7, 1, 5], jnp.uint32), jnp.ones(2, jnp.uint16)], [1, 0])
+    [Array(5, dtype=uint32), Array(1, dtype=uint16)]
+    """
+    return lax.platform_dependent(
+        list(keys), list(ks), cpu=select_each, default=select_blocked
+    )
+
+
+def select_each(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
+    """`select_all`, array by array with `select_kth`.
+
+    >>> import jax.numpy as jnp
+    >>> select_each([jnp.array([7, 1, 5], jnp.uint32)], [2])
+    [Array(7, dtype=uint32)]
+    """
+    return [select_kth(x, k) for x, k in zip(keys, ks, strict=True)]
+
+
+def select_kth(keys: Array, k: int | Array) -> Array:
+    """The k-th smallest (from 0) of unsigned integers of any shape, without a sort.
+
+    Two bits of the answer per pass, from the top: of the three candidates, those that
+    at most k keys lie below are not above the answer. One variadic reduction counts for
+    all three; as separate sums, XLA's CPU backend reads the keys once per candidate,
+    five times slower in all.
+
+    >>> import jax.numpy as jnp
+    >>> select_kth(jnp.array([7, 1, 5], jnp.uint32), 1)
+    Array(5, dtype=uint32)
+    """
+    bits = keys.dtype.itemsize * 8
+
+    def two_bits(i, answer):
+        shift = jnp.asarray(bits - 2 - 2 * i, keys.dtype)
+        candidates = [answer | (jnp.asarray(d, keys.dtype) << shift) for d in (1, 2, 3)]
+        counts = _counts_below(keys, candidates, tuple(range(keys.ndim)))
+        digit = sum((c <= k).astype(keys.dtype) for c in counts)
+        return answer | (digit << shift)
+
+    return lax.fori_loop(0, bits // 2, two_bits, _zero(keys, k))
+
+
+def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
+    """`select_all`, all arrays of a dtype at once.
+
+    What cannot lie in one matrix is selected apart: arrays of another dtype or, inside
+    `shard_map`, that vary over other axes; an array whose type is sharded is read where
+    it lies, by `select_kth`.
+
+    >>> import jax.numpy as jnp
+    >>> keys = [jnp.array([7, 1, 5], jnp.uint32), jnp.array([[4], [9]], jnp.uint32)]
+    >>> select_blocked(keys, [1, 1])
+    [Array(5, dtype=uint32), Array(9, dtype=uint32)]
+    """
+    answers: dict[int, Array] = {}
+    together: dict[object, list[int]] = {}
+    for index, (x, k) in enumerate(zip(keys, ks, strict=True)):
+        if any(jax.typeof(x).sharding.spec):
+            answers[index] = select_kth(x, k)
+        else:
+            together.setdefault(jax.typeof(_zero(x, k)), []).append(index)
+    for indices in together.values():
+        found = _select_rows(
+            [keys[i] for i in indices],
+            jnp.stack([jnp.asarray(ks[i], jnp.int32) for i in indices]),
+        )
+        answers |= {i: found[n] for n, i in enumerate(indices)}
+    return [answers[i] for i in range(len(keys))]
+
+
+def _select_rows(keys: list[Array], ks: Array) -> Array:
+    """The answers, as one array, for keys of one dtype."""
+    dtype, arrays = keys[0].dtype, len(keys)
+    bits = dtype.itemsize * 8
+    digits = range(1, 1 << BITS)
+    rows = jnp.concatenate([_as_rows(x) for x in keys])
+    array_of_row = jnp.array(
+        [n for n, x in enumerate(keys) for _ in range(-(-x.size // ROW))], jnp.int32
+    )
+
+    def one_pass(i, answers):
+        shift = jnp.asarray(bits - BITS - BITS * i, dtype)
+        of_rows = answers[array_of_row, None]
+        candidates = [of_rows | (jnp.asarray(d, dtype) << shift) for d in digits]
+        counts = jnp.stack(_counts_below(rows, candidates, (1,)), axis=1)
+        below = jax.ops.segment_sum(
+            counts, array_of_row, arrays, indices_are_sorted=True
+        )
+        digit = jnp.sum(below <= ks[:, None], axis=1).astype(dtype)
+        return answers | (digit << shift)
+
+    zeros = jnp.stack([_zero(x, k) for x, k in zip(keys, ks, strict=True)])
+    return lax.fori_loop(0, bits // BITS, one_pass, zeros)
+
+
+def _as_rows(keys: Array) -> Array:
+    largest = ~jnp.zeros((), keys.dtype)
+    flat = jnp.pad(keys.ravel(), (0, -keys.size % ROW), constant_values=largest)
+    return flat.reshape(-1, ROW)
+
+
+def _counts_below(
+    keys: Array, candidates: list[Array], axes: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """How many keys along the axes lie below each candidate, in one reading of them."""
+    return lax.reduce(
+        tuple((keys < c).astype(jnp.int32) for c in candidates),
+        (jnp.int32(0),) * len(candidates),
+        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+        axes,
+    )
+
+
+def _zero(keys: Array, k: int | Array) -> Array:
+    """Zero made of keys and k: under shard_map it varies over the axes that they do."""
+    first = keys.reshape(-1)[0]
+    return (first ^ first) & jnp.asarray(k).astype(keys.dtype)

@@ -1,0 +1,226 @@
+"""A folder of checkpoints, as Orbax reads and writes it in one process."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from iterand_jax.leaves import leaves_of, sha256
+from iterand_jax.rules import path_string
+
+PyTree = Any
+_LOGGER = logging.getLogger(__name__)
+
+
+def zeros(abstract: PyTree) -> PyTree:
+    """NumPy arrays of such shapes and dtypes."""
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
+
+
+class IncompatibleCheckpointError(ValueError):
+    """A checkpoint that is whole, of a state with other leaves than the run's."""
+
+
+class _Best(preservation.PreservationPolicy):
+    """Keeps the steps of the highest scores, of equal ones the newest.
+
+    Orbax's own policy takes scores that its manager holds in memory alone, so a run
+    that continues would lose its best checkpoint.
+    """
+
+    def __init__(self, number: int, scores: Mapping[int, float]):
+        self._number, self._scores = number, scores
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        scored = [step for step in steps if step in self._scores]
+        ranked = sorted(scored, key=lambda step: (self._scores[step], step))
+        best = ranked[-self._number :]
+        return [step in best for step in steps]
+
+
+class CheckpointFolder:
+    """The checkpoints in one folder."""
+
+    def __init__(
+        self, folder: Path, *, keep: int, keep_best: int, keep_steps: Sequence[int]
+    ):
+        """Opens or makes the folder; what stays in it is said in `Checkpoints`."""
+        self._folder = folder.resolve()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._scores: dict[int, float] = {}  # of the steps that have one
+        policies: list[Any] = [preservation.LatestN(keep)]
+        if keep_best:
+            policies.append(_Best(keep_best, self._scores))
+        if keep_steps:
+            policies.append(preservation.CustomSteps(keep_steps))
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation.AnyPreservationPolicy(policies),
+                create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=0,
+                    active_processes={0},
+                    barrier_sync_key_prefix="first_process",
+                ),
+            ),
+        )
+        if keep_best:
+            self._read_scores()
+
+    def save(
+        self,
+        step: int,
+        leaves: dict[str, np.ndarray],
+        record: dict[str, Any],
+        score: float | None,
+    ) -> None:
+        """Saves the leaves of a state by path, unless that step is saved."""
+        if step in self.steps():
+            return
+        kept_with = {"sha256": sha256(leaves), "leaves": _forms(leaves), "score": score}
+        if score is not None:
+            self._scores[step] = score
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(leaves),
+                    record=ocp.args.JsonSave(record | kept_with),
+                ),
+            )
+
+    def restore(
+        self, abstract: PyTree, at_most: int | None
+    ) -> tuple[PyTree, dict[str, Any]] | None:
+        """The newest whole checkpoint, as `Checkpoints.restore` says."""
+        for step in self.steps():
+            if at_most is not None and step > at_most:
+                self._manager.delete(step)
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                restored = self._restore_step(step, abstract)
+            except IncompatibleCheckpointError:
+                raise
+            except Exception as error:
+                reason = _first_line(error)
+                damaged.append(f"{self._folder / str(step)} ({reason})")
+                _LOGGER.warning("damaged checkpoint: %s", damaged[-1])
+                continue
+            self._set_aside([s for s in self.steps() if s > step])
+            return restored
+        if damaged:
+            raise ValueError(
+                f"no whole checkpoint to continue from; damaged: {'; '.join(damaged)}"
+            )
+        return None
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, whole or damaged."""
+        return sorted(self._manager.all_steps())
+
+    def wait(self) -> None:
+        """Returns when all is on disk."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # TensorStore tells the system's error by its number inside a long text.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            reason = os.strerror(int(code[1])) if code else _first_line(error)
+            raise OSError(
+                f"a checkpoint cannot be written in {self._folder}: {reason}; "
+                "those before it are whole"
+            ) from error
+
+    def close(self) -> None:
+        """Waits and ends the background work."""
+        self._manager.close()
+
+    def restore_step(
+        self, step: int, abstract: PyTree
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """The checkpoint of a step, as `Checkpoints.restore_step` says."""
+        steps = self.steps()
+        if step not in steps:
+            raise ValueError(
+                f"no checkpoint of step {step} in {self._folder}; possible: "
+                f"{', '.join(map(str, steps)) or 'none'}"
+            )
+        return self._restore_step(step, abstract)
+
+    def _restore_step(
+        self, step: int, abstract: PyTree
+    ) -> tuple[PyTree, dict[str, Any]]:
+        paths, treedef = jax.tree_util.tree_flatten_with_path(abstract)
+        targets = leaves_of(zeros(abstract))
+        record = self._read_record(step)
+        record.pop("score", None)
+        self._check_leaves(step, record.pop("leaves", {}), _forms(targets))
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
+        state = self._manager.restore(step, args=arguments).state
+        leaves = {path: np.asarray(leaf) for path, leaf in state.items()}
+        if sha256(leaves) != record.pop("sha256"):
+            raise ValueError("the bytes do not have the checksum they were saved with")
+        ordered = [leaves[path_string(path)] for path, _ in paths]
+        return jax.tree.unflatten(treedef, ordered), record
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=arguments).record
+
+    def _read_scores(self) -> None:
+        """Scores of an earlier process; a damaged checkpoint has none."""
+        for step in self.steps():
+            with contextlib.suppress(Exception):
+                score = self._read_record(step).get("score")
+                if score is not None:
+                    self._scores[step] = score
+
+    def _check_leaves(
+        self, step: int, saved: dict[str, str], expected: dict[str, str]
+    ) -> None:
+        differing = [
+            f"{path}: {saved.get(path, '(none)')} / {expected.get(path, '(none)')}"
+            for path in sorted(saved.keys() | expected.keys())
+            if saved.get(path) != expected.get(path)
+        ]
+        if differing:
+            more = "" if len(differing) <= 3 else f"; {len(differing)} in all"
+            raise IncompatibleCheckpointError(
+                f"the checkpoint {self._folder / str(step)} is of another version of "
+                f"the state (there / here): {'; '.join(differing[:3])}{more}"
+            )
+
+    def _set_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            target = self._folder.with_name("damaged_checkpoints") / str(step)
+            target.parent.mkdir(exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.move(self._folder / str(step), target)
+        if steps:
+            self._manager.reload()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _forms(leaves: dict[str, np.ndarray]) -> dict[str, str]:
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()}

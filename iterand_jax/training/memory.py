@@ -1,0 +1,52 @@
+"""What a run needs of each device's memory, told before its first step."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from iterand_jax.training.logs import table
+from iterand_jax.training.step import State
+
+PyTree = Any
+PARTS = ("trainable", "frozen", "opt_state", "batch_stats", "masks")
+
+
+def report(states: Sequence[State], steps: Iterable[jax.stages.Compiled]) -> str:
+    """The states by their parts and the largest of the compiled steps, as a table.
+
+    The estimate is the compiler's, for the devices that it compiled for: what the step
+    holds, state and data included, beside what other programs hold.
+    """
+    sizes = {part: _bytes([getattr(s, part) for s in states]) for part in PARTS}
+    analyses = [step.memory_analysis() for step in steps]
+    parts = ", ".join(f"{name} {_shown(size)}" for name, size in sizes.items() if size)
+    rows = {"state": f"{_shown(sum(sizes.values()))} per device: {parts}"}
+    known = [analysis for analysis in analyses if analysis is not None]
+    if known:
+        largest = max(known, key=peak)
+        rows |= {
+            "arguments": f"{_shown(largest.argument_size_in_bytes)} (state and data)",
+            "activations": f"{_shown(largest.temp_size_in_bytes)} and other values "
+            "inside the step",
+            "together": f"{_shown(peak(largest))} per device (the compiler's estimate)",
+        }
+    return table(rows)
+
+
+def peak(analysis: Any) -> int:
+    """What a compiled program holds at once, in bytes, by its memory analysis.
+
+    The field peak_memory_in_bytes leaves out what is inside the program on CPU.
+    """
+    outside = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    donated = analysis.alias_size_in_bytes
+    return outside - donated + analysis.temp_size_in_bytes
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _shown(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,103 @@
+"""The compiled programs of a run, shared by all runs that train together."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array, lax
+
+from iterand_jax.training import parallel
+from iterand_jax.training.churn import mask_churn
+from iterand_jax.training.evaluation import Evaluator
+from iterand_jax.training.setup import Setup
+from iterand_jax.training.step import State, train_step
+
+PyTree = Any
+
+
+class Programs(NamedTuple):
+    """What training calls.
+
+    Attributes:
+      steps: by the form of a feed's arguments, what `compile_steps` returns.
+      steps_per_dispatch: the most steps that one call may do.
+      evaluate: (state, split) -> (mean loss, accuracy in %).
+      refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
+      churn: (packed masks, trainable) -> (packed masks, churn); None without masks.
+    """
+
+    steps: Mapping[Any, jax.stages.Compiled]
+    steps_per_dispatch: int
+    evaluate: Evaluator
+    refresh: Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]] | None
+    churn: Callable[[PyTree, PyTree], tuple[PyTree, Array]] | None
+
+
+def compile_programs(run: Setup, states: Sequence[State]) -> Programs:
+    """Compiles what runs like this one need, for states on the devices."""
+    limit = run.config.steps_per_dispatch or parallel.steps_per_dispatch()
+    state, refresh, churn = states[0], None, None
+    if run.task.method.refresh_every:
+        refresh = parallel.compile_refresh(run.task.method, run.mesh, run.root, state)
+    if state.masks:
+        churn = (
+            jax.jit(
+                functools.partial(mask_churn, run.model.subnetwork),
+                out_shardings=parallel.replicated(run.mesh),
+            )
+            .lower(state.masks, state.trainable)
+            .compile()
+        )
+    return Programs(
+        steps={
+            parallel.form(shapes): compile_steps(run, states, shapes, looped=limit > 1)
+            for shapes in run.feed.train_shapes()
+        },
+        steps_per_dispatch=limit,
+        evaluate=Evaluator(run),
+        refresh=refresh,
+        churn=churn,
+    )
+
+
+def compile_steps(
+    run: Setup, states: Sequence[State], shapes: PyTree, *, looped: bool = False
+) -> jax.stages.Compiled:
+    """(states, arguments, roots, count) -> states, each `count` steps further.
+
+    The runs that train together are unrolled in one program, one after another: under
+    vmap their convolutions would become grouped ones, which are slower.
+
+    Args:
+      run: any of the runs; they differ in their seeds.
+      states: one for each run, which every call donates.
+      shapes: of the arguments of one run, one of the feed's `train_shapes`.
+      looped: whether count may be more than 1, with the same arguments for all these
+        steps. On CPU the gradient of a convolution is 30 times slower in a loop.
+    """
+    step = functools.partial(
+        train_step,
+        task=run.task,
+        steps_per_epoch=run.feed.steps_per_epoch,
+        log_every=run.config.log_every_steps,
+        accumulate_steps=run.config.accumulate_steps,
+    )
+
+    def train(states, arguments, roots, count):
+        def advanced(states):
+            return tuple(map(step, states, arguments, roots))
+
+        if not looped:
+            return advanced(states)
+        return lax.fori_loop(0, count, lambda _, s: advanced(s), states)
+
+    jitted = jax.jit(
+        train,
+        donate_argnums=0,
+        out_shardings=parallel.replicated(run.mesh),
+        compiler_options=parallel.compiler_options(run.config.dtype),
+    )
+    size = len(states)
+    roots = (run.root,) * size
+    return jitted.lower(tuple(states), (shapes,) * size, roots, 1).compile()

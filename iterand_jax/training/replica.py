@@ -1,0 +1,231 @@
+"""A run in training, alone or beside others: its state, its log, its checkpoints."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from iterand_jax import hosts
+from iterand_jax.leaves import sha256
+from iterand_jax.training import parallel
+from iterand_jax.training.checkpoint import Checkpoints, state_leaves
+from iterand_jax.training.evaluation import means
+from iterand_jax.training.logs import Clock, MetricsLog, SilentLog
+from iterand_jax.training.programs import Programs
+from iterand_jax.training.setup import Setup
+from iterand_jax.training.step import State
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite."""
+
+
+@dataclasses.dataclass
+class Record:
+    """The host's own numbers, kept in every checkpoint.
+
+    Attributes:
+      redrawn: weights redrawn so far.
+      seconds: by phase, of all that trained in the program; to the "first step", from
+        the last start.
+      validation_accuracy: after each epoch so far, in %.
+      position: of the feed.
+    """
+
+    redrawn: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    validation_accuracy: list[float] = dataclasses.field(default_factory=list)
+    position: Any = None
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a finished run leaves.
+
+    Attributes:
+      state: after the last step.
+      record: the host's numbers.
+      test_loss: mean over the test split.
+      test_accuracy: in %.
+      state_sha256: a digest of every leaf of the state.
+    """
+
+    state: State
+    record: Record
+    test_loss: float
+    test_accuracy: float
+    state_sha256: str
+
+
+class Replica:
+    """One of the runs that train together.
+
+    Attributes:
+      run: what it is made of.
+      checkpoints: its own.
+      state: now; whoever calls the train step replaces it.
+      record: the host's numbers.
+      shown: the last loss and accuracy on the batches of training.
+    """
+
+    state: State
+    record: Record
+    shown: tuple[float, float]
+
+    def __init__(self, run: Setup, workdir: Path):
+        """Opens the checkpoints of a workdir."""
+        self.run = run
+        self.checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            keep=run.config.keep_checkpoints,
+            keep_best=run.config.keep_best_checkpoints,
+            keep_steps=[
+                epoch * run.feed.steps_per_epoch
+                for epoch in run.config.keep_checkpoint_epochs
+            ],
+        )
+        self._workdir = workdir
+
+    def start(self, restored: tuple[State, dict[str, Any]] | None) -> None:
+        """Begins with what a checkpoint held, or with nothing done."""
+        replicated = parallel.replicated(self.run.mesh)
+        if restored is None:
+            self.record = Record()
+            init = jax.jit(self.run.init_state, out_shardings=replicated)
+            self.state = init(self.run.root)
+        else:
+            self.record = Record(**restored[1])
+            self.state = jax.make_array_from_process_local_data(replicated, restored[0])
+
+    def open_log(self, clock: Clock) -> None:
+        """Continues the log of the workdir; seconds come from the clock of the loop."""
+        step = int(self.state.step)
+        self._clock = clock
+        log = MetricsLog if hosts.is_first() else SilentLog
+        self._log = log(self._workdir, from_step=step)
+        now = step, clock.seconds.get("training", 0.0)
+        self._timed = {"step": now, "epoch": now}
+
+    def close(self) -> None:
+        """Closes the log."""
+        self._log.close()
+
+    def check_finite(self) -> None:
+        """Raises NonFiniteLossError once a loss was not finite."""
+        bad_step = int(self.state.bad_step)
+        if bad_step >= 0:
+            raise NonFiniteLossError(
+                f"the loss is not finite at step {bad_step:,}; the last good "
+                f"checkpoint is kept (try a smaller learning_rate than "
+                f"{self.run.config.learning_rate:g})"
+            )
+
+    def refresh(self, programs: Programs, step: int) -> None:
+        """Re-randomizes, and counts what was redrawn."""
+        assert programs.refresh is not None
+        with self._clock.measure("re-randomization"):
+            frozen, redrawn = programs.refresh(
+                self.run.root, step, self.state.trainable, self.state.frozen
+            )
+            self.state = self.state._replace(frozen=frozen)
+            self.record.redrawn += int(redrawn)
+
+    def log_step(self, step: int) -> None:
+        """Writes what happened since the last log step."""
+        loss, accuracy = self.shown = means(self.state.window)
+        self._log.write(
+            {
+                "kind": "step",
+                "step": step,
+                "epoch": step / self.run.feed.steps_per_epoch,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                **self._common("step", step),
+            }
+        )
+
+    def log_epoch(self, programs: Programs, step: int) -> None:
+        """Validates, and writes what happened in the epoch."""
+        with self._clock.measure("evaluation"):
+            validation = programs.evaluate(self.state, "validation")
+        self.record.validation_accuracy.append(validation[1])
+        churn = {}
+        if programs.churn:
+            masks, changed = programs.churn(self.state.masks, self.state.trainable)
+            self.state = self.state._replace(masks=masks)
+            churn["mask_churn"] = float(changed)
+        loss, accuracy = self.shown = means(self.state.epoch)
+        self._log.write(
+            {
+                "kind": "epoch",
+                "step": step,
+                "epoch": step // self.run.feed.steps_per_epoch,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                "validation_loss": validation[0],
+                "validation_accuracy": validation[1],
+                **churn,
+                **self._common("epoch", step),
+            }
+        )
+
+    def _common(self, kind: str, step: int) -> dict[str, float]:
+        """What every line tells; speed is that of training since its last line."""
+        timed, seconds = self._timed[kind]
+        self._timed[kind] = step, self._clock.seconds["training"]
+        examples = (step - timed) * self.run.config.batch_size
+        return {
+            "learning_rate": float(self.run.schedule(step - 1)),
+            "examples_per_second": round(
+                examples / (self._timed[kind][1] - seconds), 1
+            ),
+            "redrawn": self.record.redrawn,
+        }
+
+    def save(self, step: int) -> None:
+        """Saves a checkpoint, in the background once the state is copied."""
+        with self._clock.measure("checkpoints"):
+            self.record.seconds = self._clock.seconds
+            self.record.position = self.run.feed.position()
+            at_epoch_end = step % self.run.feed.steps_per_epoch == 0
+            score = self.record.validation_accuracy[-1] if at_epoch_end else None
+            record = dataclasses.asdict(self.record)
+            self.checkpoints.save(step, self.state, record, score)
+
+    def finish(self, programs: Programs) -> Outcome:
+        """Reads the test set."""
+        with self._clock.measure("evaluation"):
+            loss, accuracy = programs.evaluate(self.state, "test")
+        self.record.seconds = self._clock.seconds
+        return Outcome(
+            state=self.state,
+            record=self.record,
+            test_loss=loss,
+            test_accuracy=accuracy,
+            state_sha256=sha256(state_leaves(self.state)),
+        )
+
+
+def restore_together(replicas: Sequence[Replica]) -> int:
+    """Starts all at the newest step of which each has a whole checkpoint, or at 0.
+
+    A kill can come while some have saved a step and others have not; checkpoints beyond
+    the common step are removed. Returns the step.
+
+    Raises:
+      ValueError: all checkpoints of one of them are damaged.
+    """
+    newest = None
+    while True:
+        restored = [
+            replica.checkpoints.restore(replica.run.model.abstract, newest)
+            for replica in replicas
+        ]
+        steps = {int(found[0].step) if found else 0 for found in restored}
+        newest = min(steps)
+        if len(steps) == 1:
+            for replica, found in zip(replicas, restored, strict=True):
+                replica.start(found)
+            return newest

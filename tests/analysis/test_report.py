@@ -1,0 +1,217 @@
+"""The report of a run, from a workdir that holds a checkpoint and a log."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from iterand_jax import tickets
+from iterand_jax.analysis import figure, report
+from iterand_jax.data import datasets
+from iterand_jax.export import export
+from iterand_jax.subnetwork import apply_masks
+from iterand_jax.tickets import Ticket
+from iterand_jax.training import magnitude, setup
+from iterand_jax.training.checkpoint import Checkpoints
+from iterand_jax.training.config import resolve
+from iterand_jax.training.replica import Record
+from iterand_jax.training.workdir import claimed
+
+STEP = 21  # three refreshes, one every seven steps
+
+
+@pytest.fixture
+def workdir(tiny_config, tmp_path):
+    """The folder of a run whose scores never moved, from overrides of a config.
+
+    A fixed sparsity makes of a run by SGD a retraining of magnitude pruning.
+    """
+
+    def make(name, *, fixed_sparsity=None, **overrides):
+        config = resolve(tiny_config(**overrides))
+        if fixed_sparsity:
+            fields = {"method": "fixed_mask", "sparsity": fixed_sparsity}
+            config = ConfigDict(config.to_dict() | fields)
+        built = setup.build(config, datasets.open_source("digits"))
+        state = jax.jit(built.init_state)(built.root)._replace(step=np.int32(STEP))
+        method = built.task.method
+        for step in range(7, STEP + 1, 7) if method.refresh_every else ():
+            frozen, _ = jax.jit(method.refresh)(
+                built.root, step, state.trainable, state.frozen
+            )
+            state = state._replace(frozen=frozen)
+        if fixed_sparsity:
+            masks = magnitude.magnitude_masks(
+                built.model.subnetwork, state.trainable, fixed_sparsity
+            )
+            state = state._replace(
+                frozen=masks, trainable=apply_masks(state.trainable, masks)
+            )
+        folder = tmp_path / name
+        with (
+            claimed({folder: config}),
+            contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
+        ):
+            saved.save(STEP, state, dataclasses.asdict(Record()))
+        lines = [{"kind": "epoch", "step": 20, "mask_churn": 0.25}]
+        lines += [{"kind": "epoch", "step": 40, "mask_churn": 0.125}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "metrics.jsonl").write_text(text)
+        return folder
+
+    return make
+
+
+def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
+    folder = workdir("run", distribution="kaiming_uniform")
+    found = report.report(folder)
+    assert [layer.path for layer in found.layers] == [
+        f"{name}/kernel"
+        for name in ("Conv_0", "Conv_1", "Dense_0", "Dense_1", "Dense_2")
+    ]
+    # What is kept here was always kept, so it was never redrawn.
+    kept = sum(layer.kept for layer in found.layers)
+    assert found.ages.tolist() == [kept, 0, 0, 0]
+    assert found.churn == {20: 0.25, 40: 0.125}
+    printed = report.text(found)
+    assert "Conv_0/kernel" in printed
+    assert "100.0% of the kept weights have their first value" in printed
+    assert "unknown" not in printed
+    assert "25.00% of the masks changed in the first epoch, 12.50% in the" in printed
+    widths = {len(line) for line in printed.splitlines()[1:7]}
+    assert len(widths) == 1, printed
+
+
+def test_sparse_layers_have_dead_channels(workdir):
+    found = report.report(workdir("run", sparsity=0.97, method="edge_popup"))
+    dead = sum(layer.dead_inputs + layer.dead_outputs for layer in found.layers)
+    assert dead > 0
+    printed = report.text(found)
+    removable = sum(layer.removable for layer in found.layers)
+    assert f"the network has {removable:,} weights less" in printed
+    assert "not shown: no weight was drawn anew" in printed
+
+
+def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
+    workdir,
+):
+    folders = [workdir(f"seed{seed}", seed=seed) for seed in (0, 1)]
+    found = report.report(*folders)
+    assert found.constant
+    assert "two values" in report.text(found)
+    shares = np.array([found.overlaps[layer.path] for layer in found.layers])
+    kept = [layer.kept for layer in found.layers]
+    np.testing.assert_allclose(shares[:, 1], 0.5, atol=0.03)
+    assert np.average(shares[:, 0], weights=kept) == pytest.approx(0.5, abs=0.05)
+    assert "seed 1" in report.text(found)
+    same = report.report(folders[0], folders[0])
+    assert all(share == 1 for share, _ in same.overlaps.values())
+
+
+@pytest.mark.parametrize("distribution", ["signed_constant", "kaiming_uniform"])
+def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
+    folder, path = workdir("run", distribution=distribution), tmp_path / "ticket"
+    export(folder, "ticket", path)
+    run, ticket = report.report(folder), report.report(path, folder)
+    assert ticket.title == run.title == ticket.other
+    assert ticket.no_ages == run.no_ages
+    for one, other in zip(run.layers, ticket.layers, strict=True):
+        assert other.threshold is None
+        unknown = {"threshold": None, "magnitude": None, "ages": None}
+        assert one._replace(**unknown) == other._replace(**unknown)
+        np.testing.assert_array_equal(one.ages, other.ages)
+    assert all(share == 1 for share, _ in ticket.overlaps.values())
+    assert "Conv_0/kernel" in report.text(ticket)
+    figure.draw(ticket, tmp_path / "ticket.png")
+
+
+def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
+    """As of a run on a device whose inverse error function rounds otherwise."""
+    export(workdir("run", distribution="kaiming_uniform"), "ticket", tmp_path / "whole")
+    ticket, path = tickets.load(tmp_path / "whole"), tmp_path / "nudged"
+    params = dict(ticket.params)
+    nudged = np.nextafter(params["Dense_1"]["kernel"], np.float32(9))
+    params["Dense_1"] = {"kernel": nudged}
+    nudged = Ticket.of(ticket.description, params, ticket.masks, ticket.batch_stats)
+    tickets.save(nudged, path)
+    found = report.report(path)
+    layers = {layer.path: layer for layer in found.layers}
+    assert layers["Dense_1/kernel"].unknown == layers["Dense_1/kernel"].kept
+    assert found.unknown == layers["Dense_1/kernel"].kept
+    assert found.ages.tolist() == [
+        sum(x.kept for x in found.layers) - found.unknown,
+        *[0] * 3,
+    ]
+    printed = report.text(found)
+    assert re.search(r"Dense_1/kernel .* 0\.0% +▁{8} +100\.0%\n", printed)
+    share = found.unknown / sum(layer.kept for layer in found.layers)
+    assert f"{share:.1%} of the kept weights: no draw made here equals" in printed
+    figure.draw(found, tmp_path / "unknown.png")
+
+
+def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_path):
+    folder = workdir("run", method="sgd", fixed_sparsity=0.5)
+    found = report.report(folder)
+    kept = sum(layer.kept for layer in found.layers)
+    size = sum(layer.size for layer in found.layers)
+    assert kept == size - round(size * 0.5)
+    printed = report.text(found)
+    assert "fixed_mask" in printed.splitlines()[0]
+    assert found.constant  # what is pruned is zero
+    assert "not shown: no weight was drawn anew" in printed
+    figure.draw(found, tmp_path / "fixed.png")
+    export(folder, "ticket", tmp_path / "ticket")
+    ticket = report.report(tmp_path / "ticket", folder)
+    assert [x._replace(magnitude=0) for x in ticket.layers] == [
+        x._replace(magnitude=0) for x in found.layers
+    ]
+    assert all(share == 1 for share, _ in ticket.overlaps.values())
+
+
+@pytest.mark.parametrize("distribution", ["signed_constant", "kaiming_uniform"])
+def test_the_figure_draws_what_there_is(distribution, workdir, tmp_path):
+    folder = workdir("run", distribution=distribution)
+    for other in (None, folder):
+        path = tmp_path / f"{other is None}.png"
+        figure.draw(report.report(folder, other), path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"cannot write .*nowhere"):
+        figure.draw(report.report(folder), tmp_path / "nowhere" / "a.png")
+
+
+def test_runs_that_cannot_be_compared_are_refused(workdir):
+    small = workdir("small", method="edge_popup")
+    large = workdir("large", method="edge_popup", **{"network.width": 0.125})
+    with pytest.raises(ValueError, match="masks of different networks"):
+        report.report(small, large)
+    dense, refusal = workdir("dense", method="sgd"), "method is sgd; possible: edge_pop"
+    export(dense, "ticket", dense / "ticket")
+    for path in (dense, dense / "ticket"):
+        with pytest.raises(ValueError, match=refusal):
+            report.report(path)
+
+
+def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
+    folder = workdir("run")
+    command = [sys.executable, "-m", "iterand_jax.analyze"]
+    done = subprocess.run(
+        [*command, f"--workdir={folder}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", done.stdout)
+    assert (folder / "analysis.png").exists()
+    absent = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'no'}"], capture_output=True, text=True
+    )
+    assert absent.returncode == 2
+    assert re.fullmatch(r"error: .*config\.json.*\n", absent.stderr)
+    neither = subprocess.run(command, capture_output=True, text=True)
+    assert neither.returncode == 2
+    assert "either --workdir=DIR or --ticket=FILE" in neither.stderr

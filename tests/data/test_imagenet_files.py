@@ -1,0 +1,156 @@
+"""Class folders become the ImageNet that the official archives become."""
+
+import io
+import shutil
+import tarfile
+
+import pytest
+
+from iterand_jax.data import imagenet, imagenet_files, prepare
+
+
+@pytest.fixture
+def copy(class_folders, tmp_path):
+    return shutil.copytree(class_folders, tmp_path / "files")
+
+
+def records(folder):
+    """(label, bytes) of each record by split and file name."""
+    source = imagenet.open_imagenet(folder)
+    return {
+        split: {
+            record["file_name"].decode(): (record["label"], record["image"])
+            for record in source.read(split)
+        }
+        for split in source.sizes
+    }
+
+
+def test_bytes_labels_and_names_are_kept(imagenet_folder, class_folders):
+    labels = {"n01440764": 0, "n01443537": 1, "n15075141": 999}
+    expected = {
+        split: {
+            path.name: (labels[path.parent.name], path.read_bytes())
+            for path in (class_folders / name).rglob("*.*")
+        }
+        for split, name in (("train", "train"), ("validation", "val"))
+    }
+    del expected["validation"]["a.JPEG"]  # two files have this name
+    found = records(imagenet_folder)
+    for synset in ("n01440764", "n01443537"):
+        label, image = found["validation"].pop(f"{synset}/a.JPEG")
+        assert label == labels[synset]
+        path = class_folders / "val" / synset / "a.JPEG"
+        assert image == path.read_bytes()
+    assert found == expected
+    assert found["train"]["truncated.JPEG"][0] == 999
+
+
+def test_folders_and_archives_give_the_same_files(tmp_path, encoded, smooth_image):
+    """The images that TFDS corrects are corrected in both."""
+    cmyk = smooth_image(0, 20, 30).convert("CMYK")
+    train = {
+        "n01739381": {
+            "n01739381_1309.JPEG": encoded(cmyk),
+            "n01739381_1.JPEG": encoded(smooth_image(1, 20, 30)),
+        },
+        "n02105855": {
+            "n02105855_2933.JPEG": encoded(smooth_image(2, 20, 30), "PNG"),
+        },
+    }
+    validation = {"n01751748": {"ILSVRC2012_val_00000001.JPEG": b"not looked at"}}
+    for split, classes in (("train", train), ("val", validation)):
+        for synset, images in classes.items():
+            folder = tmp_path / split / synset
+            folder.mkdir(parents=True)
+            for name, content in images.items():
+                (folder / name).write_bytes(content)
+    with tarfile.open(tmp_path / imagenet_files.TRAIN_ARCHIVE, "w") as archive:
+        for synset in train:
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as images:
+                for path in (tmp_path / "train" / synset).iterdir():
+                    images.add(path, path.name)
+            member = tarfile.TarInfo(f"{synset}.tar")
+            member.size = inner.tell()
+            inner.seek(0)
+            archive.addfile(member, inner)
+    with tarfile.open(tmp_path / imagenet_files.VALIDATION_ARCHIVE, "w") as archive:
+        (image,) = (tmp_path / "val").rglob("*.JPEG")
+        archive.add(image, image.name)
+    files = {
+        name: tmp_path / name
+        for name in (imagenet_files.TRAIN_ARCHIVE, imagenet_files.VALIDATION_ARCHIVE)
+    }
+    folders = imagenet_files.class_folders(str(tmp_path))
+    synsets = [*train, *validation]
+    one = imagenet_files.from_archives(files)
+    other = imagenet_files.from_class_folders(folders, synsets)
+    assert one.keys() == other.keys() == {"train", "validation"}
+    for split in one:
+        assert sorted(one[split], key=str) == sorted(other[split], key=str)
+
+
+@pytest.mark.parametrize("given", [None, "absent", "archives"])
+def test_archives_are_left_to_archives(given, tmp_path):
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / imagenet_files.VALIDATION_ARCHIVE).touch()
+    path = given and str(tmp_path / given)
+    assert imagenet_files.class_folders(path) == {}
+
+
+def no_validation(files):
+    shutil.rmtree(files / "val")
+    return f"{files / 'val'} is not there"
+
+
+def no_classes(files):
+    shutil.rmtree(files / "val")
+    (files / "val").mkdir()
+    (files / "val" / "image.JPEG").touch()
+    return f"{files / 'val'} has no class folders, such as n01440764"
+
+
+def another_class(files):
+    (files / "train" / "cats").mkdir()
+    return f"{files / 'train' / 'cats'} is not called after an ImageNet class"
+
+
+def empty_class(files):
+    (files / "train" / "n01484850").mkdir()
+    (files / "train" / "n01484850" / "image.txt").touch()
+    return f"{files / 'train' / 'n01484850'} has no images"
+
+
+def no_folders(files):
+    for split in ("train", "val"):
+        shutil.rmtree(files / split)
+    return f"{files} holds neither the archives ILSVRC2012_img_train.tar and"
+
+
+@pytest.mark.parametrize(
+    "damage", [no_validation, no_classes, another_class, empty_class, no_folders]
+)
+def test_what_is_no_imagenet_is_refused_in_one_line(damage, copy, tmp_path, capfd):
+    message = damage(copy)
+    data = tmp_path / "data"
+    arguments = ["imagenet2012", f"--data_dir={data}", f"--archive={copy}"]
+    assert prepare.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert not (data / "imagenet2012").exists()
+
+
+def test_the_command_says_what_it_made(copy, tmp_path, capfd):
+    arguments = [
+        "imagenet2012",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--archive={copy}",
+    ]
+    for already in ("", "already "):
+        assert prepare.main(arguments) == 0
+        path = tmp_path / "data" / "imagenet2012" / "5.1.0"
+        expected = f"imagenet2012 is {already}prepared in {path}\n"
+        assert capfd.readouterr() == (expected, "")

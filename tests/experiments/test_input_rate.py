@@ -1,0 +1,59 @@
+"""The loader's rate is measured on photographs, and becomes advice."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import input_rate
+
+
+def test_enough_cores_are_told_how_many_to_use():
+    told = input_rate.report({"0": 650.0, "1": 600.0, "8": 4000.0}, cores=16)
+    lines = told.splitlines()
+    assert lines[1:4] == ["      0       650", "      1       600", "      8     4,000"]
+    assert lines[-1] == "Set --config.dataset.workers=5."
+    assert "5 workers" in told
+    assert "500 images/s each" in told
+
+
+def test_too_few_cores_are_told_what_to_expect():
+    told = input_rate.report({"0": 500.0, "1": 480.0, "2": 900.0}, cores=2)
+    assert "6 workers" in told
+    assert told.splitlines()[-1] == (
+        "These 2 cores feed 36% of that: set --config.dataset.workers=2, and expect "
+        "900 images/s at most."
+    )
+
+
+def test_counts_go_up_to_the_cores(monkeypatch):
+    for cores, expected in ((1, [0, 1]), (6, [0, 1, 2, 4, 6]), (8, [0, 1, 2, 4, 8])):
+        monkeypatch.setattr(input_rate, "cores", lambda n=cores: n)
+        assert input_rate.powers() == expected
+
+
+def test_photographs_have_the_size_that_is_told():
+    files = list(input_rate.photographs(3))
+    assert len(set(files)) == 3
+    assert 70_000 < np.mean([len(content) for content in files]) < 85_000
+    pixels = np.asarray(Image.open(io.BytesIO(files[0])), float)
+    assert pixels.shape == (375, 500, 3)
+    neighbours = np.corrcoef(pixels[:, 1:, 1].ravel(), pixels[:, :-1, 1].ravel())
+    assert neighbours[0, 1] > 0.8
+
+
+@pytest.mark.slow
+def test_the_whole_command(tmp_path, monkeypatch, capsys):
+    for name, value in (("IMAGES", 16), ("BATCH_SIZE", 4), ("WINDOWS", 2)):
+        monkeypatch.setattr(input_rate, name, value)
+    out = tmp_path / "new" / "rate.json"
+    input_rate.main(["--workers=0,1", f"--out={out}"])
+    record = json.loads(out.read_text())
+    assert list(record["images_per_second"]) == ["0", "1"]
+    assert all(rate > 0 for rate in record["images_per_second"].values())
+    assert "cores" in record["device"]
+    printed = capsys.readouterr().out
+    assert "workers  images/s" in printed
+    assert printed.endswith(f"wrote {out}\n")

@@ -1,0 +1,128 @@
+"""A run that is asked to stop saves its last step, and continues from there."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from iterand_jax.data import datasets
+from iterand_jax.interruption import (
+    SIGNALS,
+    InterruptedRunError,
+    stop_requests,
+)
+from iterand_jax.training import loop, setup
+from iterand_jax.training.config import resolve
+from iterand_jax.training.logs import read_lines
+
+
+def run(config, workdir, signals=()):
+    """Trains; `signals` maps steps to the signals that come while they are done."""
+    built = setup.build(resolve(config), datasets.open_source("digits"))
+    batch = built.feed.batch
+
+    def batch_and_signal(step):
+        if step in signals:
+            signal.raise_signal(signals[step])
+        return batch(step)
+
+    built.feed.batch = batch_and_signal
+    workdir.mkdir(exist_ok=True)
+    return loop.train_and_evaluate(built, workdir)
+
+
+def metrics(workdir):
+    lines = read_lines(workdir / "metrics.jsonl")
+    return [line | {"examples_per_second": 0} for line in lines]
+
+
+def test_a_stopped_run_ends_with_the_same_bits(tiny_config, tmp_path, capsys):
+    config = tiny_config()
+    whole = run(config, tmp_path / "whole")
+    before = [signal.getsignal(number) for number in SIGNALS]
+    for step, number in ((33, signal.SIGTERM), (45, signal.SIGINT)):
+        with pytest.raises(InterruptedRunError) as stopped:
+            run(config, tmp_path / "stopped", {step: number})
+        assert stopped.value.step == step + 1
+        assert stopped.value.number == number
+        assert f"stopped at step {step + 1} by {number.name}" in str(stopped.value)
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+    capsys.readouterr()
+    resumed = run(config, tmp_path / "stopped")
+    assert "continuing from the checkpoint at step 46" in capsys.readouterr().out
+    assert resumed.state_sha256 == whole.state_sha256
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_a_signal_in_the_last_step_does_not_keep_the_result(tiny_config, tmp_path):
+    outcome = run(tiny_config(epochs=1), tmp_path, {19: signal.SIGTERM})
+    assert int(outcome.state.step) == 20
+
+
+@pytest.fixture
+def interruptible():
+    """Python's own answer to Ctrl-C, which a job in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_second_signal_acts_as_ever():
+    with stop_requests() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_after_another_process_stopped_the_run_does_not_kill_this_one():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(InterruptedRunError), stop_requests() as request:
+        raise InterruptedRunError(3, signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert request.number == signal.SIGTERM
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_threads_that_cannot_receive_signals_have_no_requests():
+    seen = []
+
+    def ask():
+        with stop_requests() as request:
+            seen.append(request.number)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_the_command_tells_by_its_status_who_stopped_it(number, status, tmp_path):
+    flags = ["--config.epochs=100000", "--config.network.width=0.0625"]
+    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={tmp_path}"]
+    with subprocess.Popen(
+        command + flags, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        while not read_lines(tmp_path / "metrics.jsonl"):
+            assert process.poll() is None
+        assert "another process trains in" in refused(command + flags)
+        os.kill(process.pid, number)
+        said = process.communicate()[1].splitlines()[-1]
+    assert process.returncode == status
+    assert f"by {number.name}; the same command continues from there" in said
+    step = int(said.split("step ")[1].split(" ")[0].replace(",", ""))
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+
+
+def refused(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    return done.stderr

@@ -1,0 +1,63 @@
+"""Mask churn is the share of mask entries that differ, in every place it is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iterand_jax import Subnetwork
+from iterand_jax.data import datasets
+from iterand_jax.training import loop, setup
+from iterand_jax.training.churn import mask_churn, packed_masks
+from iterand_jax.training.config import resolve
+from iterand_jax.training.logs import read_lines
+
+SUBNETWORK = Subnetwork(0.4)
+
+
+def scores(seed):
+    keys = jax.random.split(jax.random.key(seed))
+    return {
+        "conv": {"kernel": jax.random.normal(keys[0], (3, 3, 5, 7)), "bias": None},
+        "dense": {"kernel": jax.random.normal(keys[1], (13, 11))},
+    }
+
+
+def test_churn_is_the_share_of_entries_that_differ():
+    before, after = (SUBNETWORK.masks(scores(seed)) for seed in (0, 1))
+    differ = jax.tree.map(lambda a, b: jnp.sum(a != b), before, after)
+    packed, churn = jax.jit(mask_churn, static_argnums=0)(
+        SUBNETWORK, packed_masks(SUBNETWORK, scores(0)), scores(1)
+    )
+    np.testing.assert_allclose(churn, sum(jax.tree.leaves(differ)) / (315 + 143))
+    assert churn.dtype == jnp.float32
+    kernel = np.unpackbits(packed["conv"]["kernel"], count=315).reshape(3, 3, 5, 7)
+    np.testing.assert_array_equal(kernel, after["conv"]["kernel"])
+    assert packed["conv"]["bias"] is None
+
+
+def test_masks_that_did_not_change_have_no_churn():
+    packed = packed_masks(SUBNETWORK, scores(0))
+    assert mask_churn(SUBNETWORK, packed, scores(0))[1] == 0
+
+
+@pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
+def test_epoch_lines_tell_the_churn_of_methods_that_prune(
+    method, tiny_config, tmp_path
+):
+    config = resolve(tiny_config(method=method, epochs=1))
+    built = setup.build(config, datasets.open_source("digits"))
+    start = jax.jit(built.init_state)(built.root)
+    end = loop.train_and_evaluate(built, tmp_path).state
+    (line,) = [
+        r for r in read_lines(tmp_path / "metrics.jsonl") if r["kind"] == "epoch"
+    ]
+    if method == "sgd":
+        assert "mask_churn" not in line
+        return
+    masks = [built.model.subnetwork.masks(s.trainable) for s in (start, end)]
+    flat = [
+        np.concatenate([m.ravel() for m in jax.tree.leaves(tree)]) for tree in masks
+    ]
+    np.testing.assert_allclose(line["mask_churn"], np.mean(flat[0] != flat[1]))
+    assert 0 < line["mask_churn"] < 1

@@ -1,0 +1,45 @@
+"""Gradients in parts: the mean over a batch, whichever way the parts are taken."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iterand_jax.training.gradients import accumulated
+
+X = jnp.arange(12.0).reshape(6, 2)
+Y = jnp.array([1.0, 0.0, 2.0, 1.0, 5.0, 3.0])
+
+
+def loss_of(params, seen, inputs, labels, part):
+    errors = inputs[0] @ params["w"] - labels
+    return jnp.mean(errors**2), (jnp.sum(errors), seen + 10.0**part * len(labels))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_loss_sums_and_gradients_are_those_of_the_batch(backend, parts, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)  # loop or scan
+    params = {"w": jnp.array([0.5, -1.0])}
+    loss, total, seen, gradients = jax.jit(
+        lambda params: accumulated(
+            loss_of, params, jnp.float32(0), ((X,), Y), parts=parts
+        )
+    )(params)
+    errors = X @ params["w"] - Y
+    np.testing.assert_allclose(loss, jnp.mean(errors**2), rtol=1e-6)
+    np.testing.assert_allclose(total, jnp.sum(errors), rtol=1e-6)
+    np.testing.assert_allclose(gradients["w"], 2 * X.T @ errors / 6, rtol=1e-6)
+    assert seen == sum(10.0**j * (6 // parts) for j in range(parts))
+
+
+def test_part_j_holds_every_parts_th_example_from_j():
+    seen = []
+
+    def remember(params, stats, inputs, labels, part):
+        jax.debug.callback(lambda p, x: seen.append((int(p), x.tolist())), part, labels)
+        return loss_of(params, stats, inputs, labels, part)
+
+    accumulated(remember, {"w": jnp.ones(2)}, jnp.float32(0), ((X,), Y), parts=2)
+    jax.effects_barrier()
+    assert {p: labels for p, labels in seen} == {0: [1, 2, 5], 1: [0, 1, 3]}

@@ -1,0 +1,143 @@
+"""Whole runs on reviews: several padded shapes, one logit, dropout."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import imdb_lstm
+from iterand_jax.data import reviews
+from iterand_jax.data.sources import Source
+from iterand_jax.training import loop, setup
+from iterand_jax.training.config import resolve
+from iterand_jax.training.evaluation import Evaluator
+from iterand_jax.training.logs import read_lines
+from iterand_jax.training.replica import Replica
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {"train": 120, "test": 30}
+
+
+def read(split):
+    """Reviews of 2 to 14 words of which one says the label."""
+    rng = np.random.default_rng(len(split))
+    labels = rng.integers(0, 2, SIZES[split]).astype(np.int32)
+    texts = []
+    for label in labels:
+        words = rng.choice(["a", "film", "of", "the"], rng.integers(2, 15))
+        words[rng.integers(len(words))] = ("bad", "good")[label]
+        texts.append(" ".join(words))
+    return texts, labels
+
+
+@pytest.fixture(autouse=True)
+def _short_bounds(monkeypatch):
+    monkeypatch.setattr(reviews, "BOUNDS", (6, 15))
+
+
+def tiny_config(**overrides):
+    config = imdb_lstm.get_config()
+    config.network.width = 1 / 32
+    config.epochs = 2
+    config.batch_size = 8
+    config.recipe.iterand.k_per = 4
+    config.log_every_steps = 5
+    config.checkpoint_every_steps = 6
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def build(config):
+    source = Source("tiny", 2, SIZES, "text", "0" * 16, read)
+    return setup.build(resolve(config), source)
+
+
+def run(config, workdir):
+    workdir.mkdir(exist_ok=True)
+    return loop.train_and_evaluate(build(config), workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
+def test_an_interrupted_run_ends_with_the_same_bits(method, tmp_path, monkeypatch):
+    config = tiny_config(method=method)
+    whole = run(config, tmp_path / "whole")
+    assert whole.state.step == 20
+
+    class Killed(Exception):
+        pass
+
+    log_step = Replica.log_step
+
+    def killed_at_15(self, step):
+        log_step(self, step)
+        if step == 15:
+            raise Killed
+
+    monkeypatch.setattr(Replica, "log_step", killed_at_15)
+    with pytest.raises(Killed):
+        run(config, tmp_path / "killed")
+    monkeypatch.setattr(Replica, "log_step", log_step)
+    resumed = run(config, tmp_path / "killed")
+    assert resumed.state_sha256 == whole.state_sha256
+    assert resumed.record.redrawn == whole.record.redrawn
+    assert (whole.record.redrawn > 0) == (method == "iterand")
+
+
+def test_a_step_is_traced_once_for_each_shape(tmp_path):
+    built = build(tiny_config())
+    traces = []
+
+    def train_inputs(arguments, step, root):
+        traces.append(arguments.tokens.shape)
+        return built.feed.train_inputs(arguments, step, root)
+
+    counting = built._replace(task=built.task._replace(train_inputs=train_inputs))
+    loop.train_and_evaluate(counting, tmp_path)
+    assert traces == [(8, 6), (8, 15)]
+
+
+def test_the_evaluation_counts_every_review_once_whatever_the_batch():
+    seen = set()
+    for batch_size in (7, 64):
+        built = build(tiny_config(eval_batch_size=batch_size))
+        state = jax.jit(built.init_state)(built.root)
+        loss, accuracy = Evaluator(built)(state, "test")
+        seen.add((round(loss, 4), accuracy))
+    assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_it_learns_the_word_that_tells(tmp_path):
+    """In 40 epochs of SGD without dropout's help from a large table."""
+    config = tiny_config(method="sgd", epochs=40, checkpoint_every_steps=0)
+    config.network.width = 0.125
+    assert run(config, tmp_path).test_accuracy > 90
+
+
+@pytest.mark.slow
+def test_losses_do_not_depend_on_the_number_of_devices(tmp_path):
+    """Reviews are split over the devices, the batch's mean is the same."""
+    program = (
+        "import sys, pathlib\n"
+        "from iterand_jax.data import reviews\n"
+        "from tests.training import test_reviews as here\n"
+        "reviews.BOUNDS = (6, 15)\n"
+        "here.run(here.tiny_config(epochs=1, k_per=100), pathlib.Path(sys.argv[1]))\n"
+    )
+    losses = []
+    for devices in (1, 8):
+        folder = tmp_path / str(devices)
+        flag = f"--xla_force_host_platform_device_count={devices}"
+        command = [sys.executable, "-c", program, str(folder)]
+        environment = os.environ | {"XLA_FLAGS": flag}
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        losses.append([x["train_loss"] for x in read_lines(folder / "metrics.jsonl")])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
