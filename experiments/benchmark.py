@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def file_name(device: str) -> str:
     """A device's name in letters, digits and dashes.
 
-    >>> file_name("1 x x86_64 CPU of 2 cores")
-    '1-x-x86-64-cpu-of-2-cores'
+    >>> file_name("1 x x86_64 CPU of 2 cores (AVX2)")
+    '1-x-x86-64-cpu-of-2-cores-avx2'
     """
     return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
 

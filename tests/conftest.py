@@ -8,10 +8,21 @@ import pytest
 from configs import digits
 
 
+def pytest_configure(config):
+    """Gives each worker of `pytest -n` a core: XLA's threads wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compile_each_program_once(tmp_path_factory):
     """Most of the time of tests that train is compilation, of the same few programs."""
-    folder = str(tmp_path_factory.mktemp("compilation_cache"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # one cache for all workers
+    folder = str(folder / "compilation_cache")
     options = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.1,

@@ -1,6 +1,8 @@
 """A folder of checkpoints, as Orbax reads and writes it in one process."""
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import re
@@ -19,6 +21,7 @@ from iterand_jax.rules import path_string
 
 PyTree = Any
 _LOGGER = logging.getLogger(__name__)
+_CHECKSUM = "record_sha256"
 
 
 def zeros(abstract: PyTree) -> PyTree:
@@ -90,6 +93,7 @@ class CheckpointFolder:
         if step in self.steps():
             return
         kept_with = {"sha256": sha256(leaves), "leaves": _forms(leaves), "score": score}
+        whole = record | kept_with
         if score is not None:
             self._scores[step] = score
         with self._writing():
@@ -97,7 +101,7 @@ class CheckpointFolder:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(leaves),
-                    record=ocp.args.JsonSave(record | kept_with),
+                    record=ocp.args.JsonSave(whole | {_CHECKSUM: _checksum(whole)}),
                 ),
             )
 
@@ -183,7 +187,12 @@ class CheckpointFolder:
 
     def _read_record(self, step: int) -> dict[str, Any]:
         arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=arguments).record
+        record = self._manager.restore(step, args=arguments).record
+        # Before any of it is believed: one wrong bit makes "float32" another dtype, and
+        # a damaged checkpoint one of another version.
+        if record.pop(_CHECKSUM, None) != _checksum(record):
+            raise ValueError("the record does not have the checksum it was saved with")
+        return record
 
     def _read_scores(self) -> None:
         """Scores of an earlier process; a damaged checkpoint has none."""
@@ -220,6 +229,12 @@ class CheckpointFolder:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    """A digest of a record, the same before it is written and after it is read."""
+    read = json.loads(json.dumps(record))  # its keys are strings, its tuples lists
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def _forms(leaves: dict[str, np.ndarray]) -> dict[str, str]:

@@ -19,6 +19,7 @@ LIBRARIES = (
     "grain",
     "opencv-python-headless",
 )
+CPU_INFORMATION = Path("/proc/cpuinfo")
 
 
 def versions() -> dict[str, str]:
@@ -48,16 +49,27 @@ def commit() -> str:
 
 
 def device() -> str:
-    """The devices of the run: how many of which kind; for CPUs, how many cores.
+    """The devices of the run: how many of which kind.
 
-    Of several processes, also how many.
+    For CPUs, how many cores, and of x86 where Linux tells it the widest vectors, which
+    decide the speed: "1 x x86_64 CPU of 2 cores (AVX-512)". Of several processes, also
+    how many.
     """
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
-        kind = f"{platform.machine()} CPU of {os.cpu_count()} cores"
+        kind = f"{platform.machine()} CPU of {os.cpu_count()} cores{_vectors()}"
     shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{len(devices)} x {kind}{shared}"
+
+
+def _vectors() -> str:
+    told = CPU_INFORMATION.read_text() if CPU_INFORMATION.exists() else ""
+    flags = set(told.split())
+    for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")):
+        if flag in flags:
+            return f" ({name})"
+    return ""
 
 
 def _git(root: Path, *arguments: str) -> str:

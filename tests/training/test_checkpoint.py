@@ -1,20 +1,27 @@
 import errno
 import gc
 import os
+import random
 import re
 import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterand_jax.leaves import sha256
+from iterand_jax.leaves import leaves_of, sha256
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.checkpoint_folder import IncompatibleCheckpointError
+
+# What the reader leaves unawaited when a file is damaged is its own affair.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 STATE = {
     "weights": {"kernel": jnp.linspace(-1, 1, 1000), "bias": None},
@@ -95,8 +102,6 @@ def test_the_best_are_kept_beside_the_newest(tmp_path):
     assert {p.name for p in (tmp_path / "c").iterdir()} == {"2", "4", "6"}
 
 
-# What the reader leaves unawaited when a file is damaged is its own affair.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_best_are_kept_by_a_run_that_continues(tmp_path):
     """Scores are read again; a checkpoint whose record is damaged has none."""
     folder = tmp_path / "c"
@@ -150,8 +155,6 @@ def state_of(kernel):
     return STATE | {"weights": {"kernel": kernel, "bias": None}}
 
 
-# What the reader leaves unawaited when a file is damaged is its own affair.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["truncated", "flipped", "removed", "record"])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     tmp_path, caplog, how
@@ -169,7 +172,38 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     gc.collect()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
+def test_any_damage_to_any_file_is_harmless_or_found(tmp_path):
+    """Bits of every file are flipped, of the record's one in every byte."""
+    folder, broken = tmp_path / "c", tmp_path / "broken" / "c"
+    save(folder, [5, 10])
+    generator = random.Random(0)
+    used = set()
+    for file in sorted((folder / "10").rglob("*")):
+        content = file.read_bytes() if file.is_file() else b""
+        is_record = file.relative_to(folder / "10") == Path("record/metadata")
+        places = (
+            range(len(content))
+            if is_record
+            else generator.sample(range(len(content)), min(8, len(content)))
+        )
+        for place in places:
+            shutil.copytree(folder, broken)
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << generator.randrange(8)
+            (broken / file.relative_to(folder)).write_bytes(damaged)
+            state, record = restore(broken)
+            used.add(int(state["step"]))
+            assert record == {"redrawn": 10 * state["step"]}
+            assert int(state["step"]) == 5 or not is_record
+            for path, leaf in leaves_of(state).items():
+                if path != "step":
+                    np.testing.assert_array_equal(leaf, leaves_of(STATE)[path])
+            shutil.rmtree(broken.parent)
+    assert used == {5, 10}
+    gc.collect()
+
+
 def test_only_damaged_checkpoints_are_an_error_that_names_them(tmp_path):
     folder = tmp_path / "c"
     save(folder, [5, 10])
@@ -200,8 +234,8 @@ def test_a_file_that_the_system_refuses_leaves_the_earlier_ones_whole(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=3)
     checkpoints.save(5, STATE, {"redrawn": 50})
     checkpoints.wait()
-    random = np.random.default_rng(0).bytes(1 << 20)  # does not compress
-    large = STATE | {"weights": {"kernel": np.frombuffer(random, np.uint8)}}
+    noise = np.random.default_rng(0).bytes(1 << 20)  # does not compress
+    large = STATE | {"weights": {"kernel": np.frombuffer(noise, np.uint8)}}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
