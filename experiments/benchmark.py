@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from experiments import benchmark_programs as programs
 from experiments import benchmark_report, synthetic
 from experiments.timing import Times, interleaved
-from iterand_jax.data.imagenet_feed import cores
+from iterand_jax.hosts import cores
 from iterand_jax.training import provenance
 from iterand_jax.training.logs import write_atomically
 from iterand_jax.training.setup import Setup

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from iterand_jax.data.imagenet_feed import cores
+from iterand_jax.hosts import cores
 from iterand_jax.rules import path_string
 from iterand_jax.training.setup import Setup
 from iterand_jax.training.step import State

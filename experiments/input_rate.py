@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from iterand_jax.data import imagenet, prepare
-from iterand_jax.data.imagenet_feed import cores
+from iterand_jax.hosts import cores
 from iterand_jax.training import provenance
 from iterand_jax.training.logs import write_atomically
 

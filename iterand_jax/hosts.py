@@ -30,6 +30,13 @@ class DifferingProcessesError(ValueError):
     """Processes of a run do not hold the same."""
 
 
+def cores() -> int:
+    """The cores of this host that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def join(
     coordinator: str | None = None,
     processes: int | None = None,

@@ -7,7 +7,6 @@ of the training images.
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from iterand_jax import hosts
 from iterand_jax.data import imagenet
 from iterand_jax.data.feeds import (
     Feed,
@@ -108,7 +108,7 @@ class StreamedImages(Feed):
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._host = jax.process_index(), jax.process_count()
-        self._workers = cores() if workers == -1 else workers
+        self._workers = hosts.cores() if workers == -1 else workers
         self._refuse = on_bad_image == "refuse"
         self._bad: set[str] = set()
         self._next_step = 0
@@ -216,13 +216,6 @@ class StreamedImages(Feed):
             jax.ShapeDtypeStruct((batch_size, self._size, self._size, 3), jnp.uint8),
             jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         )
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _seed(root: Array) -> int:

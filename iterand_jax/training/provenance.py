@@ -1,12 +1,13 @@
 """What made a result: library versions, commit, device."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
 
 import jax
+
+from iterand_jax import hosts
 
 LIBRARIES = (
     "iterand_jax",
@@ -58,7 +59,7 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
-        kind = f"{platform.machine()} CPU of {os.cpu_count()} cores{_vectors()}"
+        kind = f"{platform.machine()} CPU of {hosts.cores()} cores{_vectors()}"
     shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{len(devices)} x {kind}{shared}"
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from iterand_jax import hosts
 from iterand_jax.data import datasets, feeds
-from iterand_jax.data.imagenet_feed import BadImageInDatasetError, StreamedImages, cores
+from iterand_jax.data.imagenet_feed import BadImageInDatasetError, StreamedImages
 from iterand_jax.data.sources import Source
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
@@ -196,7 +197,7 @@ def test_what_is_impossible_is_named_in_one_line(field, value, message, source, 
 
 
 def test_there_is_a_core():
-    assert cores() >= 1
+    assert hosts.cores() >= 1
 
 
 @pytest.fixture
