@@ -37,6 +37,7 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The commit of the checkout this package lies in, "+changes" if it has any.
 
+    Records in `results/` are no changes: each run of a sweep adds a line to them.
     "unknown" outside a checkout.
     """
     root = Path(__file__).resolve().parents[2]
@@ -45,7 +46,8 @@ def commit() -> str:
     revision = _git(root, "rev-parse", "HEAD")
     if not revision:
         return "unknown"
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    code = ("--untracked-files=no", "--", ".", ":!results")
+    changed = _git(root, "status", "--porcelain", *code)
     return revision + ("+changes" if changed else "")
 
 

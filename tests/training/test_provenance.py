@@ -1,4 +1,5 @@
 import platform
+import subprocess
 
 import pytest
 
@@ -21,3 +22,27 @@ def test_cpus_are_told_apart_by_their_vectors(tmp_path, monkeypatch, flags, told
 def test_a_system_that_does_not_tell_has_a_shorter_name(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "CPU_INFORMATION", tmp_path / "none")
     assert provenance.device().endswith(" cores")
+
+
+def test_a_commit_is_changed_by_code_and_not_by_results(tmp_path, monkeypatch):
+    def git(*arguments):
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", tmp_path, *author, *arguments], check=True)
+
+    package = tmp_path / "iterand_jax" / "training" / "provenance.py"
+    package.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(package))
+    assert provenance.commit() == "unknown"
+    git("init", "-q")
+    ledger = tmp_path / "results" / "table3.jsonl"
+    ledger.parent.mkdir()
+    for file in (package, ledger):
+        file.write_text("before")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    revision = provenance.commit()
+    assert len(revision) == 40
+    ledger.write_text("a line more")
+    assert provenance.commit() == revision
+    package.write_text("after")
+    assert provenance.commit() == f"{revision}+changes"
