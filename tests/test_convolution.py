@@ -21,6 +21,23 @@ CASES = {  # images, kernel, strides, padding, other options
     "parts of 17 and 16": ((33, 5, 6, 2), (3, 3, 2, 3), 1, "SAME", {}),
     "fewer than a part": ((5, 9, 9, 2), (3, 3, 2, 3), 1, "SAME", {}),
     "few pixels": ((64, 4, 4, 3), (3, 3, 3, 2), 1, "SAME", {}),
+    "pixels fewer than the kernel's": ((7, 2, 2, 3), (3, 3, 3, 4), 1, "SAME", {}),
+    "one pixel": ((5, 1, 1, 3), (3, 3, 3, 4), 1, "SAME", {}),
+    "one axis is shorter": ((5, 6, 2, 3), (3, 4, 3, 2), 2, ((2, 1), (1, 2)), {}),
+    "shorter, groups": (
+        (5, 2, 2, 4),
+        (3, 3, 2, 6),
+        1,
+        "SAME",
+        {"feature_group_count": 2},
+    ),
+    "shorter, dilated": (
+        (5, 2, 2, 2),
+        (3, 3, 2, 2),
+        1,
+        "SAME",
+        {"rhs_dilation": (2, 2)},
+    ),
     "strided": ((32, 11, 10, 4), (3, 3, 4, 2), 2, ((1, 1), (1, 1)), {}),
     "7x7": ((48, 15, 15, 3), (7, 7, 3, 4), 2, ((3, 3), (3, 3)), {}),
     "no padding": ((32, 8, 9, 2), (2, 4, 2, 3), 1, "VALID", {}),
@@ -124,6 +141,16 @@ def test_the_kernels_gradient_is_a_sum_over_parts_or_one_product(kernel, convolu
         conv_general_dilated, images, kernel
     )
     assert program.as_text().count("stablehlo.convolution") == convolutions
+
+
+def test_images_smaller_than_the_kernel_are_convolved_by_products():
+    if jax.default_backend() != "cpu":
+        pytest.skip("only on CPUs")
+    images, kernel = arrays((8, 2, 2, 3), (3, 3, 3, 4))
+    grad = jax.jit(jax.grad(loss, argnums=(1, 2)), static_argnums=0)
+    program = grad.lower(conv_general_dilated, images, kernel).as_text()
+    assert "stablehlo.convolution" not in program
+    assert program.count("stablehlo.dot_general") == 3
 
 
 def test_programs_for_other_devices_are_those_of_flaxs_convolution():
