@@ -24,6 +24,7 @@ CASES = {  # images, kernel, strides, padding, other options
     "pixels fewer than the kernel's": ((7, 2, 2, 3), (3, 3, 3, 4), 1, "SAME", {}),
     "one pixel": ((5, 1, 1, 3), (3, 3, 3, 4), 1, "SAME", {}),
     "one axis is shorter": ((5, 6, 2, 3), (3, 4, 3, 2), 2, ((2, 1), (1, 2)), {}),
+    "no output": ((5, 2, 4, 3), (3, 3, 3, 2), 1, "VALID", {}),
     "shorter, groups": (
         (5, 2, 2, 4),
         (3, 3, 2, 6),

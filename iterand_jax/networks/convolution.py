@@ -65,13 +65,17 @@ def conv_general_dilated(
     )
     if jax.default_backend() != "cpu":
         return convolve(lhs, rhs)
-    kernel = rhs.shape[:-2]
-    pads = padding
-    if isinstance(padding, str):
-        pads = lax.padtype_to_pads(lhs.shape[1:-1], kernel, window_strides, padding)
+    sizes, kernel = lhs.shape[1:-1], rhs.shape[:-2]
+    pads = (
+        lax.padtype_to_pads(sizes, kernel, window_strides, padding)
+        if isinstance(padding, str)
+        else padding
+    )
     is_plain = math.prod(lhs_dilation or ()) == feature_group_count == 1
     has_holes = math.prod(options.get("rhs_dilation") or ()) > 1
-    is_small = any(map(operator.lt, lhs.shape[1:-1], kernel))
+    is_small = any(map(operator.lt, sizes, kernel)) and all(
+        map(operator.ge, np.add(sizes, [sum(p) for p in pads]), kernel)
+    )
     if is_plain and is_small and not has_holes:
         precision = options.get("precision")
         return _product_of_patches(lhs, rhs, window_strides, pads, precision)
