@@ -61,7 +61,8 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
-        kind = f"{platform.machine()} CPU of {hosts.cores()} cores{_vectors()}"
+        cores = f"{hosts.cores()} core{'s' if hosts.cores() > 1 else ''}"
+        kind = f"{platform.machine()} CPU of {cores}{_vectors()}"
     shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{len(devices)} x {kind}{shared}"
 
