@@ -4,6 +4,7 @@ A step's time is taken from the timed step of the network that is most alike, in
 proportion to the multiply-adds: within a factor of two or so for other widths.
 """
 
+import collections
 import functools
 import itertools
 import json
@@ -123,8 +124,7 @@ def references(lines: Iterable[Line], results: Path, device: str) -> list[Refere
             origin = f"the ledger's {line['cell']}"
             name = config.network.name
             found.append(Reference(name, work(config), seconds, origin))
-    path = results / BENCHMARK
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    record = _step_costs(results)
     if record.get("device") == device:
         for row in record["rows"]:
             config = resolve(sweep.load(row["config"])).unlock()
@@ -132,9 +132,21 @@ def references(lines: Iterable[Line], results: Path, device: str) -> list[Refere
             words = int(row["shape"].split("x")[1])  # for images this is the height
             known = work(config, words)
             found.append(
-                Reference(config.network.name, known, row["median"], str(path))
+                Reference(config.network.name, known, row["median"], BENCHMARK)
             )
     return found
+
+
+def device_of_estimates(lines: Iterable[Line], results: Path) -> str | None:
+    """The device whose steps were timed by themselves, or else that of most lines."""
+    devices = collections.Counter(line["device"] for line in lines)
+    most = [device for device, _ in devices.most_common(1)]
+    return _step_costs(results).get("device", next(iter(most), None))
+
+
+def _step_costs(results: Path) -> dict[str, Any]:
+    path = results / BENCHMARK
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def timed_here(width: float) -> Reference:

@@ -6,7 +6,6 @@ With `all` instead of a name, every table and figure, and the page README.md.
     --out=experiments    where README.md and reports/*.md, *.png are written
 """
 
-import collections
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,11 +53,9 @@ def main(name: str = "") -> None:
 
 
 def timed_steps(known: ledger.Ledger, results: Path) -> list[Reference]:
-    """The timed steps of the device that made most of the ledger."""
-    devices = collections.Counter(line["device"] for line in known)
-    if not devices:
-        return []
-    return costs.references(known, results, devices.most_common(1)[0][0])
+    """The timed steps that what was not run is estimated from."""
+    device = costs.device_of_estimates(known, results)
+    return costs.references(known, results, device) if device else []
 
 
 def write(

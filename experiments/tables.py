@@ -90,7 +90,7 @@ def remarks(entry: Entry, seeds: int) -> str:
     for field in TOLD:
         if field in entry.departures:
             ours, theirs = entry.departures[field]
-            told.append(f"{shown(field)} {shown(ours)} for {shown(theirs)}")
+            told.append(f"{shown(field)} {shown(ours)} instead of {shown(theirs)}")
     if len(entry.lines) < seeds:
         told.append(f"{len(entry.lines)} of {seeds} seeds")
     if any(line["together"] > 1 for line in entry.lines):
@@ -104,7 +104,10 @@ def cost_text(version: Version, known: Sequence[Reference]) -> str:
     if not known:
         return "The rest was not run; --dry_run estimates what it costs."
     hours = sum(costs.hours(run.cell, known)[0] for run in missing)
-    return f"The rest was not run: about {costs.hours_text(hours)} on the same device."
+    return (
+        f"The rest was not run: about {costs.hours_text(hours)} on the device of the "
+        "estimates."
+    )
 
 
 def evidence_text(version: Version) -> list[str]:
