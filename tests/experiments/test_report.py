@@ -86,7 +86,7 @@ def test_lengths_never_share_a_table(line, tmp_path):
     assert (
         "| Conv6 | IteRand | 0.25 | - | 30.00 | 1 | - | **2 of 100 epochs**; " in text
     )
-    assert "K_per 6 for 300" in text
+    assert "K_per 6 instead of 300" in text
     assert "epochs" not in tables.table(TABLE8, found["full"])
 
 
