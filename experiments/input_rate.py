@@ -86,8 +86,9 @@ def report(rates: dict[str, float], cores: int) -> str:
         return "\n".join([*lines, advice, f"Set --config.dataset.workers={wanted}."])
     share = min(1.0, rates[fastest] / NEEDED)
     limit = (
-        f"These {cores} cores feed {share:.0%} of that: set --config.dataset.workers="
-        f"{fastest}, and expect {rates[fastest]:,.0f} images/s at most."
+        f"The cores here ({cores}) feed {share:.0%} of that: set "
+        f"--config.dataset.workers={fastest}, and expect {rates[fastest]:,.0f} "
+        "images/s at most."
     )
     return "\n".join([*lines, advice, limit])
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import input_rate
+from iterand_jax.training import provenance
 
 
 def test_enough_cores_are_told_how_many_to_use():
@@ -23,8 +24,8 @@ def test_too_few_cores_are_told_what_to_expect():
     told = input_rate.report({"0": 500.0, "1": 480.0, "2": 900.0}, cores=2)
     assert "6 workers" in told
     assert told.splitlines()[-1] == (
-        "These 2 cores feed 36% of that: set --config.dataset.workers=2, and expect "
-        "900 images/s at most."
+        "The cores here (2) feed 36% of that: set --config.dataset.workers=2, and "
+        "expect 900 images/s at most."
     )
 
 
@@ -53,7 +54,7 @@ def test_the_whole_command(tmp_path, monkeypatch, capsys):
     record = json.loads(out.read_text())
     assert list(record["images_per_second"]) == ["0", "1"]
     assert all(rate > 0 for rate in record["images_per_second"].values())
-    assert "cores" in record["device"]
+    assert record["device"] == provenance.device()
     printed = capsys.readouterr().out
     assert "workers  images/s" in printed
     assert printed.endswith(f"wrote {out}\n")
