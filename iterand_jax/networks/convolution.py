@@ -168,7 +168,7 @@ def _gradient_of_kernel(
     """The gradient of a kernel, (C, height, width, features).
 
     The images become (C, H, W, N) and their kernel the gradient (H', W', N, features).
-    XLA arranges them so by itself except in loops, where it then takes 30 times as long.
+    XLA arranges them so by itself, but not in loops, where it is 30 times slower then.
     """
     pads = [
         (low, length + (outputs - 1) * stride - pixels - low)

@@ -1,0 +1,74 @@
+"""Batch normalization that trains faster on CPUs: `flax.linen.BatchNorm` in two sums.
+
+XLA sums over a batch's pixels on CPUs in windows of 32 of each axis, one window at a
+time, which is accurate but 20 times as slow as it could be where what is summed is
+computed on the way, such as the squares of the variance and all of the gradient. Here
+the pixels lie in rows of at most 32, which XLA does not divide: it sums over each row
+what it computes on the way, and then over the rows. In the gradient it does the same,
+as what is spread over the pixels forward, first over rows, is summed over them there.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+ROW = 32  # pixels; longer ones are summed in windows
+
+
+class BatchNorm(nn.Module):
+    """`flax.linen.BatchNorm` in training, with its attributes and its variables.
+
+    Attributes:
+      momentum: the share of the old running statistics that is kept.
+      epsilon: is added to the variance.
+      dtype: of the result; statistics are computed in float32 or better.
+      use_scale: whether what is normalized is multiplied by a parameter.
+      use_bias: whether a parameter is added to it.
+    """
+
+    momentum: float = 0.99
+    epsilon: float = 1e-5
+    dtype: Any = None
+    use_scale: bool = True
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(N, ..., C), normalized with the statistics of the batch."""
+        channels = x.shape[-1:]
+        averages = {
+            "mean": self.variable("batch_stats", "mean", jnp.zeros, channels),
+            "var": self.variable("batch_stats", "var", jnp.ones, channels),
+        }
+        pixels = math.prod(x.shape[1:-1])
+        row = max(d for d in range(1, ROW + 1) if pixels % d == 0)
+        dtype = self.dtype or x.dtype
+        rows = x.reshape(len(x), pixels // row, row, *channels)
+        rows = rows.astype(jnp.promote_types(dtype, jnp.float32))
+
+        def spread(values: Array) -> Array:
+            spread = jnp.broadcast_to(values, (*rows.shape[:2], 1, *channels))
+            return jax.lax.optimization_barrier(spread)
+
+        mean = _mean(rows)
+        var = jnp.maximum(0, _mean(jnp.square(rows)) - jnp.square(mean))
+        if not self.is_initializing():
+            for name, value in (("mean", mean), ("var", var)):
+                average = averages[name]
+                average.value *= self.momentum
+                average.value += (1 - self.momentum) * value
+        factor = jax.lax.rsqrt(var + self.epsilon)
+        if self.use_scale:
+            factor *= self.param("scale", nn.initializers.ones, channels)
+        rows = (rows - spread(mean)) * spread(factor)
+        if self.use_bias:
+            rows += spread(self.param("bias", nn.initializers.zeros, channels))
+        return rows.reshape(x.shape).astype(dtype)
+
+
+def _mean(rows: Array) -> Array:
+    return jnp.mean(jnp.mean(rows, axis=2), axis=(0, 1))
