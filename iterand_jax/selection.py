@@ -9,10 +9,11 @@ program is compiled for choose the way; the answers are the same integers.
     select_blocked   all arrays at once, four bits per pass: the fewest kernels. For
                      accelerators, where a launch costs as much as reading a megabyte.
 
-In `select_blocked` the keys become the rows of one matrix. A row belongs to one array;
-what an array does not fill of its last row is padded with the largest key, which is
-below no candidate. A pass is one fused reduction over the rows, each of which counts
-for the candidates of its array, then a sum of the rows' counts by array.
+In both, the keys of an array become rows of one length; what it does not fill of its
+last row is padded with the largest key, which is below no candidate. A pass counts
+along the rows, then sums the rows' counts. In `select_blocked` the rows of all arrays
+are one matrix, a pass is one fused reduction over them, each row counts for the
+candidates of its array, and the sums are by array.
 """
 
 from collections.abc import Sequence
@@ -66,19 +67,21 @@ def select_kth(keys: Array, k: int | Array) -> Array:
     Two bits of the answer per pass, from the top: of the three candidates, those that
     at most k keys lie below are not above the answer. One variadic reduction counts for
     all three; as separate sums, XLA's CPU backend reads the keys once per candidate,
-    five times slower in all.
+    five times slower in all. It counts by rows, which that backend shares among the
+    cores; over all axes it would count on one.
 
     >>> import jax.numpy as jnp
     >>> select_kth(jnp.array([7, 1, 5], jnp.uint32), 1)
     Array(5, dtype=uint32)
     """
     bits = keys.dtype.itemsize * 8
+    rows = keys if any(jax.typeof(keys).sharding.spec) else _as_rows(keys)
 
     def two_bits(i, answer):
         shift = jnp.asarray(bits - 2 - 2 * i, keys.dtype)
         candidates = [answer | (jnp.asarray(d, keys.dtype) << shift) for d in (1, 2, 3)]
-        counts = _counts_below(keys, candidates, tuple(range(keys.ndim)))
-        digit = sum((c <= k).astype(keys.dtype) for c in counts)
+        counts = _counts_below(rows, candidates)
+        digit = sum((jnp.sum(c) <= k).astype(keys.dtype) for c in counts)
         return answer | (digit << shift)
 
     return lax.fori_loop(0, bits // 2, two_bits, _zero(keys, k))
@@ -126,7 +129,7 @@ def _select_rows(keys: list[Array], ks: Array) -> Array:
         shift = jnp.asarray(bits - BITS - BITS * i, dtype)
         of_rows = answers[array_of_row, None]
         candidates = [of_rows | (jnp.asarray(d, dtype) << shift) for d in digits]
-        counts = jnp.stack(_counts_below(rows, candidates, (1,)), axis=1)
+        counts = jnp.stack(_counts_below(rows, candidates), axis=1)
         below = jax.ops.segment_sum(
             counts, array_of_row, arrays, indices_are_sorted=True
         )
@@ -143,15 +146,13 @@ def _as_rows(keys: Array) -> Array:
     return flat.reshape(-1, ROW)
 
 
-def _counts_below(
-    keys: Array, candidates: list[Array], axes: tuple[int, ...]
-) -> tuple[Array, ...]:
-    """How many keys along the axes lie below each candidate, in one reading of them."""
+def _counts_below(rows: Array, candidates: list[Array]) -> tuple[Array, ...]:
+    """How many keys of each row lie below each candidate, in one reading of them."""
     return lax.reduce(
-        tuple((keys < c).astype(jnp.int32) for c in candidates),
+        tuple((rows < c).astype(jnp.int32) for c in candidates),
         (jnp.int32(0),) * len(candidates),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-        axes,
+        (rows.ndim - 1,),
     )
 
 
