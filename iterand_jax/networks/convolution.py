@@ -71,8 +71,8 @@ def conv_general_dilated(
         else padding
     )
     padded = np.add(sizes, [sum(p) for p in pads])
-    no_holes = math.prod([*(lhs_dilation or ()), *(options.get("rhs_dilation") or ())])
-    is_plain = no_holes == feature_group_count == 1 and np.all(padded >= kernel)
+    dilation = math.prod([*(lhs_dilation or ()), *(options.get("rhs_dilation") or ())])
+    is_plain = dilation == feature_group_count == 1 and np.all(padded >= kernel)
     if is_plain and np.any(np.less(sizes, kernel)):
         precision = options.get("precision")
         return _product_of_patches(lhs, rhs, window_strides, pads, precision)
