@@ -48,7 +48,7 @@ def draw(experiment: Experiment, version: Version) -> Figure:
             members = _members(version, spec, panel)
             _lines(ax, experiment, version, members, spec, whose)
             about = "" if len(whose) > 1 else f" ({whose[0]})"
-            ax.set_title(shown(panel or "") + about, fontsize=10)
+            ax.set_title((shown(panel or "") + about).strip(), fontsize=10)
             ax.grid(alpha=0.25)
     if isinstance(spec, Lines):
         _legend(figure, axes)
