@@ -43,7 +43,10 @@ def test_outputs_statistics_and_gradients_are_flaxs(shape, affine):
         x, cotangent = arrays(shape, shape)
         variables = flax_norm.init(jax.random.key(0), x)
         own = BatchNorm(**options).init(jax.random.key(0), x)
-        jax.tree.map(np.testing.assert_array_equal, own, variables)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(a, b, strict=True),
+            *(jax.tree.map(np.asarray, tree) for tree in (own, variables)),
+        )
         seeds = iter(range(9))
         variables = jax.tree.map(
             lambda v: jax.random.uniform(jax.random.key(next(seeds)), v.shape) + 1,

@@ -40,9 +40,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(N, ..., C), normalized with the statistics of the batch."""
         channels = x.shape[-1:]
+        kind = (channels, jnp.float32)
         averages = {
-            "mean": self.variable("batch_stats", "mean", jnp.zeros, channels),
-            "var": self.variable("batch_stats", "var", jnp.ones, channels),
+            "mean": self.variable("batch_stats", "mean", jnp.zeros, *kind),
+            "var": self.variable("batch_stats", "var", jnp.ones, *kind),
         }
         pixels = math.prod(x.shape[1:-1])
         row = max(d for d in range(1, ROW + 1) if pixels % d == 0)
@@ -63,10 +64,10 @@ class BatchNorm(nn.Module):
                 average.value += (1 - self.momentum) * value
         factor = jax.lax.rsqrt(var + self.epsilon)
         if self.use_scale:
-            factor *= self.param("scale", nn.initializers.ones, channels)
+            factor *= self.param("scale", nn.initializers.ones, *kind)
         rows = (rows - spread(mean)) * spread(factor)
         if self.use_bias:
-            rows += spread(self.param("bias", nn.initializers.zeros, channels))
+            rows += spread(self.param("bias", nn.initializers.zeros, *kind))
         return rows.reshape(x.shape).astype(dtype)
 
 
