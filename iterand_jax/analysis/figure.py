@@ -124,7 +124,7 @@ def _draw_churn(axes, found: Report) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
-    axes.set_ylabel("mask churn per epoch (%)")
+    axes.set_ylabel(f"mask churn per {next(iter(found.churn))} steps (%)")
 
 
 def _draw_ages(axes, found: Report) -> None:

@@ -36,7 +36,7 @@ class Report(NamedTuple):
       overlaps: by path, the share of kept weights that another run keeps too, and the
         share expected by chance; empty without another run.
       other: the other run's title.
-      churn: by step, the share of the masks that changed in the epoch that ended there.
+      churn: by step, the share of the masks that changed since the log step before.
       k_per: steps between refreshes, 0 for a method without them.
       no_ages: why there are no ages, None if there are.
     """
@@ -293,11 +293,14 @@ def _summary(found: Report) -> dict[str, str]:
             f"them, as where they were drawn on another kind of device"
         )
     if found.churn:
-        shares = list(found.churn.values())
+        steps, shares = list(found.churn), list(found.churn.values())
         rows["mask churn"] = (
-            f"{shares[0]:.2%} of the masks changed in the first epoch, "
-            f"{shares[-1]:.2%} in the last"
+            f"{shares[0]:.2%} of the masks changed to step {steps[0]:,}"
         )
+        if len(steps) > 1:
+            rows["mask churn"] += (
+                f", {shares[-1]:.2%} from step {steps[-2]:,} to {steps[-1]:,}"
+            )
     if found.overlaps:
         common, chance = np.average(
             [found.overlaps[layer.path] for layer in layers],

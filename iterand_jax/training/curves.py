@@ -13,8 +13,8 @@ TRAIN, VALIDATION, TEST, QUIET = "#4c78a8", "#e45756", "#333333", "#999999"
 def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     """Draws loss, accuracy, mask churn, learning rate and moments of re-randomization.
 
-    Mask churn, the share of the masks that changed in an epoch, is drawn for methods
-    that prune.
+    Mask churn, the share of the masks that changed since the log step before, is drawn
+    for methods that prune.
 
     Args:
       workdir: holds metrics.jsonl; curves.png is written there.
@@ -26,7 +26,7 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     from matplotlib.figure import Figure
 
     lines = read_lines(workdir / "metrics.jsonl")
-    churn = [100 * share for share in _column(lines, "epoch", "mask_churn")]
+    churn = [100 * share for share in _column(lines, "step", "mask_churn")]
     heights = [3, 3, 1.4, 1.4] if churn else [3, 3, 1.4]
     figure = Figure(figsize=(8, 9.2 if churn else 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,8 +56,8 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     accuracy.legend(loc="lower right")
     loss.legend(loc="upper right")
     if churn:
-        panels[2].plot(ends, churn, color=TRAIN, **style)
-        panels[2].set_ylabel("mask churn (%)\nper epoch")
+        panels[2].plot(steps, churn, color=TRAIN, lw=0.8)
+        panels[2].set_ylabel(f"mask churn (%)\nper {steps[0]} steps")
     rate.step(steps, _column(lines, "step", "learning_rate"), color=TRAIN)
     rate.set_ylabel("learning rate")
     rate.set_xlabel(f"step ({result['steps'] // result['epochs']} per epoch)")

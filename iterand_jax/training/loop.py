@@ -176,7 +176,7 @@ class _Trainer:
             replica.check_finite()
         if step % config.log_every_steps == 0:
             for replica in replicas:
-                replica.log_step(step)
+                replica.log_step(self._programs, step)
             self._show(bar)
         if step % run.feed.steps_per_epoch == 0:
             for replica in replicas:

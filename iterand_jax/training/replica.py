@@ -132,8 +132,13 @@ class Replica:
             self.state = self.state._replace(frozen=frozen)
             self.record.redrawn += int(redrawn)
 
-    def log_step(self, step: int) -> None:
+    def log_step(self, programs: Programs, step: int) -> None:
         """Writes what happened since the last log step."""
+        churn = {}
+        if programs.churn:
+            masks, changed = programs.churn(self.state.masks, self.state.trainable)
+            self.state = self.state._replace(masks=masks)
+            churn["mask_churn"] = float(changed)
         loss, accuracy = self.shown = means(self.state.window)
         self._log.write(
             {
@@ -142,6 +147,7 @@ class Replica:
                 "epoch": step / self.run.feed.steps_per_epoch,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
+                **churn,
                 **self._common("step", step),
             }
         )
@@ -151,11 +157,6 @@ class Replica:
         with self._clock.measure("evaluation"):
             validation = programs.evaluate(self.state, "validation")
         self.record.validation_accuracy.append(validation[1])
-        churn = {}
-        if programs.churn:
-            masks, changed = programs.churn(self.state.masks, self.state.trainable)
-            self.state = self.state._replace(masks=masks)
-            churn["mask_churn"] = float(changed)
         loss, accuracy = self.shown = means(self.state.epoch)
         self._log.write(
             {
@@ -166,7 +167,6 @@ class Replica:
                 "train_accuracy": accuracy,
                 "validation_loss": validation[0],
                 "validation_accuracy": validation[1],
-                **churn,
                 **self._common("epoch", step),
             }
         )

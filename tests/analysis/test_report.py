@@ -60,8 +60,8 @@ def workdir(tiny_config, tmp_path):
             contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
         ):
             saved.save(STEP, state, dataclasses.asdict(Record()))
-        lines = [{"kind": "epoch", "step": 20, "mask_churn": 0.25}]
-        lines += [{"kind": "epoch", "step": 40, "mask_churn": 0.125}]
+        lines = [{"kind": "step", "step": 20, "mask_churn": 0.25}]
+        lines += [{"kind": "step", "step": 40, "mask_churn": 0.125}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "metrics.jsonl").write_text(text)
         return folder
@@ -84,7 +84,9 @@ def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
     assert "Conv_0/kernel" in printed
     assert "100.0% of the kept weights have their first value" in printed
     assert "unknown" not in printed
-    assert "25.00% of the masks changed in the first epoch, 12.50% in the" in printed
+    assert (
+        "25.00% of the masks changed to step 20, 12.50% from step 20 to 40" in printed
+    )
     widths = {len(line) for line in printed.splitlines()[1:7]}
     assert len(widths) == 1, printed
 

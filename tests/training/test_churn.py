@@ -1,5 +1,7 @@
 """Mask churn is the share of mask entries that differ, in every place it is told."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from iterand_jax import Subnetwork
 from iterand_jax.data import datasets
 from iterand_jax.training import loop, setup
+from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.churn import mask_churn, packed_masks
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
@@ -42,22 +45,22 @@ def test_masks_that_did_not_change_have_no_churn():
 
 
 @pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
-def test_epoch_lines_tell_the_churn_of_methods_that_prune(
-    method, tiny_config, tmp_path
-):
+def test_step_lines_tell_the_churn_of_methods_that_prune(method, tiny_config, tmp_path):
     config = resolve(tiny_config(method=method, epochs=1))
     built = setup.build(config, datasets.open_source("digits"))
     start = jax.jit(built.init_state)(built.root)
     end = loop.train_and_evaluate(built, tmp_path).state
-    (line,) = [
-        r for r in read_lines(tmp_path / "metrics.jsonl") if r["kind"] == "epoch"
-    ]
+    lines = [r for r in read_lines(tmp_path / "metrics.jsonl") if r["kind"] == "step"]
+    assert [line["step"] for line in lines] == [10, 20]
     if method == "sgd":
-        assert "mask_churn" not in line
+        assert not any("mask_churn" in line for line in lines)
         return
-    masks = [built.model.subnetwork.masks(s.trainable) for s in (start, end)]
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints", keep=2)) as saved:
+        middle, _ = saved.restore_step(10, built.model.abstract)
+    masks = [built.model.subnetwork.masks(s.trainable) for s in (start, middle, end)]
     flat = [
         np.concatenate([m.ravel() for m in jax.tree.leaves(tree)]) for tree in masks
     ]
-    np.testing.assert_allclose(line["mask_churn"], np.mean(flat[0] != flat[1]))
-    assert 0 < line["mask_churn"] < 1
+    for line, before, after in zip(lines, flat[:-1], flat[1:], strict=True):
+        np.testing.assert_allclose(line["mask_churn"], np.mean(before != after))
+        assert 0 < line["mask_churn"] < 1
