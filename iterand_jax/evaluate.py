@@ -27,9 +27,12 @@ def main() -> None:
     model, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
     source = open_source(model.config.dataset.name, flags.FLAGS.data_dir)
     run = setup.build(model.config, source)
-    loss, accuracy = Evaluator(run)(state, "test")
+    test = Evaluator(run)(state, "test")
     print(f"step {int(state.step):,} of {run.total_steps:,}")
-    print(f"test accuracy {accuracy:.2f} %, test loss {loss:.4f}")
+    print(
+        f"test accuracy {test.accuracy:.2f} %, test loss {test.loss:.4f} "
+        f"on {test.examples:,} examples"
+    )
 
 
 if __name__ == "__main__":

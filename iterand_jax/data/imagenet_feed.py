@@ -177,7 +177,7 @@ class StreamedImages(Feed):
         return (self._normalize(batch.images),), batch.labels, weights
 
     def position(self) -> dict[str, Any]:
-        """The step whose batch comes next, and the bad images reported so far.
+        """The step whose batch comes next, and the bad images this host reported.
 
         It tells nothing of processes, so that a run may continue with more or fewer.
         """

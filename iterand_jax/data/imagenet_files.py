@@ -4,6 +4,7 @@ Both give TFDS's imagenet2012: its labels, its file names, and its corrections o
 few training images that are not RGB JPEGs.
 """
 
+import contextlib
 import io
 import tarfile
 from collections import Counter
@@ -134,7 +135,9 @@ def _example(name: str, encoded: bytes, synset: str) -> tuple[str, dict[str, Any
     )
 
     if name in official.CMYK_IMAGES or name in official.PNG_IMAGES:
-        encoded = _as_rgb_jpeg(encoded)
+        # One that cannot be decoded stays as it is: whoever reads it tells its name.
+        with contextlib.suppress(Exception):
+            encoded = _as_rgb_jpeg(encoded)
     return name, {"file_name": name, "image": encoded, "label": synset}
 
 

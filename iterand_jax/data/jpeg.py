@@ -25,7 +25,8 @@ def decode(encoded: bytes) -> np.ndarray:
     """The pixels of a JPEG (grey, RGB, CMYK or YCCK) or PNG: uint8 (H, W, 3), RGB.
 
     Raises:
-      BadImageError: it is no such file, or is truncated.
+      BadImageError: it is no such file, or ends before its image does. A gap inside a
+        JPEG file that has its end is not noticed: libjpeg fills it with grey.
     """
     cv2 = _opencv()
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,20 @@ from iterand_jax.data.feeds import with_sharding
 from iterand_jax.training import parallel
 from iterand_jax.training.setup import Setup
 from iterand_jax.training.step import State, Totals, eval_step
+
+
+class Evaluation(NamedTuple):
+    """What a state reaches on a split.
+
+    Attributes:
+      loss: the mean.
+      accuracy: in %.
+      examples: that counted: those of the split, less images that cannot be decoded.
+    """
+
+    loss: float
+    accuracy: float
+    examples: int
 
 
 def means(totals: Totals) -> tuple[float, float]:
@@ -42,8 +56,12 @@ class Evaluator:
             for shapes in run.feed.eval_shapes()
         }
 
-    def __call__(self, state: State, split: str) -> tuple[float, float]:
-        """(mean loss, accuracy in %) of a state on "validation" or "test"."""
+    def __call__(self, state: State, split: str) -> Evaluation:
+        """Evaluates a state on "validation" or "test".
+
+        Raises:
+          ValueError: no example of the split could be read.
+        """
         params = self._params(state.trainable, state.frozen)
         totals: list[Totals] = []
         for arguments in _known_to_all(self._feed.split(split)):
@@ -51,7 +69,10 @@ class Evaluator:
             totals.append(step(params, state.batch_stats, arguments))
             # Reading stays one batch ahead, so that a large split is not all in memory.
             jax.block_until_ready(totals[-2:-1])
-        return means(jax.tree.map(lambda *t: np.sum(np.stack(t)), *totals))
+        total = jax.tree.map(lambda *t: np.sum(np.stack(t)), *totals)
+        if total.examples == 0:
+            raise ValueError(f"no example of the {split} split can be read")
+        return Evaluation(*means(total), int(total.examples))
 
 
 def _known_to_all(batches: Iterator[Any]) -> Iterator[Any]:

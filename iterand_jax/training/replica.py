@@ -49,6 +49,7 @@ class Outcome:
       record: the host's numbers.
       test_loss: mean over the test split.
       test_accuracy: in %.
+      test_examples: that counted.
       state_sha256: a digest of every leaf of the state.
     """
 
@@ -56,6 +57,7 @@ class Outcome:
     record: Record
     test_loss: float
     test_accuracy: float
+    test_examples: int
     state_sha256: str
 
 
@@ -156,7 +158,7 @@ class Replica:
         """Validates, and writes what happened in the epoch."""
         with self._clock.measure("evaluation"):
             validation = programs.evaluate(self.state, "validation")
-        self.record.validation_accuracy.append(validation[1])
+        self.record.validation_accuracy.append(validation.accuracy)
         loss, accuracy = self.shown = means(self.state.epoch)
         self._log.write(
             {
@@ -165,8 +167,8 @@ class Replica:
                 "epoch": step // self.run.feed.steps_per_epoch,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
-                "validation_loss": validation[0],
-                "validation_accuracy": validation[1],
+                "validation_loss": validation.loss,
+                "validation_accuracy": validation.accuracy,
                 **self._common("epoch", step),
             }
         )
@@ -197,13 +199,14 @@ class Replica:
     def finish(self, programs: Programs) -> Outcome:
         """Reads the test set."""
         with self._clock.measure("evaluation"):
-            loss, accuracy = programs.evaluate(self.state, "test")
+            test = programs.evaluate(self.state, "test")
         self.record.seconds = self._clock.seconds
         return Outcome(
             state=self.state,
             record=self.record,
-            test_loss=loss,
-            test_accuracy=accuracy,
+            test_loss=test.loss,
+            test_accuracy=test.accuracy,
+            test_examples=test.examples,
             state_sha256=sha256(state_leaves(self.state)),
         )
 

@@ -226,6 +226,7 @@ def write_result(run: Setup, outcome: Outcome, workdir: Path) -> dict[str, Any]:
         "epochs": config.epochs,
         "test_accuracy": outcome.test_accuracy,
         "test_loss": outcome.test_loss,
+        "test_examples": outcome.test_examples,
         "validation_accuracy_best": max(record.validation_accuracy),
         "validation_accuracy_last": record.validation_accuracy[-1],
         "seconds": seconds,

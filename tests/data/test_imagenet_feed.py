@@ -245,8 +245,8 @@ def test_a_killed_run_ends_with_the_same_bits(
 
     log_step = Replica.log_step
 
-    def killed_at_5(self, step):
-        log_step(self, step)
+    def killed_at_5(self, programs, step):
+        log_step(self, programs, step)
         if step == 5:
             raise Killed
 

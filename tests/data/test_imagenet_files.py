@@ -46,6 +46,19 @@ def test_bytes_labels_and_names_are_kept(imagenet_folder, class_folders):
     assert found["train"]["truncated.JPEG"][0] == 999
 
 
+@pytest.mark.parametrize("cut", [0, 100, -6])
+def test_an_image_to_correct_that_is_damaged_stays_for_its_reader_to_name(
+    cut, copy, tmp_path, encoded, smooth_image
+):
+    name = "n01739381_1309.JPEG"  # TFDS corrects it
+    content = encoded(smooth_image(0, 20, 30).convert("CMYK"))[:cut]
+    (copy / "train" / "n01739381").mkdir()
+    (copy / "train" / "n01739381" / name).write_bytes(content)
+    prepare.prepare("imagenet2012", str(tmp_path / "data"), str(copy))
+    found = records(str(tmp_path / "data"))["train"]
+    assert found[name][1] == content
+
+
 def test_folders_and_archives_give_the_same_files(tmp_path, encoded, smooth_image):
     """The images that TFDS corrects are corrected in both."""
     cmyk = smooth_image(0, 20, 30).convert("CMYK")

@@ -60,8 +60,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
     log_step = Replica.log_step
 
-    def killed_at_20(self, step):
-        log_step(self, step)
+    def killed_at_20(self, programs, step):
+        log_step(self, programs, step)
         if step == 20:
             raise Killed
 
@@ -95,12 +95,12 @@ def test_evaluation_reads_the_running_statistics(normalized_config):
     built = setup.build(config, dataclasses.replace(source, read=read))
     state = jax.jit(built.init_state)(built.root)
     evaluate = Evaluator(built)
-    first, second, both = (evaluate(state, "test")[0] for _ in range(3))
+    first, second, both = (evaluate(state, "test").loss for _ in range(3))
     np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-5)
     moved = jax.tree.map_with_path(
         lambda path, x: x + 0.5 * (path[-1].key == "mean"), state.batch_stats
     )
-    other, _ = evaluate(state._replace(batch_stats=moved), "test")
+    other = evaluate(state._replace(batch_stats=moved), "test").loss
     assert abs(other - both) > 1e-3
 
 

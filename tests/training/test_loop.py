@@ -73,8 +73,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
     log_step = Replica.log_step
 
-    def killed_at_40(self, step):
-        log_step(self, step)
+    def killed_at_40(self, programs, step):
+        log_step(self, programs, step)
         if step == 40:
             raise Killed
 
@@ -104,8 +104,8 @@ def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
         config = resolve(tiny_config(eval_batch_size=batch_size))
         built = setup.build(config, source)
         state = built.init_state(built.root)
-        loss, accuracy = Evaluator(built)(state, "test")
-        seen.add((round(loss, 4), accuracy))
+        test = Evaluator(built)(state, "test")
+        seen.add((round(test.loss, 4), test.accuracy))
     assert len(seen) == 1
 
 

@@ -175,8 +175,8 @@ def test_a_kill_in_any_stage_loses_nothing(imp_config, tmp_path, monkeypatch):
     for stage in range(3):
         log_step = Replica.log_step
 
-        def killed(self, step, log_step=log_step, stage=stage):
-            log_step(self, step)
+        def killed(self, programs, step, log_step=log_step, stage=stage):
+            log_step(self, programs, step)
             if step == 30 and self._workdir.name == f"stage_{stage}":
                 raise Killed
 

@@ -73,8 +73,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(method, tmp_path, monkeypatc
 
     log_step = Replica.log_step
 
-    def killed_at_15(self, step):
-        log_step(self, step)
+    def killed_at_15(self, programs, step):
+        log_step(self, programs, step)
         if step == 15:
             raise Killed
 
@@ -106,8 +106,8 @@ def test_the_evaluation_counts_every_review_once_whatever_the_batch():
     for batch_size in (7, 64):
         built = build(tiny_config(eval_batch_size=batch_size))
         state = jax.jit(built.init_state)(built.root)
-        loss, accuracy = Evaluator(built)(state, "test")
-        seen.add((round(loss, 4), accuracy))
+        test = Evaluator(built)(state, "test")
+        seen.add((round(test.loss, 4), test.accuracy))
     assert len(seen) == 1
 
 
