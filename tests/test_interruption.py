@@ -15,6 +15,7 @@ from iterand_jax.interruption import (
     stop_requests,
 )
 from iterand_jax.training import loop, setup
+from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
 
@@ -57,9 +58,31 @@ def test_a_stopped_run_ends_with_the_same_bits(tiny_config, tmp_path, capsys):
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
 
 
-def test_a_signal_in_the_last_step_does_not_keep_the_result(tiny_config, tmp_path):
-    outcome = run(tiny_config(epochs=1), tmp_path, {19: signal.SIGTERM})
+def test_a_signal_in_the_last_step_leaves_the_test_to_the_next_start(
+    tiny_config, tmp_path, capsys
+):
+    """So a run of several stages does not begin the next one."""
+    config = tiny_config(epochs=1)
+    with pytest.raises(InterruptedRunError, match="stopped at step 20 by SIGTERM"):
+        run(config, tmp_path, {19: signal.SIGTERM})
+    outcome = run(config, tmp_path)
+    assert "continuing from the checkpoint at step 20" in capsys.readouterr().out
     assert int(outcome.state.step) == 20
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_counts(
+    tiny_config, tmp_path, monkeypatch
+):
+    wait = Checkpoints.wait
+
+    def signalled(self):
+        signal.raise_signal(signal.SIGTERM)
+        wait(self)
+
+    monkeypatch.setattr(Checkpoints, "wait", signalled)
+    with pytest.raises(InterruptedRunError, match="stopped at step 20 by SIGTERM"):
+        run(tiny_config(epochs=1), tmp_path)
+    assert (tmp_path / "checkpoints" / "20").is_dir()
 
 
 @pytest.fixture

@@ -40,17 +40,23 @@ class Checkpoints:
         keep: int,
         keep_best: int = 0,
         keep_steps: Sequence[int] = (),
+        only_read: bool = False,
     ):
         """Opens or makes the folder.
 
         The newest `keep` checkpoints stay, the `keep_best` of the highest scores, and
-        those of `keep_steps`.
+        those of `keep_steps`. With `only_read` nothing in the folder is changed, where
+        another process may be training: what that takes away meanwhile is passed over.
         """
         self._folder: Any = None  # the first process has it
         with hosts.together():
             if hosts.is_first():
                 self._folder = CheckpointFolder(
-                    folder, keep=keep, keep_best=keep_best, keep_steps=keep_steps
+                    folder,
+                    keep=keep,
+                    keep_best=keep_best,
+                    keep_steps=keep_steps,
+                    only_read=only_read,
                 )
 
     def save(
@@ -81,8 +87,8 @@ class Checkpoints:
     ) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest whole checkpoint as (state of NumPy arrays, record), or None.
 
-        A damaged one is reported, moved to a folder beside this one, and the one before
-        it is tried.
+        A damaged one is reported, moved to a folder beside this one unless it is only
+        read, and the one before it is tried.
 
         Args:
           abstract: the state's structure, with shapes and dtypes for leaves.
@@ -92,6 +98,7 @@ class Checkpoints:
         Raises:
           IncompatibleCheckpointError: the newest whole one has other leaves.
           ValueError: there are checkpoints, and none is whole.
+          OSError: the system does not let them be read, which is no damage.
         """
         return _of_first(lambda: self._folder.restore(abstract, at_most), abstract)
 

@@ -1,6 +1,7 @@
 """A folder of checkpoints, as Orbax reads and writes it in one process."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from iterand_jax.rules import path_string
 PyTree = Any
 _LOGGER = logging.getLogger(__name__)
 _CHECKSUM = "record_sha256"
+_NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def zeros(abstract: PyTree) -> PyTree:
@@ -56,11 +58,23 @@ class CheckpointFolder:
     """The checkpoints in one folder."""
 
     def __init__(
-        self, folder: Path, *, keep: int, keep_best: int, keep_steps: Sequence[int]
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        keep_best: int,
+        keep_steps: Sequence[int],
+        only_read: bool,
     ):
         """Opens or makes the folder; what stays in it is said in `Checkpoints`."""
         self._folder = folder.resolve()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._only_read = only_read
+        if not only_read:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # What killed saves have left is of no use and may fill the disk. (Orbax
+            # removes it in the background, beside the next save.)
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished)
         self._scores: dict[int, float] = {}  # of the steps that have one
         policies: list[Any] = [preservation.LatestN(keep)]
         if keep_best:
@@ -119,12 +133,20 @@ class CheckpointFolder:
             except IncompatibleCheckpointError:
                 raise
             except Exception as error:
+                if self._only_read and not (self._folder / str(step)).exists():
+                    self._manager.reload()  # a newer one has taken its place
+                    return self.restore(abstract, at_most)
+                if _system_error(error) in _NO_DAMAGE:
+                    path = self._folder / str(step)
+                    raise OSError(f"{path} cannot be read: {_reason(error)}") from error
                 reason = _first_line(error)
                 damaged.append(f"{self._folder / str(step)} ({reason})")
                 _LOGGER.warning("damaged checkpoint: %s", damaged[-1])
                 continue
-            self._set_aside([s for s in self.steps() if s > step])
+            if not self._only_read:
+                self._set_aside([s for s in self.steps() if s > step])
             return restored
+        damaged += [str(path) for path in self._folder.iterdir() if path.is_file()]
         if damaged:
             raise ValueError(
                 f"no whole checkpoint to continue from; damaged: {'; '.join(damaged)}"
@@ -145,17 +167,15 @@ class CheckpointFolder:
         try:
             yield
         except Exception as error:
-            # TensorStore tells the system's error by its number inside a long text.
-            code = re.search(r"os_error_code='(\d+)'", str(error))
-            reason = os.strerror(int(code[1])) if code else _first_line(error)
             raise OSError(
-                f"a checkpoint cannot be written in {self._folder}: {reason}; "
+                f"a checkpoint cannot be written in {self._folder}: {_reason(error)}; "
                 "those before it are whole"
             ) from error
 
     def close(self) -> None:
         """Waits and ends the background work."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     def restore_step(
         self, step: int, abstract: PyTree
@@ -225,6 +245,18 @@ class CheckpointFolder:
             shutil.move(self._folder / str(step), target)
         if steps:
             self._manager.reload()
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the system's error that an error tells of, if it does."""
+    # TensorStore tells it inside a long text.
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(code[1]) if code else getattr(error, "errno", None)
+
+
+def _reason(error: Exception) -> str:
+    number = _system_error(error)
+    return os.strerror(number) if number else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +30,85 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+class _Events:
+    """TensorBoard events, on disk when `write` returns.
+
+    tensorboardX's SummaryWriter leaves that to a thread. A full disk ends the thread,
+    and the run would wait for ever once the queue to it is full.
+    """
+
+    def __init__(self, folder: Path, *, from_step: int):
+        """Opens a file of its own; what earlier ones hold beyond the step is hidden."""
+        # Imported here: it takes most of a second, which --help should not.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        if from_step:
+            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            event = self._event(step=from_step + 1, session_log=started)
+            self._writer.write_event(event)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of a step by their tags."""
+        value = self._summary.Value
+        told = [value(tag=tag, simple_value=x) for tag, x in values.items()]
+        event = self._event(
+            wall_time=time.time(), step=step, summary=self._summary(value=told)
+        )
+        self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
 class MetricsLog:
     """metrics.jsonl and the TensorBoard events of the same numbers.
 
-    Each record has "kind", "step" and "epoch"; its other numbers become the events
-    "kind/name".
+    Each record has "kind", "step" and "epoch"; its numbers become the events
+    "kind/name", what it tells by layer does not. The methods raise OSError, which names
+    the folder, where the system does not write.
     """
 
     def __init__(self, workdir: Path, *, from_step: int):
         """Continues the log of a workdir from a step; what is beyond it is dropped."""
-        # Imported here: it takes most of a second, which --help should not.
-        from tensorboardX import SummaryWriter
-
         self._path = workdir / "metrics.jsonl"
-        kept = [r for r in read_lines(self._path) if r["step"] <= from_step]
-        write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept))
-        self._file = open(self._path, "a")
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=from_step + 1 if from_step else None,
-        )
+        with self._writing():
+            kept = [r for r in read_lines(self._path) if r["step"] <= from_step]
+            write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept))
+            self._file = open(self._path, "a")
+            self._events = _Events(workdir / "tensorboard", from_step=from_step)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in record.items():
-            if name not in ("kind", "step"):
-                self._events.add_scalar(
-                    f"{record['kind']}/{name}", value, record["step"]
-                )
+        numbers = {
+            f"{record['kind']}/{name}": value
+            for name, value in record.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        with self._writing():
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            self._events.write(record["step"], numbers)
 
     def close(self) -> None:
         """Closes both files."""
-        self._file.close()
-        self._events.close()
+        with self._writing(), contextlib.closing(self._file):
+            self._events.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(
+                f"the log {self._path} cannot be written: {reason}"
+            ) from error
 
 
 class SilentLog(MetricsLog):

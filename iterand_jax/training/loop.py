@@ -99,14 +99,16 @@ class _Trainer:
             for replica in self._replicas:
                 logs.callback(replica.close)
             step = self._start
-            while step < total:
+            while step < total and self._stop is None:
                 step = self._until_event(step, bar, stop)
                 self._after(step, bar)
-                if self._stop is not None and step < total:
-                    self._save(step)
-                    self._wait()
-                    raise InterruptedRunError(step, self._stop)
-        self._wait()
+            if self._stop is not None:
+                self._save(step)
+            self._wait()
+            # One that came with the last step or meanwhile counts too.
+            heard = hosts.largest(self._stop or stop.number or 0)
+            if heard:
+                raise InterruptedRunError(step, heard)
         return [replica.finish(self._programs) for replica in self._replicas]
 
     def _until_event(self, step: int, bar, stop: StopRequest) -> int:
@@ -178,12 +180,14 @@ class _Trainer:
             for replica in replicas:
                 replica.log_step(self._programs, step)
             self._show(bar)
-        if step % run.feed.steps_per_epoch == 0:
+        epoch, rest = divmod(step, run.feed.steps_per_epoch)
+        if rest == 0:
             for replica in replicas:
                 replica.log_epoch(self._programs, step)
             self._show(bar)
         every = config.checkpoint_every_steps or run.feed.steps_per_epoch
-        if step % every == 0 or step == run.total_steps:
+        chosen = config.keep_best_checkpoints or epoch in config.keep_checkpoint_epochs
+        if step % every == 0 or (rest == 0 and chosen) or step == run.total_steps:
             self._save(step)
 
     def _show(self, bar) -> None:

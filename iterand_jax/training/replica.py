@@ -106,7 +106,8 @@ class Replica:
         step = int(self.state.step)
         self._clock = clock
         log = MetricsLog if hosts.is_first() else SilentLog
-        self._log = log(self._workdir, from_step=step)
+        with hosts.together():
+            self._log = log(self._workdir, from_step=step)
         now = step, clock.seconds.get("training", 0.0)
         self._timed = {"step": now, "epoch": now}
 
@@ -142,7 +143,7 @@ class Replica:
             self.state = self.state._replace(masks=masks)
             churn["mask_churn"] = float(changed)
         loss, accuracy = self.shown = means(self.state.window)
-        self._log.write(
+        self._write(
             {
                 "kind": "step",
                 "step": step,
@@ -160,7 +161,7 @@ class Replica:
             validation = programs.evaluate(self.state, "validation")
         self.record.validation_accuracy.append(validation.accuracy)
         loss, accuracy = self.shown = means(self.state.epoch)
-        self._log.write(
+        self._write(
             {
                 "kind": "epoch",
                 "step": step,
@@ -172,6 +173,11 @@ class Replica:
                 **self._common("epoch", step),
             }
         )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Adds a line to the log; a disk that is full ends all processes."""
+        with hosts.together():
+            self._log.write(line)
 
     def _common(self, kind: str, step: int) -> dict[str, float]:
         """What every line tells; speed is that of training since its last line."""

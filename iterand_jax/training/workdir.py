@@ -142,7 +142,9 @@ def restore(workdir: Path, step: int | None = None) -> Restored:
     folder = workdir / "checkpoints"
     restored = None
     if hosts.from_first(folder.is_dir):
-        checkpoints = Checkpoints(folder, keep=model.config.keep_checkpoints)
+        checkpoints = Checkpoints(
+            folder, keep=model.config.keep_checkpoints, only_read=True
+        )
         with contextlib.closing(checkpoints):
             if step is None:
                 restored = checkpoints.restore(model.abstract)

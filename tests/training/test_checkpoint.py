@@ -16,7 +16,10 @@ import pytest
 
 from iterand_jax.leaves import leaves_of, sha256
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
-from iterand_jax.training.checkpoint_folder import IncompatibleCheckpointError
+from iterand_jax.training.checkpoint_folder import (
+    CheckpointFolder,
+    IncompatibleCheckpointError,
+)
 
 # What the reader leaves unawaited when a file is damaged is its own affair.
 pytestmark = pytest.mark.filterwarnings(
@@ -227,6 +230,62 @@ def test_the_digest_sees_path_dtype_shape_and_bytes():
         )
     }
     assert len(digests) == 5
+
+
+def test_what_a_killed_save_left_goes_with_the_next_start_and_not_with_a_reader(
+    tmp_path,
+):
+    save(tmp_path / "c", [5])
+    left = tmp_path / "c" / "7.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "c" / "5", left)
+    Checkpoints(tmp_path / "c", keep=3, only_read=True).close()
+    assert left.is_dir()
+    Checkpoints(tmp_path / "c", keep=3).close()
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"5"}
+
+
+def test_a_reader_takes_what_a_run_beside_it_has_saved_meanwhile(tmp_path, caplog):
+    """Nothing is called damaged, and nothing is moved."""
+    save(tmp_path / "c", [5, 10])
+    reader = Checkpoints(tmp_path / "c", keep=3, only_read=True)
+    assert reader.steps() == [5, 10]
+    save(tmp_path / "c", [15, 20], keep=1)
+    state, _ = reader.restore(abstract())
+    assert state["step"] == 20
+    reader.close()
+    assert not caplog.records
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
+    save(tmp_path / "c", [5, 10])
+    damage(tmp_path / "c", 10, "flipped")
+    reader = Checkpoints(tmp_path / "c", keep=3, only_read=True)
+    assert reader.restore(abstract())[0]["step"] == 5
+    reader.close()
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"5", "10"}
+
+
+def test_what_the_system_does_not_let_be_read_is_not_damaged(tmp_path, monkeypatch):
+    save(tmp_path / "c", [5, 10])
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+
+    def refused(self, step):
+        raise ValueError(f"Error opening [os_error_code='{errno.EMFILE}']")
+
+    monkeypatch.setattr(CheckpointFolder, "_read_record", refused)
+    message = rf"c/10 cannot be read: {os.strerror(errno.EMFILE)}$"
+    with pytest.raises(OSError, match=message):
+        checkpoints.restore(abstract())
+    checkpoints.close()
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"5", "10"}
+
+
+def test_files_in_place_of_checkpoints_are_not_a_fresh_start(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "5").write_text("a download that lost its folders")
+    with pytest.raises(ValueError, match=r"no whole checkpoint .*damaged: .*/c/5$"):
+        restore(tmp_path / "c")
 
 
 def test_a_file_that_the_system_refuses_leaves_the_earlier_ones_whole(tmp_path):

@@ -47,6 +47,24 @@ def test_a_run_logs_each_log_step_and_each_epoch(tiny_config, tmp_path):
     assert np.isfinite(outcome.test_loss)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "kept"),
+    [
+        ({}, {45, 60}),
+        ({"keep_best_checkpoints": 1}, {45, 60, "best"}),
+        ({"keep_checkpoint_epochs": (1,)}, {20, 45, 60}),
+    ],
+)
+def test_epochs_that_are_to_be_kept_are_saved_whatever_the_period(
+    chosen, kept, tiny_config, tmp_path
+):
+    config = tiny_config(checkpoint_every_steps=15, **chosen)
+    accuracy = run(config, tmp_path).record.validation_accuracy
+    best = 20 * max(range(1, 4), key=lambda epoch: (accuracy[epoch - 1], epoch))
+    found = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert found == {best if step == "best" else step for step in kept}
+
+
 def test_the_train_step_is_traced_once(tiny_config, tmp_path):
     built = setup.build(resolve(tiny_config()), datasets.open_source("digits"))
     traces = []
