@@ -120,9 +120,10 @@ class BucketedReviews(Feed):
     def train_inputs(
         self, arguments: PyTree, step: Array, root: Array
     ) -> tuple[tuple[Array, ...], Array]:
-        """The tokens and lengths, as they are."""
+        """The tokens and lengths, and the number of each review in its batch."""
         del step, root
-        return (arguments.tokens, arguments.lengths), arguments.labels
+        numbers = jnp.arange(len(arguments.labels))
+        return (arguments.tokens, arguments.lengths, numbers), arguments.labels
 
     def eval_shapes(self) -> list[PyTree]:
         """A batch and its weights for each of the bounds."""

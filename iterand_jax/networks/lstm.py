@@ -7,7 +7,8 @@ the paper does not vary here, scales the embedding and the hidden units.
 What Table 11 leaves open:
 
 - Dropout 0.2 is applied to the embedded words and to the last hidden state, the two
-  places that the tutorial the paper built on gives its one dropout layer.
+  places that the tutorial the paper built on gives its one dropout layer. Each example
+  of a batch has draws of its own, so that a batch computed in parts drops the same.
 - The four gates (input, forget, cell, output) lie side by side in fused matrices,
   (inputs, 4 * hidden) and (hidden, 4 * hidden), so the top-k choice of a matrix is one
   joint choice over the gates, as for PyTorch's LSTM: a gate that needs fewer weights
@@ -22,6 +23,7 @@ What Table 11 leaves open:
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -56,17 +58,29 @@ class LSTMClassifier(nn.Module):
     dropout: float = 0.2
 
     @nn.compact
-    def __call__(self, tokens: Array, lengths: Array, *, train: bool = False) -> Array:
+    def __call__(
+        self,
+        tokens: Array,
+        lengths: Array,
+        numbers: Array | None = None,
+        *,
+        train: bool = False,
+    ) -> Array:
         """Token ids (N, T) and lengths (N,), int32, to float32 logits (N, num_classes).
 
-        A text's first `lengths` tokens are read, and its padding after them never
-        reaches the state: each direction ends with the state after its last true token.
+        Dropout draws by the numbers (N,) of the examples in their batch, by default
+        from 0 on. A text's first `lengths` tokens are read, and its padding after them
+        never reaches the state: each direction ends with the state after its last true
+        token.
         """
         embedding = nn.Embed(
             self.vocabulary_size, scaled(EMBEDDING, self.width), dtype=self.dtype
         )
         x = embedding(tokens.T)  # time first: a step of the scan reads one block
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        if numbers is None:
+            numbers = jnp.arange(len(tokens))
+        if train:
+            x = Dropout(self.dropout)(x, numbers)
         is_token = jnp.arange(tokens.shape[1])[:, None, None] < lengths[:, None]
         lstm = partial(
             LSTM, scaled(HIDDEN, self.width), affine=self.affine, dtype=self.dtype
@@ -75,9 +89,31 @@ class LSTMClassifier(nn.Module):
         if self.bidirectional:
             last = lstm(reverse=True, name="Backward")(x, is_token)
             hidden = jnp.concatenate([hidden, last], axis=-1)
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+        if train:
+            hidden = Dropout(self.dropout)(hidden, numbers)
         dense = nn.Dense(self.num_classes, use_bias=self.affine, dtype=self.dtype)
         return as_logits(dense(hidden))
+
+
+class Dropout(nn.Module):
+    """Dropout by draws of each example's number, whichever examples are beside it.
+
+    Attributes:
+      rate: the fraction of features that is dropped.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, numbers: Array) -> Array:
+        """Features (..., N, F) of the examples with numbers (N,)."""
+        key, keep = self.make_rng("dropout"), 1 - self.rate
+        shape = (*x.shape[:-2], x.shape[-1])
+
+        def kept(number):
+            return jax.random.bernoulli(jax.random.fold_in(key, number), keep, shape)
+
+        return jnp.where(jax.vmap(kept, out_axes=-2)(numbers), x / keep, 0)
 
 
 class LSTM(nn.Module):

@@ -9,7 +9,7 @@ from jax import Array, lax
 
 PyTree = Any
 
-# (params, batch_stats, inputs, labels, part) -> (mean loss, (sums, new batch_stats))
+# (params, batch_stats, inputs, labels) -> (mean loss, (sums, new batch_stats))
 Loss = Callable[..., tuple[Array, tuple[PyTree, PyTree]]]
 
 
@@ -28,7 +28,7 @@ def accumulated(
     own; everything else is that of the undivided batch, up to rounding.
 
     Args:
-      loss_of: of one part, which `parts` numbers from 0.
+      loss_of: of one part.
       params: what to differentiate by.
       batch_stats: running statistics.
       batch: (inputs, labels), each (N, ...), N a multiple of parts.
@@ -49,7 +49,7 @@ def accumulated(
         return (gradients, jax.tree.map(jnp.add, sums, part_sums), batch_stats), loss
 
     def part_of(j):
-        return (*jax.tree.map(lambda x: x[j::parts], (inputs, labels)), jnp.int32(j))
+        return jax.tree.map(lambda x: x[j::parts], (inputs, labels))
 
     abstract = jax.eval_shape(loss_of, params, batch_stats, *part_of(0))
     zeros = jax.tree.map(

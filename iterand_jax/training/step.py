@@ -158,14 +158,13 @@ def train_step(
     """
     batch = task.train_inputs(arguments, state.step, root)
 
-    def loss_of(params, batch_stats, inputs, labels, part):
-        dropout = jax.random.fold_in(keyed(root, "dropout", state.step), part)
+    def loss_of(params, batch_stats, inputs, labels):
         logits, updated = task.network.apply(
             {"params": params, "batch_stats": batch_stats},
             *inputs,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout},
+            rngs={"dropout": keyed(root, "dropout", state.step)},
         )
         losses, correct = objective(logits, labels)
         totals = _totals(losses, correct, jnp.ones_like(losses))

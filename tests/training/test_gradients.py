@@ -11,9 +11,10 @@ X = jnp.arange(12.0).reshape(6, 2)
 Y = jnp.array([1.0, 0.0, 2.0, 1.0, 5.0, 3.0])
 
 
-def loss_of(params, seen, inputs, labels, part):
+def loss_of(params, seen, inputs, labels):
+    """The running statistic is 10 times what it was, and the examples of the part."""
     errors = inputs[0] @ params["w"] - labels
-    return jnp.mean(errors**2), (jnp.sum(errors), seen + 10.0**part * len(labels))
+    return jnp.mean(errors**2), (jnp.sum(errors), 10 * seen + len(labels))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -36,10 +37,10 @@ def test_loss_sums_and_gradients_are_those_of_the_batch(backend, parts, monkeypa
 def test_part_j_holds_every_parts_th_example_from_j():
     seen = []
 
-    def remember(params, stats, inputs, labels, part):
-        jax.debug.callback(lambda p, x: seen.append((int(p), x.tolist())), part, labels)
-        return loss_of(params, stats, inputs, labels, part)
+    def remember(params, stats, inputs, labels):
+        jax.debug.callback(lambda x: seen.append(x.tolist()), labels, ordered=True)
+        return loss_of(params, stats, inputs, labels)
 
     accumulated(remember, {"w": jnp.ones(2)}, jnp.float32(0), ((X,), Y), parts=2)
     jax.effects_barrier()
-    assert {p: labels for p, labels in seen} == {0: [1, 2, 5], 1: [0, 1, 3]}
+    assert seen == [[1, 2, 5], [0, 1, 3]]

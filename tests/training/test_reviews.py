@@ -1,5 +1,6 @@
 """Whole runs on reviews: several padded shapes, one logit, dropout."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from iterand_jax.training.config import resolve
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Replica
+from iterand_jax.training.step import train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"train": 120, "test": 30}
@@ -59,6 +61,33 @@ def build(config):
 def run(config, workdir):
     workdir.mkdir(exist_ok=True)
     return loop.train_and_evaluate(build(config), workdir)
+
+
+@pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
+@pytest.mark.parametrize("network", ["lstm", "bilstm"])
+def test_a_batch_in_parts_gives_the_update_of_the_whole(network, method):
+    """Each review drops the same features, in whichever part it is."""
+    states = []
+    for parts in (1, 4):
+        fields = {"method": method, "network.name": network, "accumulate_steps": parts}
+        built = build(tiny_config(**fields))
+        built.feed.open(built.root)
+        start = jax.jit(built.init_state)(built.root)
+        train = jax.jit(
+            functools.partial(
+                train_step,
+                task=built.task,
+                steps_per_epoch=5,
+                log_every=5,
+                accumulate_steps=parts,
+            )
+        )
+        states.append(train(start, built.feed.batch(0), built.root))
+    moved = jax.tree.map(lambda a, b: np.any(a != b), start, states[0])
+    assert any(jax.tree.leaves(moved.trainable))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *states
+    )
 
 
 @pytest.mark.slow
