@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from iterand_jax.leaves import leaves_of
 from iterand_jax.subnetwork import Subnetwork
 
 PyTree = Any
@@ -27,8 +28,8 @@ def packed_masks(subnetwork: Subnetwork, scores: PyTree) -> PyTree:
 
 def mask_churn(
     subnetwork: Subnetwork, before: PyTree, scores: PyTree
-) -> tuple[PyTree, Array]:
-    """Packed masks of the scores, and the share of mask entries that changed (float32).
+) -> tuple[PyTree, PyTree]:
+    """Packed masks of the scores, and of each the number of entries that changed.
 
     Args:
       subnetwork: how the scores prune.
@@ -37,12 +38,31 @@ def mask_churn(
 
     >>> before = {"kernel": jnp.array([0b10000000], jnp.uint8)}
     >>> scores = {"kernel": jnp.array([1.0, 2.0, 0.0, -1.0])}
-    >>> float(mask_churn(Subnetwork(0.75), before, scores)[1])
-    0.5
+    >>> mask_churn(Subnetwork(0.75), before, scores)[1]
+    {'kernel': Array(2, dtype=int32)}
     """
     after = packed_masks(subnetwork, scores)
-    changed = sum(
-        jnp.sum(lax.population_count(a ^ b), dtype=jnp.int32)
-        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    )
-    return after, changed / sum(leaf.size for leaf in jax.tree.leaves(scores))
+    return after, jax.tree.map(_differing, before, after)
+
+
+def _differing(one: Array, other: Array) -> Array:
+    return jnp.sum(lax.population_count(one ^ other), dtype=jnp.int32)
+
+
+def told(changed: PyTree, scores: PyTree) -> dict[str, Any]:
+    """What a log line tells of the numbers of changed entries.
+
+    Returns:
+      {"mask_churn": the share of all entries that changed, "layer_churn": that of each
+      layer by its path}.
+
+    >>> scores = {"a": jnp.ones(8), "b": jnp.ones(12)}
+    >>> told({"a": jnp.int32(1), "b": jnp.int32(3)}, scores)
+    {'mask_churn': 0.2, 'layer_churn': {'a': 0.125, 'b': 0.25}}
+    """
+    sizes = {path: leaf.size for path, leaf in leaves_of(scores).items()}
+    counts = {path: int(count) for path, count in leaves_of(changed).items()}
+    return {
+        "mask_churn": sum(counts.values()) / sum(sizes.values()),
+        "layer_churn": {path: round(counts[path] / sizes[path], 6) for path in counts},
+    }

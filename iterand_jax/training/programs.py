@@ -24,14 +24,15 @@ class Programs(NamedTuple):
       steps_per_dispatch: the most steps that one call may do.
       evaluate: (state, split) -> (mean loss, accuracy in %).
       refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
-      churn: (packed masks, trainable) -> (packed masks, churn); None without masks.
+      churn: (packed masks, trainable) -> (packed masks, changed entries of each); None
+        without masks.
     """
 
     steps: Mapping[Any, jax.stages.Compiled]
     steps_per_dispatch: int
     evaluate: Evaluator
     refresh: Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]] | None
-    churn: Callable[[PyTree, PyTree], tuple[PyTree, Array]] | None
+    churn: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None
 
 
 def compile_programs(run: Setup, states: Sequence[State]) -> Programs:

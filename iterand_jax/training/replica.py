@@ -9,7 +9,7 @@ import jax
 
 from iterand_jax import hosts
 from iterand_jax.leaves import sha256
-from iterand_jax.training import parallel
+from iterand_jax.training import churn, parallel
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.evaluation import means
 from iterand_jax.training.logs import Clock, MetricsLog, SilentLog
@@ -137,11 +137,11 @@ class Replica:
 
     def log_step(self, programs: Programs, step: int) -> None:
         """Writes what happened since the last log step."""
-        churn = {}
+        told = {}
         if programs.churn:
             masks, changed = programs.churn(self.state.masks, self.state.trainable)
             self.state = self.state._replace(masks=masks)
-            churn["mask_churn"] = float(changed)
+            told = churn.told(changed, self.state.trainable)
         loss, accuracy = self.shown = means(self.state.window)
         self._write(
             {
@@ -150,7 +150,7 @@ class Replica:
                 "epoch": step / self.run.feed.steps_per_epoch,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
-                **churn,
+                **told,
                 **self._common("step", step),
             }
         )

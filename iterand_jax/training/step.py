@@ -43,7 +43,7 @@ class State(NamedTuple):
       window: totals since the last log step.
       epoch: totals since the epoch began.
       bad_step: the first step whose loss was not finite, -1 while there is none.
-      masks: when the epoch began, as packed bits; {} for methods that do not prune.
+      masks: at the last log step, as packed bits; {} for methods that do not prune.
     """
 
     step: Array

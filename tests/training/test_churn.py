@@ -9,9 +9,10 @@ import pytest
 
 from iterand_jax import Subnetwork
 from iterand_jax.data import datasets
+from iterand_jax.leaves import leaves_of
 from iterand_jax.training import loop, setup
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.churn import mask_churn, packed_masks
+from iterand_jax.training.churn import mask_churn, packed_masks, told
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
 
@@ -29,11 +30,17 @@ def scores(seed):
 def test_churn_is_the_share_of_entries_that_differ():
     before, after = (SUBNETWORK.masks(scores(seed)) for seed in (0, 1))
     differ = jax.tree.map(lambda a, b: jnp.sum(a != b), before, after)
-    packed, churn = jax.jit(mask_churn, static_argnums=0)(
+    packed, changed = jax.jit(mask_churn, static_argnums=0)(
         SUBNETWORK, packed_masks(SUBNETWORK, scores(0)), scores(1)
     )
-    np.testing.assert_allclose(churn, sum(jax.tree.leaves(differ)) / (315 + 143))
-    assert churn.dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, changed, differ)
+    shares = {
+        "conv/kernel": int(differ["conv"]["kernel"]) / 315,
+        "dense/kernel": int(differ["dense"]["kernel"]) / 143,
+    }
+    line = told(changed, scores(1))
+    assert line["layer_churn"] == pytest.approx(shares, abs=1e-6)
+    assert line["mask_churn"] == sum(jax.tree.leaves(differ)) / (315 + 143)
     kernel = np.unpackbits(packed["conv"]["kernel"], count=315).reshape(3, 3, 5, 7)
     np.testing.assert_array_equal(kernel, after["conv"]["kernel"])
     assert packed["conv"]["bias"] is None
@@ -41,7 +48,7 @@ def test_churn_is_the_share_of_entries_that_differ():
 
 def test_masks_that_did_not_change_have_no_churn():
     packed = packed_masks(SUBNETWORK, scores(0))
-    assert mask_churn(SUBNETWORK, packed, scores(0))[1] == 0
+    assert not any(jax.tree.leaves(mask_churn(SUBNETWORK, packed, scores(0))[1]))
 
 
 @pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
@@ -53,7 +60,7 @@ def test_step_lines_tell_the_churn_of_methods_that_prune(method, tiny_config, tm
     lines = [r for r in read_lines(tmp_path / "metrics.jsonl") if r["kind"] == "step"]
     assert [line["step"] for line in lines] == [10, 20]
     if method == "sgd":
-        assert not any("mask_churn" in line for line in lines)
+        assert not any("churn" in name for line in lines for name in line)
         return
     with contextlib.closing(Checkpoints(tmp_path / "checkpoints", keep=2)) as saved:
         middle, _ = saved.restore_step(10, built.model.abstract)
@@ -64,3 +71,4 @@ def test_step_lines_tell_the_churn_of_methods_that_prune(method, tiny_config, tm
     for line, before, after in zip(lines, flat[:-1], flat[1:], strict=True):
         np.testing.assert_allclose(line["mask_churn"], np.mean(before != after))
         assert 0 < line["mask_churn"] < 1
+        assert line["layer_churn"].keys() == leaves_of(end.trainable).keys()
