@@ -118,13 +118,18 @@ def _legend_above(axes) -> None:
 
 
 def _draw_churn(axes, found: Report) -> None:
-    shares = [100 * share for share in found.churn.values()]
+    steps, shares = list(found.churn), [100 * x for x in found.churn.values()]
+    for layer in found.layers:
+        label = "each layer" if layer is found.layers[0] else None
+        each = [100 * share for share in layer.churn]
+        axes.plot(steps, each, color=GREY, lw=0.6, alpha=0.6, label=label)
     marker = "o" if len(shares) <= 40 else None
-    axes.plot(list(found.churn), shares, color=BLUE, marker=marker, markersize=3)
+    axes.plot(steps, shares, color=BLUE, marker=marker, markersize=3, label="all")
+    axes.legend(loc="upper right", frameon=False, fontsize=8)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
-    axes.set_ylabel(f"mask churn per {next(iter(found.churn))} steps (%)")
+    axes.set_ylabel(f"mask churn per {steps[0]} steps (%)")
 
 
 def _draw_ages(axes, found: Report) -> None:

@@ -1,25 +1,23 @@
 """What a subnetwork kept in each layer: counts, signs, magnitudes, dead channels, ages.
 
-All is counted on the host, from weights and masks. A channel is dead by what its own
-layer shows, without the network's graph, so that the word means the same in a chain and
-in a ResNet:
-
-- a dead output: every weight that leads to it is pruned, so it is always zero;
-- a dead input: every weight that leads from it is pruned, so nobody here reads it.
-
-Removing them takes slices out of the weights and leaves the layer's result as it is.
-What the neighbours could drop in turn (the filter whose output nobody reads) depends on
-the graph and is not counted.
+All is counted on the host, from weights and masks. A channel of a layer is dead if none
+of its weights there is live: kept, and on a way of kept weights from the inputs of the
+network to its logits (`liveness`). So a filter is dead whose weights are all pruned,
+and one whose output nobody reads, and one that reads only such filters. Removing dead
+channels takes slices out of the weights, of kept ones too, and leaves the logits as
+they are; only where a bias or an affine normalization follows, they still give a
+constant.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from iterand_jax.leaves import leaves_of
+from iterand_jax.networks.lstm import gates_of
 from iterand_jax.replay import NO_DRAW
 from iterand_jax.subnetwork import Subnetwork
 
@@ -40,10 +38,14 @@ class Layer(NamedTuple):
       magnitude: the mean magnitude of kept weights over that of pruned ones; NaN if
         none is pruned or these are all zero.
       outputs: output channels.
-      dead_outputs: those of which all weights are pruned.
+      dead_outputs: those without a live weight; of an LSTM's gates, units of which no
+        gate has one.
       inputs: input channels.
-      dead_inputs: those of which all weights are pruned.
+      dead_inputs: those without a live weight.
       removable: weights in dead channels of either kind.
+      removable_kept: those of them that are kept.
+      churn: at each log step of the training, the share of the mask that changed since
+        the one before; empty if that is not known.
       ages: how many kept weights have their value from each refresh, from the first
         draw (0) on; None where that is not known.
       unknown: the other kept weights, if there are ages: no draw made here equals them.
@@ -60,6 +62,8 @@ class Layer(NamedTuple):
     inputs: int
     dead_inputs: int
     removable: int
+    removable_kept: int
+    churn: Sequence[float]
     ages: np.ndarray | None
     unknown: int
 
@@ -77,6 +81,8 @@ def inspect_layers(
     scores: PyTree = None,
     last_redraws: PyTree = None,
     refreshes: int = 0,
+    live: Mapping[str, np.ndarray] | None = None,
+    churn: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Layer]:
     """The pruned layers of a network, in the order of their paths, numbers as such.
 
@@ -87,6 +93,8 @@ def inspect_layers(
       scores: that the masks come from, for the thresholds.
       last_redraws: as `iterand_jax.replay.last_redraws` returns them, for the ages.
       refreshes: done so far; ages have one entry more.
+      live: by path, which weights are live; by default, those that are kept.
+      churn: by path, as in `Layer`.
 
     >>> weights = {"kernel": np.array([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])}
     >>> masks = {"kernel": np.array([[1, 0, 1], [0, 0, 0]])}
@@ -106,11 +114,17 @@ def inspect_layers(
                 path=path,
                 shape=kept.shape,
                 kept=int(kept.sum()),
-                threshold=None if ranked is None else float(ranked[kept].min()),
-                positive=float(np.mean(drawn[kept] > 0)),
+                threshold=_threshold(ranked, kept),
+                positive=_share(drawn[kept] > 0),
                 magnitude=_magnitude(drawn, kept),
                 **_ages(None if last is None else last[kept], refreshes),
-                **_channels(kept, subnetwork.rule_of(path, kept).out_axis),
+                churn=(churn or {}).get(path, ()),
+                **_channels(
+                    path,
+                    kept,
+                    kept if live is None else live[path],
+                    subnetwork.rule_of(path, kept).out_axis,
+                ),
             )
         )
     return layers
@@ -129,14 +143,14 @@ def overlap(mask: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """How much of a mask another one keeps too, and how much it would by chance.
 
     Returns:
-      (share of the mask's kept weights that the other keeps, share of all weights that
-      the other keeps).
+      (share of the mask's kept weights that the other keeps, NaN if it keeps none;
+      share of all weights that the other keeps).
 
     >>> overlap(np.array([1, 1, 0, 0]), np.array([0, 1, 1, 1]))
     (0.5, 0.75)
     """
     kept, other = mask != 0, other != 0
-    return float(np.mean(other[kept])), float(np.mean(other))
+    return _share(other[kept]), _share(other)
 
 
 def check_same_layers(
@@ -165,9 +179,19 @@ def _in_order(item: tuple[str, np.ndarray]) -> list[str | int]:
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", item[0])]
 
 
+def _share(booleans: np.ndarray) -> float:
+    return float(np.mean(booleans)) if booleans.size else math.nan
+
+
+def _threshold(scores: np.ndarray | None, kept: np.ndarray) -> float | None:
+    if scores is None or not kept.any():
+        return None
+    return float(scores[kept].min())
+
+
 def _magnitude(weights: np.ndarray, kept: np.ndarray) -> float:
     magnitudes = np.abs(weights)
-    if not magnitudes[~kept].any():
+    if not kept.any() or not magnitudes[~kept].any():
         return math.nan
     return float(magnitudes[kept].mean() / magnitudes[~kept].mean())
 
@@ -181,20 +205,28 @@ def _ages(last_redraws: np.ndarray | None, refreshes: int) -> dict[str, Any]:
     return {"ages": ages, "unknown": last_redraws.size - found.size}
 
 
-def _channels(kept: np.ndarray, out_axis: int) -> dict[str, Any]:
+def _channels(
+    path: str, kept: np.ndarray, live: np.ndarray, out_axis: int
+) -> dict[str, Any]:
     """The fields of a layer that tell of its channels."""
     out_axis %= kept.ndim
+    if path.rsplit("/", 1)[-1] == "embedding":
+        out_axis = kept.ndim - 1  # its features, whatever counts as its fan-in
     in_axis = out_axis - 1 if out_axis else 1  # (..., in, out) or (out, in, ...)
-    outputs, inputs = kept.shape[out_axis], kept.shape[in_axis]
-    alive_outputs, alive_inputs = (
-        int(np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(1).sum())
-        for axis in (out_axis, in_axis)
-    )
-    window = kept.size // (outputs * inputs)
+
+    def together(weights):  # (inputs, outputs, weights of each pair)
+        weights = np.moveaxis(weights, (in_axis, out_axis), (0, 1))
+        gates = gates_of(path)
+        weights = weights.reshape(len(weights), gates, weights.shape[1] // gates, -1)
+        return np.moveaxis(weights, 1, 2).reshape(len(weights), weights.shape[2], -1)
+
+    live, kept = together(live), together(kept)
+    inputs, outputs = live.any((1, 2)), live.any((0, 2))
     return {
-        "outputs": outputs,
-        "dead_outputs": outputs - alive_outputs,
-        "inputs": inputs,
-        "dead_inputs": inputs - alive_inputs,
-        "removable": kept.size - window * alive_outputs * alive_inputs,
+        "outputs": outputs.size,
+        "dead_outputs": int((~outputs).sum()),
+        "inputs": inputs.size,
+        "dead_inputs": int((~inputs).sum()),
+        "removable": kept.size - kept[inputs][:, outputs].size,
+        "removable_kept": int(kept.sum() - kept[inputs][:, outputs].sum()),
     }

@@ -1,11 +1,13 @@
 """What a checkpoint and the log of a run, or a ticket, tell of its subnetwork."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from iterand_jax.analysis.layers import (
     Layer,
@@ -14,6 +16,8 @@ from iterand_jax.analysis.layers import (
     inspect_layers,
     overlap,
 )
+from iterand_jax.analysis.liveness import live_weights
+from iterand_jax.description import MAX_REFRESHES
 from iterand_jax.keys import keyed
 from iterand_jax.leaves import leaves_of
 from iterand_jax.methods import SCORED
@@ -24,7 +28,7 @@ from iterand_jax.training.logs import read_lines, table
 from iterand_jax.training.workdir import restore
 
 BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = 8  # of an age histogram in a line of text
+COLUMNS = 8  # of what happened over the training, in a line of text
 
 
 class Report(NamedTuple):
@@ -61,6 +65,11 @@ class Report(NamedTuple):
         return sum(layer.unknown for layer in self.layers)
 
     @property
+    def thresholds(self) -> bool:
+        """Whether thresholds are known: a ticket and fixed masks have no scores."""
+        return any(layer.threshold is not None for layer in self.layers)
+
+    @property
     def constant(self) -> bool:
         """Whether magnitudes tell nothing: all alike, or of pruned weights unknown."""
         return not any(abs(layer.magnitude - 1) >= 1e-4 for layer in self.layers)
@@ -71,21 +80,27 @@ class Subject(NamedTuple):
 
     Attributes:
       title: network, method, distribution, seed and step in a line.
+      network: the Flax module.
+      inputs: what it is called with, as a batch of one.
       subnetwork: how it was drawn.
       weights: of the network; a ticket has those that are kept, and zeros.
       masks: nonzero for kept, None for leaves that are not pruned.
       scores: that the masks come from; None where these are fixed, and for a ticket.
       draws: key, step, K_per and r of its refreshes; None if it had none.
       churn: as in `Report`.
+      layer_churn: by path, as in `Layer`.
     """
 
     title: str
+    network: nn.Module
+    inputs: Sequence[jax.ShapeDtypeStruct]
     subnetwork: Subnetwork
     weights: Any
     masks: Any
     scores: Any
     draws: tuple[jax.Array, int, int, float] | None
     churn: Mapping[int, float]
+    layer_churn: Mapping[str, Sequence[float]]
 
 
 def report(path: Path, other: Path | None = None, *, step: int | None = None) -> Report:
@@ -111,6 +126,11 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
                 "a signed constant has two values, so the draw it came from cannot be "
                 "told"
             )
+        elif refreshes > MAX_REFRESHES:
+            no_ages = (
+                f"to draw {refreshes:,} refreshes again would take hours; possible: "
+                f"{MAX_REFRESHES:,}"
+            )
         else:
             redraws = last_redraws(
                 key,
@@ -128,6 +148,8 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
         scores=subject.scores,
         last_redraws=redraws,
         refreshes=refreshes,
+        live=live_weights(subject.network, subject.inputs, subject.masks),
+        churn=subject.layer_churn,
     )
     overlaps, title = {}, None
     if other is not None:
@@ -156,7 +178,14 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
     if config.k_per:
         root = jax.random.key(config.seed)
         draws = root, int(state.step), config.k_per, config.sampling_rate
+    lines = [
+        line
+        for line in read_lines(workdir / "metrics.jsonl")
+        if line["kind"] == "step" and line["step"] <= int(state.step)
+    ]
     return Subject(
+        network=model.network,
+        inputs=model.inputs,
         title=_title(
             config.network, config.to_dict(), seed=config.seed, step=int(state.step)
         ),
@@ -165,10 +194,10 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
         masks=masks,
         scores=state.trainable if scored else None,
         draws=draws,
-        churn={
-            line["step"]: line["mask_churn"]
-            for line in read_lines(workdir / "metrics.jsonl")
-            if "mask_churn" in line
+        churn={x["step"]: x["mask_churn"] for x in lines if "mask_churn" in x},
+        layer_churn={
+            path: [x["layer_churn"][path] for x in lines if "layer_churn" in x]
+            for path in leaves_of(masks)
         },
     )
 
@@ -183,6 +212,8 @@ def _of_ticket(path: Path) -> Subject:
         root = jax.random.key(drawn.seed)
         draws = root, drawn.step, drawn.k_per, drawn.sampling_rate
     return Subject(
+        network=told.build(),
+        inputs=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in told.inputs],
         title=_title(
             told.network,
             told.run,
@@ -195,6 +226,7 @@ def _of_ticket(path: Path) -> Subject:
         scores=None,
         draws=draws,
         churn={},
+        layer_churn={},
     )
 
 
@@ -208,9 +240,12 @@ def _no_masks(subject: str, method: str) -> ValueError:
 def text(found: Report) -> str:
     """A report as a table of layers, a row for all, and what else there is to say."""
     rows = [_row(layer, found) for layer in found.layers]
-    header = ["layer", "shape", "kept of", "weights", "threshold", "signs +"]
+    header = ["layer", "shape", "kept of", "weights"]
+    header += ["threshold"] if found.thresholds else []
+    header += ["signs +"]
     header += [] if found.constant else ["size"]
     header += ["dead out", "dead in", "removable"]
+    header += ["churn"] if found.churn else []
     header += [] if found.no_ages else ["first draw", "redrawn"]
     header += ["unknown"] if found.unknown else []
     header += ["in common (chance)"] if found.overlaps else []
@@ -243,41 +278,54 @@ def _row(layer: Layer, found: Report) -> list[str]:
         "x".join(map(str, layer.shape)),
         f"{layer.kept:,}",
         f"{layer.size:,}",
-        "" if layer.threshold is None else f"{layer.threshold:.4f}",
-        f"{layer.positive:.1%}",
-        *([] if found.constant else [f"{layer.magnitude:.3f}"]),
+        *([_shown(layer.threshold, ".4f")] if found.thresholds else []),
+        _shown(layer.positive, ".1%"),
+        *([] if found.constant else [_shown(layer.magnitude, ".3f")]),
         f"{layer.dead_outputs} of {layer.outputs}",
         f"{layer.dead_inputs} of {layer.inputs}",
         f"{layer.removable:,} ({layer.removable / layer.size:.1%})",
     ]
+    if found.churn:
+        row.append(f"{np.mean(layer.churn):.2%} {_sparkline(np.array(layer.churn))}")
+    kept = layer.kept or math.nan
     if layer.ages is not None:
-        row += [f"{layer.ages[0] / layer.kept:.1%}", _sparkline(layer.ages[1:])]
-    row += [f"{layer.unknown / layer.kept:.1%}"] if found.unknown else []
+        row += [_shown(layer.ages[0] / kept, ".1%"), _sparkline(layer.ages[1:])]
+    row += [_shown(layer.unknown / kept, ".1%")] if found.unknown else []
     if found.overlaps:
         share, chance = found.overlaps[layer.path]
-        row.append(f"{share:.1%} ({chance:.1%})")
+        row.append(f"{_shown(share, '.1%')} ({chance:.1%})")
     return row
 
 
-def _sparkline(counts: np.ndarray) -> str:
-    """Counts in a few columns of characters, from the first refresh to the last."""
-    columns = [part.sum() for part in np.array_split(counts, COLUMNS)]
-    highest = max(*columns, 1)
+def _shown(value: float | None, form: str) -> str:
+    """A number, or a dash where a layer that keeps nothing has none."""
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def _sparkline(values: np.ndarray) -> str:
+    """Numbers over the training in a few columns of characters, first to last."""
+    columns = [part.sum() for part in np.array_split(values, COLUMNS)]
+    highest = max(columns) or 1
     return "".join(BARS[round((len(BARS) - 1) * c / highest)] for c in columns)
 
 
 def _summary(found: Report) -> dict[str, str]:
     layers = found.layers
-    size, kept, removable, outputs, inputs = np.sum(
-        [(x.size, x.kept, x.removable, x.dead_outputs, x.dead_inputs) for x in layers],
-        axis=0,
+    size, kept, removable = (
+        sum(getattr(layer, name) for layer in layers)
+        for name in ("size", "kept", "removable")
+    )
+    outputs, inputs, removable_kept = (
+        sum(getattr(layer, name) for layer in layers)
+        for name in ("dead_outputs", "dead_inputs", "removable_kept")
     )
     rows = {"kept": f"{kept:,} of {size:,} weights ({kept / size:.1%})"}
     if not found.constant:
         rows["size"] = "mean magnitude of the kept weights over that of the pruned ones"
     rows["dead"] = (
-        f"{outputs:,} output and {inputs:,} input channels; without them the network "
-        f"has {removable:,} weights less ({removable / size:.1%}), all of them pruned"
+        f"{outputs:,} output and {inputs:,} input channels, on no way of kept weights "
+        f"from the inputs to the logits; without them the network has {removable:,} "
+        f"weights less ({removable / size:.1%}), {removable_kept:,} of them kept"
     )
     if found.no_ages:
         rows["ages"] = f"not shown: {found.no_ages}"
@@ -285,7 +333,7 @@ def _summary(found: Report) -> dict[str, str]:
         rows["ages"] = (
             f"{found.ages[0] / kept:.1%} of the kept weights have their first value, "
             f"{found.ages[1:].sum() / kept:.1%} that of one of "
-            f"{len(found.ages) - 1:,} refreshes (histograms: first to last)"
+            f"{len(found.ages) - 1:,} refreshes (columns: first to last)"
         )
     if found.unknown:
         rows["unknown"] = (
@@ -294,17 +342,16 @@ def _summary(found: Report) -> dict[str, str]:
         )
     if found.churn:
         steps, shares = list(found.churn), list(found.churn.values())
-        rows["mask churn"] = (
-            f"{shares[0]:.2%} of the masks changed to step {steps[0]:,}"
-        )
+        rows["churn"] = f"{shares[0]:.2%} of the masks changed to step {steps[0]:,}"
         if len(steps) > 1:
-            rows["mask churn"] += (
+            rows["churn"] += (
                 f", {shares[-1]:.2%} from step {steps[-2]:,} to {steps[-1]:,}"
             )
     if found.overlaps:
+        keeping = [layer for layer in layers if layer.kept]
         common, chance = np.average(
-            [found.overlaps[layer.path] for layer in layers],
-            weights=[layer.kept for layer in layers],
+            [found.overlaps[layer.path] for layer in keeping],
+            weights=[layer.kept for layer in keeping],
             axis=0,
         )
         rows["in common"] = (

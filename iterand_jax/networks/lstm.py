@@ -34,6 +34,18 @@ EMBEDDING = 100
 HIDDEN = 256
 
 
+GATES = 4
+
+
+def gates_of(path: str) -> int:
+    """How many gates lie side by side among the outputs of a kernel, 1 for no gates.
+
+    >>> gates_of("Forward/recurrent/kernel"), gates_of("Dense_0/kernel")
+    (4, 1)
+    """
+    return GATES if path.endswith(("/input/kernel", "/recurrent/kernel")) else 1
+
+
 class LSTMClassifier(nn.Module):
     """An embedding, one LSTM layer in one or both directions, and a linear layer.
 
@@ -141,7 +153,7 @@ class LSTM(nn.Module):
         Returns (N, features), in float32 or better. Where it is not a token, the state
         stays as it is.
         """
-        gates = partial(nn.Dense, 4 * self.features, dtype=self.dtype)
+        gates = partial(nn.Dense, GATES * self.features, dtype=self.dtype)
         projected = gates(use_bias=self.affine, name="input")(x)
         nothing = jnp.zeros(
             (x.shape[1], self.features), jnp.promote_types(self.dtype, jnp.float32)
@@ -161,7 +173,7 @@ def _step(recurrent: nn.Module, state, inputs):
     cell, hidden = state
     projected, is_token = inputs
     gates = projected.astype(cell.dtype) + recurrent(hidden)
-    enter, forget, candidate, leave = jnp.split(gates, 4, axis=-1)
+    enter, forget, candidate, leave = jnp.split(gates, GATES, axis=-1)
     new_cell = nn.sigmoid(forget) * cell + nn.sigmoid(enter) * jnp.tanh(candidate)
     new_hidden = nn.sigmoid(leave) * jnp.tanh(new_cell)
     state = jnp.where(is_token, new_cell, cell), jnp.where(is_token, new_hidden, hidden)

@@ -26,7 +26,8 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     from matplotlib.figure import Figure
 
     lines = read_lines(workdir / "metrics.jsonl")
-    churn = [100 * share for share in _column(lines, "step", "mask_churn")]
+    changed = [line for line in lines if "mask_churn" in line]
+    churn = [100 * line["mask_churn"] for line in changed]
     heights = [3, 3, 1.4, 1.4] if churn else [3, 3, 1.4]
     figure = Figure(figsize=(8, 9.2 if churn else 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,7 +57,7 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     accuracy.legend(loc="lower right")
     loss.legend(loc="upper right")
     if churn:
-        panels[2].plot(steps, churn, color=TRAIN, lw=0.8)
+        panels[2].plot([x["step"] for x in changed], churn, color=TRAIN, lw=0.8)
         panels[2].set_ylabel(f"mask churn (%)\nper {steps[0]} steps")
     rate.step(steps, _column(lines, "step", "learning_rate"), color=TRAIN)
     rate.set_ylabel("learning rate")

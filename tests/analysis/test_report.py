@@ -16,6 +16,7 @@ from iterand_jax import tickets
 from iterand_jax.analysis import figure, report
 from iterand_jax.data import datasets
 from iterand_jax.export import export
+from iterand_jax.leaves import leaves_of
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import Ticket
 from iterand_jax.training import magnitude, setup
@@ -60,8 +61,16 @@ def workdir(tiny_config, tmp_path):
             contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
         ):
             saved.save(STEP, state, dataclasses.asdict(Record()))
-        lines = [{"kind": "step", "step": 20, "mask_churn": 0.25}]
-        lines += [{"kind": "step", "step": 40, "mask_churn": 0.125}]
+        paths = [p for p in leaves_of(built.model.weights) if p.endswith("kernel")]
+        lines = [
+            {
+                "kind": "step",
+                "step": step,
+                "mask_churn": 2.5 / step,
+                "layer_churn": dict.fromkeys(paths, 2.5 / step),
+            }
+            for step in (10, 20, 30)  # of which the last is beyond the checkpoint
+        ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "metrics.jsonl").write_text(text)
         return folder
@@ -79,14 +88,16 @@ def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
     # What is kept here was always kept, so it was never redrawn.
     kept = sum(layer.kept for layer in found.layers)
     assert found.ages.tolist() == [kept, 0, 0, 0]
-    assert found.churn == {20: 0.25, 40: 0.125}
+    assert found.churn == {10: 0.25, 20: 0.125}
+    assert all(layer.churn == [0.25, 0.125] for layer in found.layers)
     printed = report.text(found)
     assert "Conv_0/kernel" in printed
     assert "100.0% of the kept weights have their first value" in printed
     assert "unknown" not in printed
     assert (
-        "25.00% of the masks changed to step 20, 12.50% from step 20 to 40" in printed
+        "25.00% of the masks changed to step 10, 12.50% from step 10 to 20" in printed
     )
+    assert re.search(r"Conv_0/kernel .* 18\.75% █[▄▅]▁{6} ", printed)
     widths = {len(line) for line in printed.splitlines()[1:7]}
     assert len(widths) == 1, printed
 
@@ -126,11 +137,13 @@ def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
     assert ticket.no_ages == run.no_ages
     for one, other in zip(run.layers, ticket.layers, strict=True):
         assert other.threshold is None
-        unknown = {"threshold": None, "magnitude": None, "ages": None}
+        unknown = {"threshold": None, "magnitude": None, "ages": None, "churn": ()}
         assert one._replace(**unknown) == other._replace(**unknown)
         np.testing.assert_array_equal(one.ages, other.ages)
     assert all(share == 1 for share, _ in ticket.overlaps.values())
     assert "Conv_0/kernel" in report.text(ticket)
+    assert "threshold" in report.text(run)
+    assert "threshold" not in report.text(ticket)
     figure.draw(ticket, tmp_path / "ticket.png")
 
 
@@ -171,10 +184,31 @@ def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_p
     figure.draw(found, tmp_path / "fixed.png")
     export(folder, "ticket", tmp_path / "ticket")
     ticket = report.report(tmp_path / "ticket", folder)
-    assert [x._replace(magnitude=0) for x in ticket.layers] == [
-        x._replace(magnitude=0) for x in found.layers
+    alike = {"magnitude": 0, "churn": ()}
+    assert [x._replace(**alike) for x in ticket.layers] == [
+        x._replace(**alike) for x in found.layers
     ]
     assert all(share == 1 for share, _ in ticket.overlaps.values())
+
+
+def test_a_layer_that_keeps_nothing_has_dashes(workdir, tmp_path):
+    """As global magnitude pruning may leave one; then the logits are all zero."""
+    folder = workdir("run", distribution="kaiming_uniform")
+    export(folder, "ticket", tmp_path / "whole")
+    ticket = tickets.load(tmp_path / "whole")
+    masks = dict(ticket.masks)
+    masks["Conv_1"] = {"kernel": np.zeros_like(masks["Conv_1"]["kernel"])}
+    empty = Ticket.of(ticket.description, ticket.params, masks, ticket.batch_stats)
+    tickets.save(empty, tmp_path / "empty")
+    found = report.report(tmp_path / "empty", folder)
+    printed = report.text(found)
+    assert "nan" not in printed
+    assert re.search(r"Conv_1/kernel .* 0 +144 +- ", printed)
+    assert re.search(r"in common +100\.0% of the kept weights", printed)
+    assert sum(layer.removable_kept for layer in found.layers) == sum(
+        layer.kept for layer in found.layers
+    )
+    figure.draw(found, tmp_path / "empty.png")
 
 
 @pytest.mark.parametrize("distribution", ["signed_constant", "kaiming_uniform"])

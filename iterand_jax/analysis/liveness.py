@@ -1,0 +1,86 @@
+"""Which kept weights lie on a way from the inputs of a network to its logits.
+
+In place of its weights the network gets masks, divided so that each output is the mean
+of what it reads, no biases, and normalization that changes nothing; its inputs are
+positive. Then what is positive is reached from the inputs, and what has a gradient
+reaches the logits. The graph of the network need not be known: a chain, a ResNet and an
+LSTM are alike.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from iterand_jax.leaves import leaves_of
+from iterand_jax.rules import path_string
+
+PyTree = Any
+IMAGES = 8  # unlike each other, so that max-pools choose many of their pixels
+WORDS = 50  # of a text: enough steps for what one unit of an LSTM tells another
+
+
+def live_weights(
+    network: nn.Module, inputs: Sequence[jax.ShapeDtypeStruct], masks: PyTree
+) -> dict[str, np.ndarray]:
+    """By path, whether each kept weight is on a way from the inputs to the logits.
+
+    Args:
+      network: of images (N, H, W, C), or of token ids (N, T) and lengths (N,).
+      inputs: what it is called with, as a batch of one.
+      masks: nonzero where a weight is kept, None for leaves that are not pruned.
+
+    Returns:
+      Booleans in the shapes of the masks. In a max-pool a way may be missed that no
+      image takes.
+    """
+    network = network.clone(dtype=jnp.float32)
+    kept_of = {path: np.asarray(mask) != 0 for path, mask in leaves_of(masks).items()}
+    variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+
+    def replaced(key_path, leaf):
+        path = path_string(key_path).removeprefix("params/")
+        return _replaced(path, leaf, kept_of.get(path))
+
+    variables = jax.tree_util.tree_map_with_path(replaced, variables)
+    grad = jax.jit(jax.grad(_total, argnums=1), static_argnums=0)
+    gradients = leaves_of(grad(network, variables, _probe(inputs))["params"])
+
+    def live(path, kept):
+        reached = np.asarray(gradients[path]) != 0
+        # What a word's feature reaches depends on its place in a text, not on the word.
+        return kept & (reached.any(0) if _is_table(path) else reached)
+
+    return {path: live(path, kept) for path, kept in kept_of.items()}
+
+
+def _total(network, variables, inputs):
+    return jnp.sum(network.apply(variables, *inputs))
+
+
+def _replaced(path: str, leaf: Any, kept: np.ndarray | None) -> np.ndarray:
+    """A mask, scaled; of other leaves, what changes nothing."""
+    name = path.rsplit("/", 1)[-1]
+    if leaf.ndim < 2:
+        return np.full(leaf.shape, name in ("scale", "var"), np.float32)
+    kept = np.ones(leaf.shape, bool) if kept is None else kept
+    if _is_table(path):
+        return np.broadcast_to(kept.any(0), kept.shape).astype(np.float32)
+    of_output = kept.sum(tuple(range(kept.ndim - 1)))
+    return (kept / np.maximum(of_output, 1)).astype(np.float32)
+
+
+def _probe(inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[np.ndarray, ...]:
+    """Positive images of very different pixels, or a text."""
+    shape = inputs[0].shape[1:]
+    if len(shape) > 1:
+        normal = np.random.default_rng(0).standard_normal((IMAGES, *shape))
+        return (np.exp(2 * normal).astype(np.float32),)
+    return np.zeros((1, WORDS), np.int32), np.array([WORDS], np.int32)
+
+
+def _is_table(path: str) -> bool:
+    return path.rsplit("/", 1)[-1] == "embedding"
