@@ -32,14 +32,63 @@ def test_an_example_finds_an_accurate_subnetwork(name, capsys):
         assert "equal the library's" in printed
 
 
+def code_lines(text):
+    """How many lines are neither blank nor of a docstring."""
+    of_docstrings = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    lines = enumerate(text.splitlines(), 1)
+    return sum(bool(line.strip()) and n not in of_docstrings for n, line in lines)
+
+
+def test_code_lines_are_counted():
+    text = '"""Of a module\n\nin lines."""\n\nx = f(\n    1\n)  # one\n# two\n'
+    assert code_lines(text) == 4
+    assert code_lines("def f():\n    '''Returns.'''\n    return 1\n") == 2
+
+
+def test_the_flax_example_is_30_lines_of_code():
+    assert code_lines((EXAMPLES / "prune_flax_module.py").read_text()) <= 30
+
+
+def imported(tree):
+    """The modules that a tree imports anywhere, in its functions too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." * node.level + (node.module or ""))
+    return found
+
+
+def imported_but_for_the_check(text):
+    """The modules of a script without its comparison with the library."""
+    tree = ast.parse(text)
+    check = "check_against_the_library"
+    tree.body = [node for node in tree.body if getattr(node, "name", None) != check]
+    return imported(tree)
+
+
 def test_the_example_from_scratch_is_one_page_of_jax():
     text = (EXAMPLES / "edge_popup_from_scratch.py").read_text()
     assert len(text.splitlines()) <= 150
     assert text.count("TRAP") > 5
-    at_the_top = {
-        name
-        for node in ast.parse(text).body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in [getattr(node, "module", None) or node.names[0].name]
-    }
-    assert at_the_top == {"jax", "jax.numpy", "math", "sklearn.datasets", "zlib"}
+    allowed = {"jax", "jax.numpy", "math", "sklearn.datasets", "zlib"}
+    assert imported_but_for_the_check(text) == allowed
+    assert imported(ast.parse(text)) == allowed | {"iterand_jax"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from iterand_jax import masks", "import math, iterand_jax", "import importlib"],
+)
+def test_an_import_in_another_function_is_found(line):
+    text = f"def check_against_the_library():\n    {line}\n"
+    assert not imported_but_for_the_check(text)
+    module = line.split()[-1 if line.startswith("import") else 1]
+    nested = f"def logits_of(x):\n    if x:\n        {line}\n"
+    assert module in imported_but_for_the_check(text + nested)
