@@ -179,8 +179,8 @@ def load(path: str | os.PathLike[str]) -> Ticket:
     fields, arrays = _read(Path(path))
     if fields.get("version") != VERSION:
         raise ValueError(
-            f"{path} is a ticket of version {fields.get('version')}; "
-            f"possible: {VERSION}"
+            f"{path} is a ticket of version {fields.get('version')!r}; "
+            f"possible: {VERSION!r}"
         )
     if fields.pop("sha256", None) != _content_digest(fields, arrays):
         raise ValueError(f"{path} is damaged: it does not have its checksum")
@@ -215,9 +215,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if text is None:
         raise ValueError(f"{path} is a safetensors file, but not a ticket")
     try:
-        return json.loads(text), arrays
+        fields = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged: its metadata is not JSON") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} is damaged: its metadata is no JSON object")
+    return fields, arrays
 
 
 def _pack(ticket: Ticket) -> dict[str, np.ndarray]:
