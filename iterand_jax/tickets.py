@@ -157,7 +157,9 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
     """Writes a ticket; returns the arrays that it holds, by their names in the file."""
     from safetensors import numpy as safetensors
 
-    arrays = _pack(ticket)
+    # Safetensors writes bytes as they lie: of a transposed array, the wrong ones.
+    packed = _pack(ticket)
+    arrays = {name: np.asarray(array, order="C") for name, array in packed.items()}
     fields = {"version": VERSION, **dataclasses.asdict(ticket.description)}
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
     fields["sha256"] = _content_digest(fields, arrays)

@@ -157,6 +157,17 @@ def test_weights_of_real_refreshes_come_back(name, distribution, tmp_path):
     assert_same(tickets.load(tmp_path / "ticket"), ticket)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_arrays_in_any_order_in_memory_come_back(masked, tmp_path):
+    ticket = example("conv2", method="fixed_mask" if masked else "sgd")
+    params, masks = jax.tree.map(np.asfortranarray, (ticket.params, ticket.masks))
+    other = Ticket.of(ticket.description, params, masks, {})
+    for name, one in {"a": ticket, "b": other}.items():
+        tickets.save(one, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert_same(tickets.load(tmp_path / "b"), ticket)
+
+
 def test_a_ticket_is_the_same_bytes_twice_and_reads_like_a_text(tmp_path):
     ticket = example("conv2", distribution="kaiming_uniform", method="iterand")
     for name in ("a", "b"):
