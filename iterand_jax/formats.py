@@ -94,7 +94,8 @@ def save_arrays(
     from safetensors import numpy as safetensors
 
     text = json.dumps(dataclasses.asdict(description), sort_keys=True)
-    contiguous = {name: np.ascontiguousarray(leaf) for name, leaf in arrays.items()}
+    # Not np.ascontiguousarray, which makes scalars arrays of one entry.
+    contiguous = {name: np.asarray(leaf, order="C") for name, leaf in arrays.items()}
     write_atomically(path, safetensors.save(contiguous, {"description": text}))
 
 

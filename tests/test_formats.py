@@ -83,6 +83,22 @@ def test_bcoo_holds_the_kept_weights():
     np.testing.assert_allclose(jnp.asarray(x) @ kernel, x @ dense, 1e-4, 1e-5)
 
 
+def test_arrays_are_written_in_their_shape_and_order(tmp_path):
+    arrays = {
+        "scalar": np.asarray(7, np.int64),
+        "transposed": np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1),
+        "repeated": np.broadcast_to(np.float32(0.5), (3, 2)),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    formats.save_arrays(arrays, ticket_of("conv2").description, tmp_path / "arrays")
+    written = safetensors.load_file(tmp_path / "arrays")
+    assert written.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert written[name].shape == array.shape
+        assert written[name].dtype == array.dtype
+        np.testing.assert_array_equal(written[name], array)
+
+
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "resnet" not in n])
 def test_only_resnets_have_torchvision_names(name):
     with pytest.raises(ValueError, match=f"for ResNets; the network here is '{name}'"):

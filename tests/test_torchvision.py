@@ -1,7 +1,7 @@
 """ResNets by torchvision's names load into PyTorch's and give the same logits.
 
-torchvision has the ImageNet forms at width 1 alone, so the networks here are written
-from the paper's tables with PyTorch's modules and torchvision's names for them.
+torchvision has the ImageNet forms at width 1 alone, so the others are written here from
+the paper's tables with PyTorch's modules and torchvision's names for them.
 """
 
 import jax
@@ -15,6 +15,8 @@ from iterand_jax.tickets import Ticket
 torch = pytest.importorskip(
     "torch", reason="the peers need PyTorch: pip install -e '.[peer]'"
 )
+from safetensors import torch as safetensors  # noqa: E402
+
 nn = torch.nn
 CLASSES = 5
 
@@ -94,8 +96,8 @@ CASES = {  # at width 1/16, which scales all but the stem; all but OpenLTH's Res
 }
 
 
-def ticket_of(name, *, affine):
-    network = {"name": name, "num_classes": CLASSES, "width": 1 / 16}
+def ticket_of(name, *, affine, width=1 / 16, classes=CLASSES):
+    network = {"name": name, "num_classes": classes, "width": width}
     description = Description(
         network={**network, "affine": affine, "dtype": "float64"},
         inputs=(((1, 64, 64, 3), "float64"),),
@@ -115,26 +117,34 @@ def ticket_of(name, *, affine):
     return Ticket.of(description, variables["params"], masks, variables["batch_stats"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("name", list(CASES))
-def test_the_state_loads_strictly_and_the_logits_are_the_same(name, affine):
-    stages, block, options = CASES[name]
+def assert_answers_as(ticket, peer, path):
+    """A network of PyTorch's loads the file of a ticket and has its logits."""
     images = np.random.default_rng(1).standard_normal((3, 64, 64, 3))
     with jax.enable_x64(True):
-        ticket = ticket_of(name, affine=affine)
         logits = np.asarray(ticket.apply(images))
     assert logits.dtype == np.float64
-    arrays = formats.torchvision_arrays(ticket)
-    state = {key: torch.tensor(array) for key, array in arrays.items()}
-    peer = ResNet(stages, block, **options).double().eval()
-    assert state.keys() == peer.state_dict().keys()
+    formats.save_arrays(formats.torchvision_arrays(ticket), ticket.description, path)
+    state, own = safetensors.load_file(path), peer.state_dict()
+    assert {k: x.shape for k, x in state.items()} == {
+        k: x.shape for k, x in own.items()
+    }
     peer.load_state_dict(state, strict=True)
     with torch.no_grad():
         expected = peer(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
     atol = 1e-9 * np.abs(expected).max()
     assert atol > 0
     np.testing.assert_allclose(logits, expected, 1e-9, atol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_state_loads_strictly_and_the_logits_are_the_same(name, affine, tmp_path):
+    stages, block, options = CASES[name]
+    with jax.enable_x64(True):
+        ticket = ticket_of(name, affine=affine)
+    peer = ResNet(stages, block, **options).double().eval()
+    assert_answers_as(ticket, peer, tmp_path / "weights")
 
 
 NETWORKS = {
@@ -146,12 +156,30 @@ NETWORKS = {
 }
 
 
+@pytest.fixture(scope="module")
+def models():
+    """torchvision's networks.
+
+    They need none of its compiled operators, which do not load beside a PyTorch of
+    another build, as one for CPUs. Its import then asks for two declarations.
+    """
+    try:
+        torchvision = pytest.importorskip(
+            "torchvision", reason="needs torchvision: pip install -e '.[peer]'"
+        )
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+        schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", schema)
+        import torchvision
+    return torchvision.models
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_names_and_shapes_at_width_1_are_those_of_torchvision_itself(name):
-    torchvision = pytest.importorskip(
-        "torchvision", reason="needs torchvision", exc_type=(ImportError, RuntimeError)
-    )
+def test_at_width_1_the_state_loads_into_torchvisions_own(name, models):
     network = {"name": name, "num_classes": 1000, "width": 1.0, "affine": False}
     description = Description(
         network={**network, "dtype": "float32"}, inputs=(((1, 64, 64, 3), "float32"),)
@@ -164,8 +192,21 @@ def test_names_and_shapes_at_width_1_are_those_of_torchvision_itself(name):
         description, variables["params"], nothing, variables["batch_stats"]
     )
     arrays = formats.torchvision_arrays(ticket)
-    with torch.device("meta"):
-        state = getattr(torchvision.models, NETWORKS[name])().state_dict()
-    assert {k: a.shape for k, a in arrays.items()} == {
-        k: tuple(t.shape) for k, t in state.items()
+    state = {key: torch.tensor(array) for key, array in arrays.items()}
+    peer = getattr(models, NETWORKS[name])()
+    own = peer.state_dict()
+    assert own["conv1.weight"].any()
+    assert {k: (x.shape, x.dtype) for k, x in state.items()} == {
+        k: (x.shape, x.dtype) for k, x in own.items()
     }
+    peer.load_state_dict(state, strict=True)
+    assert all(torch.equal(x, state[key]) for key, x in peer.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet_resnet18", "imagenet_resnet50"])
+def test_torchvisions_own_network_gives_the_same_logits(name, models, tmp_path):
+    with jax.enable_x64(True):
+        ticket = ticket_of(name, affine=True, width=1.0, classes=1000)
+    peer = getattr(models, NETWORKS[name])().double().eval()
+    assert_answers_as(ticket, peer, tmp_path / "weights")
