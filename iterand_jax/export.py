@@ -43,15 +43,20 @@ def main() -> None:
 def export(workdir: Path, name: str, output: Path) -> None:
     """Writes a run's last checkpoint in a format, and prints how large it is.
 
+    The folder around the output has to be there: a mistyped one is told of at once, not
+    made.
+
     Raises:
-      ValueError: there is no run, or its network cannot have this format.
+      ValueError: there is no run, its network cannot have this format, or the output
+        cannot be there.
     """
     from iterand_jax import formats, tickets
     from iterand_jax.training.logs import table
     from iterand_jax.training.workdir import read_json, restore
 
+    config = read_json(workdir / "config.json")
+    _check_output(output, is_folder=name == "stablehlo")
     if name == "torchvision":
-        config = read_json(workdir / "config.json")
         formats.check_torchvision(config["network"]["name"])
     model, state, _ = restore(workdir)
     ticket = ticket_of(model, state)
@@ -71,6 +76,16 @@ def export(workdir: Path, name: str, output: Path) -> None:
     files = sorted(output.iterdir()) if output.is_dir() else [output]
     rows["written"] = ", ".join(f"{f} ({f.stat().st_size:,} bytes)" for f in files)
     print(table(rows))
+
+
+def _check_output(output: Path, *, is_folder: bool) -> None:
+    """Raises ValueError, before any work, if this file or folder cannot be written."""
+    if not output.parent.is_dir():
+        raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
+    if is_folder and output.exists() and not output.is_dir():
+        raise ValueError(f"cannot write the folder {output}: it is a file")
+    if not is_folder and output.is_dir():
+        raise ValueError(f"cannot write the file {output}: it is a folder")
 
 
 def ticket_of(model: "Model", state: "State") -> "Ticket":

@@ -111,7 +111,7 @@ def save_program(ticket: Ticket, folder: Path) -> None:
 
     Args:
       ticket: to write.
-      folder: is made; gets program.jax and weights.safetensors.
+      folder: is made, in one that is there; gets program.jax and weights.safetensors.
     """
     from jax import export
 
@@ -128,7 +128,7 @@ def save_program(ticket: Ticket, folder: Path) -> None:
     exported = export.export(jax.jit(logits), platforms=PLATFORMS)(
         weights, *_symbolic_inputs(description)
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     write_atomically(folder / PROGRAM, bytes(exported.serialize()))
     save_arrays(arrays, description, folder / WEIGHTS)
 

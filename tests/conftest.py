@@ -35,7 +35,7 @@ def _compile_each_program_once(tmp_path_factory):
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config():
     """Conv2 at width 1/16 on the digits: 3 epochs of 20 steps, refreshed every 7."""
 
