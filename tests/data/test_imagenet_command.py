@@ -1,0 +1,123 @@
+"""The command trains ResNet50 on ImageNet, is killed, and goes on as if nothing was."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from iterand_jax.data import prepare
+from iterand_jax.training.logs import read_lines
+
+STEPS = 15
+FIELDS = {
+    "network.width": 0.0625,
+    "batch_size": 4,
+    "eval_batch_size": 4,
+    "dataset.workers": 2,
+    "epochs": 1,
+    "warmup_epochs": 0,
+    "final_epochs": 0,
+    "k_per": 2,
+    "checkpoint_every_steps": 3,
+    "log_every_steps": 1,
+}
+
+
+@pytest.fixture
+def data_dir(class_folders, smooth_image, encoded, tmp_path):
+    """The ImageNet of `class_folders` with 50 training images more: 61, one truncated.
+
+    Each is larger than a crop, as most of ImageNet's are.
+    """
+    files = tmp_path / "files"
+    shutil.copytree(class_folders, files)
+    classes = sorted((files / "train").iterdir())
+    for i in range(50):
+        image = smooth_image(10 + i, 230 + 2 * i, 300)
+        (classes[i % 3] / f"more_{i}.JPEG").write_bytes(encoded(image))
+    prepare.prepare("imagenet2012", str(tmp_path / "data"), str(files))
+    return tmp_path / "data"
+
+
+@contextlib.contextmanager
+def started(data_dir, workdir):
+    """The command in a group of processes of its own, none of which is left behind."""
+    command = [sys.executable, "-m", "iterand_jax.main"]
+    command += ["--config=configs/imagenet_resnet50.py", f"--data_dir={data_dir}"]
+    command += [f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def train(data_dir, workdir):
+    """Trains to the end; what was printed."""
+    with started(data_dir, workdir) as process:
+        said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return said
+
+
+def saved(workdir):
+    """The steps of the checkpoints that are whole."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return [int(name) for name in names if name.isdigit()]
+
+
+def kill_while_it_trains(data_dir, workdir):
+    """Kills the run, and it alone, two steps after it has saved one.
+
+    Its pipe ends when the last process that could write to it has ended.
+    """
+    with started(data_dir, workdir) as process:
+        while process.poll() is None:
+            lines = read_lines(workdir / "metrics.jsonl")
+            if saved(workdir) and lines[-1]["step"] > 4:
+                process.kill()
+                break
+            time.sleep(0.01)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, said
+
+
+def outcome(workdir):
+    """The result and the log, without what a clock measured."""
+    result = json.loads((workdir / "result.json").read_text())
+    lines = read_lines(workdir / "metrics.jsonl")
+    for record in (result, *lines):
+        del record["examples_per_second"]
+    del result["seconds"]
+    return result, lines
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_process_and_ends_with_the_same_bits(data_dir, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    kill_while_it_trains(data_dir, killed)
+    assert 4 < read_lines(killed / "metrics.jsonl")[-1]["step"] < STEPS
+    last = max(saved(killed))
+    said = train(data_dir, killed)
+    assert f"continuing from the checkpoint at step {last}" in said
+    assert "truncated.JPEG" in train(data_dir, whole)
+    result, lines = outcome(whole)
+    assert (result, lines) == outcome(killed)
+    assert result["test_examples"] == 4  # of 5, one of which is truncated
+    assert len(result["state_sha256"]) == 64
+    assert [line["step"] for line in lines] == [*range(1, STEPS + 1), STEPS]
+    assert result["redrawn"] > 0
