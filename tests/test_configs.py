@@ -14,6 +14,7 @@ from PIL import Image
 
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.data.sources import Source
+from iterand_jax.leaves import leaves_of
 from iterand_jax.methods import METHODS
 from iterand_jax.networks import NETWORKS
 from iterand_jax.training import loop, magnitude, setup
@@ -250,15 +251,21 @@ class Records(list):
         return [self[i] for i in indices]
 
 
+def load_tiny(name):
+    """A config at width 1/16 for one epoch of two or more steps, each logged."""
+    config = load(name)
+    config.network.width = 0.0625
+    config.batch_size, config.eval_batch_size, config.log_every_steps = 2, 4, 1
+    config.epochs = 1
+    return config
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
-    config = load(name)
+    config = load_tiny(name)
     config.method = method
-    config.network.width = 0.0625
-    config.batch_size, config.eval_batch_size, config.log_every_steps = 2, 4, 1
-    config.epochs = 1
     config.recipe.iterand.k_per = 1
     if config.schedule == "warmup_cosine":
         config.warmup_epochs = config.final_epochs = 0
@@ -282,3 +289,32 @@ def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
     moved = jax.tree.map(lambda a, b: np.any(a != b), before, state)
     assert any(jax.tree.leaves(moved.trainable))
     assert dataclasses.asdict(outcome.record)["validation_accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMP)
+def test_magnitude_pruning_trains_two_stages_and_leaves_a_result(name, tmp_path):
+    config = load_tiny(name)
+    config.epochs, config.milestones = 2, (1,)
+    config.recipe.imp.retrainings = 1
+    config = resolve(config)
+    source = tiny_source(config.dataset.name)
+    dense = setup.build(magnitude.stages(config)[0], source)
+    steps = dense.feed.steps_per_epoch
+    assert steps >= 2
+    with workdirs.claimed({tmp_path: config}):
+        result = magnitude.train(config, source, tmp_path)
+    assert (result["method"], result["steps"]) == ("imp", 2 * 2 * steps)
+    assert np.isfinite(result["test_loss"])
+    for index in range(2):
+        lines = read_lines(tmp_path / f"stage_{index}" / "metrics.jsonl")
+        assert [line["kind"] for line in lines] == 2 * (["step"] * steps + ["epoch"])
+    early = leaves_of(workdirs.restore(tmp_path / "stage_0", steps).state.trainable)
+    state = workdirs.restore(tmp_path / "stage_1").state
+    weights, kept = leaves_of(state.trainable), leaves_of(state.frozen)
+    assert weights.keys() - kept.keys() >= set(config.unpruned)
+    mask = np.concatenate([mask.ravel() for mask in kept.values()])
+    assert np.sum(mask == 0) == round(0.5 * mask.size)
+    for path in kept:
+        assert np.any(weights[path] != early[path] * kept[path])
+        assert not np.any(weights[path][kept[path] == 0])
