@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -29,6 +30,35 @@ def test_too_few_cores_are_told_what_to_expect():
     )
 
 
+@pytest.mark.parametrize(
+    ("rates", "setting", "expected"),
+    [
+        # The fewest that gave enough count: beyond them, workers share what is there.
+        ({"4": 2200, "8": 4000, "16": 4100}, 5, None),
+        ({"4": 2200, "8": 2600, "16": 2700}, 8, None),
+        # Fewer than the cores were tried, and none of them was one too many.
+        ({"0": 420, "1": 400}, 6, None),
+        ({"0": 120, "1": 100, "2": 200}, 16, "1,600"),
+        # More workers were no faster.
+        ({"4": 2000, "8": 1900, "16": 1800}, 4, "2,000"),
+        ({"8": 1600, "16": 2400}, 16, "2,400"),
+        # More workers than cores are no more cores.
+        ({"16": 2300, "32": 2350}, 32, "2,350"),
+    ],
+)
+def test_the_advice_follows_what_was_measured(rates, setting, expected):
+    last = input_rate.report(rates, cores=16).splitlines()[-1]
+    assert re.findall(r"workers=(\d+)", last) == [str(setting)]
+    assert re.findall(r"expect ([\d,]+) images", last) == (
+        [expected] if expected else []
+    )
+
+
+def test_workers_that_share_cores_do_not_look_slow():
+    told = input_rate.report({"2": 800.0, "4": 810.0}, cores=2)
+    assert "7 workers with a core each, at 405 images/s each" in told
+
+
 def test_counts_go_up_to_the_cores(monkeypatch):
     for cores, expected in ((1, [0, 1]), (6, [0, 1, 2, 4, 6]), (8, [0, 1, 2, 4, 8])):
         monkeypatch.setattr(input_rate, "cores", lambda n=cores: n)
@@ -38,7 +68,7 @@ def test_counts_go_up_to_the_cores(monkeypatch):
 def test_photographs_have_the_size_that_is_told():
     files = list(input_rate.photographs(3))
     assert len(set(files)) == 3
-    assert 70_000 < np.mean([len(content) for content in files]) < 85_000
+    assert 110_000 < np.mean([len(content) for content in files]) < 125_000
     pixels = np.asarray(Image.open(io.BytesIO(files[0])), float)
     assert pixels.shape == (375, 500, 3)
     neighbours = np.corrcoef(pixels[:, 1:, 1].ravel(), pixels[:, :-1, 1].ravel())
