@@ -18,6 +18,7 @@ from iterand_jax.data.imagenet_feed import BadImageInDatasetError, StreamedImage
 from iterand_jax.data.sources import Source
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
+from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.replica import Replica
 
 ROOT = jax.random.key(3)
@@ -231,6 +232,19 @@ def run(config, folder, workdir):
     workdir.mkdir(exist_ok=True)
     built = setup.build(config, datasets.open_source("imagenet2012", folder))
     return loop.train_and_evaluate(built, workdir)
+
+
+def test_an_evaluation_counts_all_but_bad_images(source, streamed_config):
+    bad = set()
+    built = setup.build(streamed_config(), source(bad))
+    evaluate = Evaluator(built)
+    state = jax.jit(built.init_state)(built.root)
+    assert evaluate(state, "test").examples == 10
+    bad.add(3)
+    assert evaluate(state, "test").examples == 9
+    bad.update(range(10))
+    with pytest.raises(ValueError, match="no example of the test split can be read"):
+        evaluate(state, "test")
 
 
 @pytest.mark.slow
