@@ -194,3 +194,15 @@ def test_a_review_above_the_last_bound_is_named(monkeypatch):
     monkeypatch.setattr(reviews, "BOUNDS", (2, 8))
     with pytest.raises(ValueError, match="a review has 9 tokens; possible: at most 8"):
         make().open(ROOT)
+
+
+def test_a_test_review_above_the_last_bound_is_named_when_the_split_is_read():
+    def read_long(split):
+        texts, labels = read(split)
+        return ["word " * 10, *texts[1:]] if split == "test" else texts, labels
+
+    sizes = {"train": TRAIN, "test": TEST}
+    made = make(Source("tiny", 2, sizes, "text", "0" * 16, read_long))
+    made.open(ROOT)
+    with pytest.raises(ValueError, match="a review has 10 tokens; possible: at most 9"):
+        next(made.split("test"))
