@@ -81,7 +81,7 @@ def saved(workdir):
 
 
 def kill_while_it_trains(data_dir, workdir):
-    """Kills the run, and it alone, two steps after it has saved one.
+    """Kills the run, and it alone, once it has a checkpoint and steps beyond it.
 
     Its pipe ends when the last process that could write to it has ended.
     """
