@@ -1,7 +1,7 @@
 """Evaluation of a state on a split of its run's feed."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +55,10 @@ class Evaluator:
             ).compile()
             for shapes in run.feed.eval_shapes()
         }
+
+    def compiled(self) -> Iterable[jax.stages.Compiled]:
+        """The programs that evaluate a batch."""
+        return self._steps.values()
 
     def __call__(self, state: State, split: str) -> Evaluation:
         """Evaluates a state on "validation" or "test".

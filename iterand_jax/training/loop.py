@@ -79,8 +79,12 @@ class _Trainer:
         with self._clock.measure("compilation"):
             self._programs = compile_programs(run, [r.state for r in replicas])
         if run.config.report_memory:
-            states = [replica.state for replica in replicas]
-            print(memory.report(states, self._programs.steps.values()), flush=True)
+            told = memory.report(
+                [replica.state for replica in replicas],
+                self._programs.steps.values(),
+                self._programs.evaluate.compiled(),
+            )
+            print(told, flush=True)
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
         for replica in replicas:

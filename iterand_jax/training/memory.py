@@ -12,26 +12,41 @@ PyTree = Any
 PARTS = ("trainable", "frozen", "opt_state", "batch_stats", "masks")
 
 
-def report(states: Sequence[State], steps: Iterable[jax.stages.Compiled]) -> str:
-    """The states by their parts and the largest of the compiled steps, as a table.
+def report(
+    states: Sequence[State],
+    steps: Iterable[jax.stages.Compiled],
+    evaluations: Iterable[jax.stages.Compiled] = (),
+) -> str:
+    """The states by their parts and the largest of the compiled programs, as a table.
 
-    The estimate is the compiler's, for the devices that it compiled for: what the step
-    holds, state and data included, beside what other programs hold.
+    The estimates are the compiler's, for the devices that it compiled for: what a step
+    holds, state and data included, and what an evaluation holds beside the states.
+
+    Args:
+      states: of all that train together.
+      steps: of training.
+      evaluations: of a batch, with the masked weights.
     """
     sizes = {part: _bytes([getattr(s, part) for s in states]) for part in PARTS}
-    analyses = [step.memory_analysis() for step in steps]
     parts = ", ".join(f"{name} {_shown(size)}" for name, size in sizes.items() if size)
     rows = {"state": f"{_shown(sum(sizes.values()))} per device: {parts}"}
-    known = [analysis for analysis in analyses if analysis is not None]
-    if known:
-        largest = max(known, key=peak)
+    if largest := _largest(steps):
         rows |= {
             "arguments": f"{_shown(largest.argument_size_in_bytes)} (state and data)",
             "activations": f"{_shown(largest.temp_size_in_bytes)} and other values "
             "inside the step",
             "together": f"{_shown(peak(largest))} per device (the compiler's estimate)",
         }
+    if largest := _largest(evaluations):
+        whole = sum(sizes.values()) + peak(largest)
+        rows["evaluation"] = f"{_shown(whole)} per device, the state included"
     return table(rows)
+
+
+def _largest(programs: Iterable[jax.stages.Compiled]) -> Any:
+    """The analysis of the program that holds most, None where none is known."""
+    analyses = [program.memory_analysis() for program in programs]
+    return max((a for a in analyses if a is not None), key=peak, default=None)
 
 
 def peak(analysis: Any) -> int:

@@ -1,5 +1,7 @@
 """The memory report counts the state to the byte and tells the compiler's peak."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ def test_the_report_is_printed_before_the_first_step_when_asked(
     assert f"trainable {shown}, frozen {shown}, opt_state {shown}" in printed
     assert "batch_stats" not in printed
     assert "together" in printed
+    assert "evaluation" in printed
 
 
 @pytest.mark.parametrize(
@@ -57,4 +60,6 @@ def test_the_largest_step_is_told(tiny_config):
     steps = [
         jax.jit(lambda x: x @ x).lower(np.ones((n, n))).compile() for n in (9, 512)
     ]
-    assert "together     2.0 MiB per device" in memory.report([state], steps)
+    told = memory.report([state], steps, steps[1:])
+    assert "together     2.0 MiB per device" in told
+    assert re.search(r"evaluation   2\.\d MiB per device, the state included", told)
