@@ -177,8 +177,13 @@ def _turn(name: str) -> tuple[int, int, str]:
 
 def _is_unfinished(path: Path) -> bool:
     """Whether a file will have another name when it is whole, or means nothing."""
-    parts = path.parts
-    return parts[-1] == "lock" or any("tmp" in part for part in parts)
+    # Orbax's folders, and the files of write_atomically; the name of a file of events
+    # ends with that of the host, which may be any.
+    return (
+        path.name == "lock"
+        or any(".orbax-checkpoint-tmp" in part for part in path.parts)
+        or (path.suffix == ".tmp" and path.parent.name != "tensorboard")
+    )
 
 
 def _version(path: Path) -> tuple[int, int]:

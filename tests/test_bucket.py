@@ -1,12 +1,15 @@
 """Workdirs in a bucket, for which fsspec's store in memory stands in."""
 
 import gc
+from pathlib import Path
 
 import fsspec
+import orbax.checkpoint as ocp
 import pytest
 
 from iterand_jax import bucket, main
 from iterand_jax.data import sources
+from iterand_jax.training.logs import write_atomically
 
 
 @pytest.fixture
@@ -36,6 +39,17 @@ def test_the_bucket_has_what_the_folder_has_but_nothing_unfinished(store):
         (folder / "5.orbax-checkpoint-tmp" / "part").touch()
     assert contents(store) == {"/runs/a/log": b"a", "/runs/a/deep/er": b"too"}
     assert not folder.exists()
+
+
+def test_only_what_will_have_another_name_is_unfinished(monkeypatch, tmp_path):
+    names = [f"5{ocp.utils.TMP_DIR_SUFFIX}/state/d/part", "a/lock"]
+    monkeypatch.setattr("os.replace", lambda old, new: names.append(old.name))
+    write_atomically(tmp_path / "metrics.jsonl", "")
+    assert len(names) == 3
+    assert all(bucket._is_unfinished(Path(name)) for name in names)
+    whole = ("metrics.jsonl", "tmp/locks.json", "checkpoints/5/d/tmp", "a.tmp/b.json")
+    events = [f"tensorboard/events.out.tfevents.1.{host}" for host in ("tmpfs", "a.tmp")]
+    assert not any(bucket._is_unfinished(Path(name)) for name in (*whole, *events))
 
 
 def test_the_bucket_is_kept_up_meanwhile_and_after_an_error(store):
