@@ -7,20 +7,28 @@ What stands after -- are the flags of iterand_jax.main. Each line of output is p
 by the number of its process. Ctrl-C and SIGTERM are handed on to all. The command ends
 with the status of the first process that fails, 128 more than its signal if that killed
 it, and says which that was; the others then have as long as the heartbeat to end by
-themselves.
+themselves. What a process has started ends with it, and everything ends if this command
+is killed.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from typing import TextIO
 
+COMMAND = (sys.executable, "-m", "iterand_jax.main")
 _PARTING_SECONDS = 10
+# A process of its own, since SIGKILL leaves this one no last word: its input ends with
+# us, in whatever way that is. Unlike a signal that the system sends to the children of
+# a dead process, it reaches their own children, and there is one beyond Linux.
+_WATCHDOG = 'while read -r id; do all="$all -$id"; done; kill -s KILL -- $all'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,23 +44,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("processes", "devices_per_process", "heartbeat_seconds"):
         if getattr(chosen, name) < 1:
             parser.error(f"--{name} is {getattr(chosen, name)}; possible: from 1")
-    processes = _start(chosen)
-    _say("processes " + ", ".join(str(process.pid) for process in processes))
+    early: list[int] = []  # signals that come before there is somebody to have them
+    _handle_signals(early.append)
+    with _watchdog() as ids:
+        processes = _start(chosen, ids)
+        _handle_signals(lambda number: _send(processes, number))
+        for number in early:
+            _send(processes, number)
+        _say("processes " + ", ".join(str(process.pid) for process in processes))
+        return _follow(processes, limit=chosen.heartbeat_seconds + _PARTING_SECONDS)
+
+
+def _handle_signals(handle: Callable[[int], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: _send(processes, number))
-    return _follow(processes, limit=chosen.heartbeat_seconds + _PARTING_SECONDS)
+        signal.signal(number, lambda number, _: handle(number))
 
 
-def _start(chosen: argparse.Namespace) -> list[subprocess.Popen[str]]:
+@contextlib.contextmanager
+def _watchdog() -> Iterator[TextIO]:
+    """A file for the ids of processes, a line each; they end if this one does inside.
+
+    The ids are those of their groups too, which end whole.
+    """
+    with subprocess.Popen(
+        ["sh", "-c", _WATCHDOG],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as watchdog:
+        assert watchdog.stdin is not None
+        yield watchdog.stdin
+        watchdog.kill()  # nothing is left to end, and ids may come again
+
+
+def _start(chosen: argparse.Namespace, ids: TextIO) -> list[subprocess.Popen[str]]:
     command = [
-        *(sys.executable, "-m", "iterand_jax.main"),
+        *COMMAND,
         f"--coordinator=localhost:{free_port()}",
         f"--processes={chosen.processes}",
         f"--heartbeat_seconds={chosen.heartbeat_seconds}",
         *chosen.flags,
     ]
-    return [
-        subprocess.Popen(
+    processes = []
+    for index in range(chosen.processes):
+        process = subprocess.Popen(
             [*command, f"--process_id={index}"],
             env=environment(chosen.devices_per_process),
             stdin=subprocess.DEVNULL,
@@ -62,8 +99,9 @@ def _start(chosen: argparse.Namespace) -> list[subprocess.Popen[str]]:
             errors="replace",
             start_new_session=True,  # a terminal's Ctrl-C comes once, from here
         )
-        for index in range(chosen.processes)
-    ]
+        processes.append(process)
+        print(process.pid, file=ids, flush=True)
+    return processes
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -92,43 +130,71 @@ def _follow(processes: Sequence[subprocess.Popen[str]], *, limit: float) -> int:
     """Prints what processes print until all have ended; the first failure's status."""
     status = 0
     stopping = threading.Timer(limit, _stop_all, [processes])
+    # Apart from waiting: what a process has started can hold its output for longer.
+    printing = [
+        threading.Thread(target=_print_all, args=each, daemon=True)
+        for each in enumerate(processes)
+    ]
+    for thread in printing:
+        thread.start()
     with futures.ThreadPoolExecutor(len(processes)) as threads:
-        following = {
-            threads.submit(_print_all, index, process): index
-            for index, process in enumerate(processes)
-        }
+        following = {threads.submit(_wait, p): i for i, p in enumerate(processes)}
         for done in futures.as_completed(following):
-            ended = done.result()
+            index, ended = following[done], done.result()
             if ended and not status:
                 status = ended if ended > 0 else 128 - ended
                 how = (
                     f"status {ended}" if ended > 0 else f"{signal.Signals(-ended).name}"
                 )
-                _say(f"process {following[done]} ended first, by {how}")
+                printing[index].join(1)  # its own last lines come before
+                _say(f"process {index} ended first, by {how}")
                 stopping.start()
     stopping.cancel()
+    for thread in printing:
+        thread.join(_PARTING_SECONDS)
     return status
 
 
-def _print_all(index: int, process: subprocess.Popen[str]) -> int:
+def _wait(process: subprocess.Popen[str]) -> int:
+    """Waits for a process and ends what it leaves behind; returns its status."""
+    status = process.wait()
+    _kill_group(process)
+    return status
+
+
+def _print_all(index: int, process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
             # In one piece: lines of several processes come at once.
-            sys.stdout.write(f"[{index}] {line.rstrip()}\n")
-            sys.stdout.flush()
-    return process.wait()
+            _write(sys.stdout, f"[{index}] {line.rstrip()}\n")
 
 
 def _stop_all(processes: Sequence[subprocess.Popen[str]]) -> None:
-    running = [i for i, process in enumerate(processes) if process.poll() is None]
+    running = {i: p for i, p in enumerate(processes) if p.poll() is None}
     if running:
         _say(f"stopping what still runs: process {', '.join(map(str, running))}")
-    _send(processes, signal.SIGKILL)
+    for process in running.values():
+        _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _say(line: str) -> None:
-    print(f"launch: {line}", file=sys.stderr, flush=True)
+    _write(sys.stderr, f"launch: {line}\n")
+
+
+def _write(stream: TextIO, line: str) -> None:
+    """Writes a line, or nothing from when on nobody reads: the training goes on."""
+    try:
+        stream.write(line)
+        stream.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 if __name__ == "__main__":

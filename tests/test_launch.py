@@ -1,6 +1,9 @@
 """Runs of several processes: as one process, and broken in every way."""
 
+import os
 import random
+import select
+import signal
 import subprocess
 import sys
 
@@ -87,3 +90,103 @@ def test_an_error_of_the_first_process_is_a_line_of_each(tmp_path):
     assert "[1] error: process 0: " in "".join(errors)
     assert "ended first, by status 2" in done.stderr
     assert "stopping what still runs" not in done.stderr
+
+
+LAUNCH = """
+import signal, sys
+from iterand_jax import launch
+launch.COMMAND = (sys.executable, "-c", {script!r})
+launch._PARTING_SECONDS = 0
+{change}
+sys.exit(launch.main(["--heartbeat_seconds=1"]))
+"""
+# Holds a file open, as a child does in the same group.
+HOLD = """
+import signal, subprocess, sys
+with open({path!r}, "w") as file:
+    subprocess.Popen(["sleep", "600"], stdout=file)
+print("ready")
+"""
+FIRST = "sys.argv[-1] == '--process_id=0'"
+
+
+def launch(script, *, change="", **streams):
+    """Starts the launcher of two processes that run a script instead of training."""
+    command = [sys.executable, "-c", LAUNCH.format(script=script, change=change)]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **piped | streams)
+
+
+@pytest.mark.parametrize("errors", ["read", "not read"])
+def test_output_that_nobody_reads_ends_nothing(errors):
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": writer} | ({"stderr": writer} if errors == "not read" else {})
+    long = "[print('x' * 999) for _ in range(999)]"  # more than a pipe holds
+    launcher = launch(long, **streams)
+    os.close(writer)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, said
+    assert errors == "not read" or said.startswith("launch: processes ")
+    assert errors == "not read" or len(said.splitlines()) == 1
+
+
+def test_an_end_is_told_though_somebody_else_holds_the_output():
+    launcher = launch(
+        f"""
+import signal, subprocess, sys
+if {FIRST}:
+    print(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
+    sys.exit(3)
+signal.pause()
+"""
+    )
+    holder = int(launcher.stdout.readline().removeprefix("[0] "))
+    try:
+        _, said = launcher.communicate(timeout=60)
+    finally:
+        os.kill(holder, signal.SIGKILL)
+    assert launcher.returncode == 3
+    assert said.splitlines()[1:] == [
+        "launch: process 0 ended first, by status 3",
+        "launch: stopping what still runs: process 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("then", "status"),
+    [
+        ("signal.pause()", -signal.SIGKILL),  # of the launcher
+        ("sys.exit(0)", 0),
+        (f"sys.exit(3) if {FIRST} else signal.pause()", 3),
+    ],
+)
+def test_what_processes_started_ends_with_them_and_all_with_the_launcher(
+    tmp_path, then, status
+):
+    path = str(tmp_path / "held")
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with launch(HOLD.format(path=path) + then) as launcher:
+        assert [launcher.stdout.readline()[4:] for _ in "01"] == ["ready\n"] * 2
+        if status < 0:
+            launcher.kill()
+        assert launcher.wait(60) == status
+    assert select.select([held], [], [], 60)[0]
+    assert os.read(held, 1) == b""  # nobody has it open
+    os.close(held)
+
+
+def test_a_signal_while_processes_start_reaches_all():
+    early = """
+start = launch._start
+def signalled(*arguments):
+    signal.raise_signal(signal.SIGTERM)
+    return start(*arguments)
+launch._start = signalled
+"""
+    launcher = launch("import signal; signal.pause()", change=early)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 128 + signal.SIGTERM, said
+    assert "ended first, by SIGTERM" in said
+    assert "stopping what still runs" not in said
