@@ -48,7 +48,9 @@ def test_only_what_will_have_another_name_is_unfinished(monkeypatch, tmp_path):
     assert len(names) == 3
     assert all(bucket._is_unfinished(Path(name)) for name in names)
     whole = ("metrics.jsonl", "tmp/locks.json", "checkpoints/5/d/tmp", "a.tmp/b.json")
-    events = [f"tensorboard/events.out.tfevents.1.{host}" for host in ("tmpfs", "a.tmp")]
+    events = [
+        f"tensorboard/events.out.tfevents.1.{host}" for host in ("tmpfs", "a.tmp")
+    ]
     assert not any(bucket._is_unfinished(Path(name)) for name in (*whole, *events))
 
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from iterand_jax.training import parallel, setup
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
+
+DEVICES = str(Path(__file__).parents[1] / "devices.py")
 
 
 @pytest.mark.parametrize("size", [0, -3])
@@ -38,16 +41,44 @@ def test_the_refresh_of_all_devices_is_the_methods_own(tiny_config, make):
             assert leaf.sharding == parallel.replicated(built.mesh)
 
 
-def train_on(devices, folder, **overrides):
-    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+def run_on(devices, *command):
+    """What Python prints where JAX sees so many devices."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
     }
-    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={folder}", *flags]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    assert f"{devices} x " in done.stdout
+    return done.stdout
+
+
+def train_on(devices, folder, **overrides):
+    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    said = run_on(devices, "-m", "iterand_jax.main", f"--workdir={folder}", *flags)
+    assert f"{devices} x " in said
     return read_lines(folder / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_the_order_of_the_data_does_not_depend_on_the_number_of_devices(tmp_path):
+    batches = []
+    for devices in (1, 2, 4, 8):
+        file = tmp_path / f"{devices}.npz"
+        run_on(devices, DEVICES, file)
+        batches.append(np.load(file))
+    one = batches[0]["indices"]
+    assert one.shape == (5, 32)
+    assert len(np.unique(one[:2])) == len(np.unique(one[2:4])) == 64  # epochs
+    assert not np.array_equal(one[:2], one[2:4])
+    for many in batches[1:]:
+        np.testing.assert_array_equal(many["indices"], one)
+        np.testing.assert_array_equal(many["images"], batches[0]["images"])
+
+
+@pytest.mark.slow
+def test_steps_and_refreshes_move_no_array_and_trace_nothing_again():
+    run_on(4, DEVICES)
 
 
 @pytest.mark.slow
@@ -73,8 +104,10 @@ def test_scores_and_redraws_do_not_depend_on_the_number_of_devices(tmp_path):
 
 
 @pytest.mark.slow
-def test_losses_agree_between_one_device_and_eight(tmp_path):
+def test_losses_do_not_depend_on_the_number_of_devices(tmp_path):
     overrides = {"network.width": 0.0625, "epochs": 1, "log_every_steps": 2}
-    one, eight = (train_on(n, tmp_path / str(n), **overrides) for n in (1, 8))
-    for a, b in zip(one, eight, strict=True):
-        np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=1e-3)
+    one, *others = (train_on(n, tmp_path / str(n), **overrides) for n in (1, 2, 4, 8))
+    assert len(one) == 11
+    for many in others:
+        for a, b in zip(one, many, strict=True):
+            np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=1e-3)

@@ -1,0 +1,109 @@
+"""What test_parallel.py runs on several devices: [FILE], for the batches of a feed."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import digits
+from iterand_jax.data import datasets, feeds
+from iterand_jax.data.sources import Source
+from iterand_jax.training import parallel, programs, setup
+from iterand_jax.training.config import resolve
+
+SIZE, BATCH, STEPS = 100, 32, 5  # 2 steps in an epoch
+
+
+def main(files):
+    if files:
+        np.savez(files[0], **batches_of_a_feed())
+    else:
+        the_steps_and_the_refresh_hand_arrays_on_as_they_are()
+
+
+def batches_of_a_feed():
+    """The indices and augmented images of every step, of images like CIFAR-10's."""
+    mesh = parallel.device_mesh()
+    placement = feeds.Placement(parallel.replicated(mesh), parallel.batch_sharded(mesh))
+    images = np.random.default_rng(0).integers(0, 256, (SIZE, 32, 32, 3), np.uint8)
+    labels = np.arange(SIZE, dtype=np.int32)  # so they tell which image it is
+    source = Source(
+        name="indexed",
+        num_classes=SIZE,
+        sizes={"train": SIZE, "test": SIZE},
+        encoding="none",
+        fingerprint="none",
+        read=lambda split: (images, labels),
+        image_shape=images.shape[1:],
+    )
+    feed = feeds.ResidentImages(
+        source,
+        placement,
+        batch_size=BATCH,
+        eval_batch_size=BATCH,
+        dtype=jnp.float32,
+        augmentation="crop_flip",
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        validation_fraction=0.1,
+        split_seed=0,
+    )
+    key = jax.random.key
+    root = jax.jit(lambda: key(3), out_shardings=placement.replicated)()
+    feed.open(root)
+    inputs = jax.jit(feed.train_inputs, out_shardings=placement.batch)
+    batches = []
+    for step in range(STEPS):
+        (augmented,), indices = inputs(feed.batch(step), step, root)
+        shards = indices.addressable_shards
+        assert {shard.data.shape for shard in shards} == {(BATCH // mesh.size,)}
+        batches.append((np.asarray(indices), np.asarray(augmented)))
+    indices, augmented = map(np.stack, zip(*batches, strict=True))
+    return {"indices": indices, "images": augmented}
+
+
+def the_steps_and_the_refresh_hand_arrays_on_as_they_are():
+    """Once compiled, they move nothing between devices and trace nothing again."""
+    config = digits.get_config()
+    config.network.width = 0.0625
+    run = setup.build(resolve(config), datasets.open_source("digits"))
+    replicated = parallel.replicated(run.mesh)
+    state = jax.jit(run.init_state, out_shardings=replicated)(run.root)
+    compiled = programs.compile_programs(run, [state])
+    (step,) = compiled.steps.values()
+    run.feed.open(run.root)
+    batch = run.feed.batch(0)
+    k_per = run.config.k_per
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compilations.append(name) if "compile" in name else None
+    )
+
+    def step_and_refresh(state):
+        (state,) = step((state,), (batch,), (run.root,), 1)
+        frozen, redrawn = compiled.refresh(
+            run.root, k_per, state.trainable, state.frozen
+        )
+        return state._replace(frozen=frozen), redrawn
+
+    state, _ = step_and_refresh(state)
+    jax.jit(lambda x: x + 1)(1)
+    assert compilations  # are seen
+    compilations.clear()
+    # Nothing but the numbers of steps comes from the host: the rest is here. On CPU
+    # the guard cannot see what goes to the host.
+    for leaf in jax.tree.leaves((state, batch, run.root)):
+        assert leaf.sharding == replicated
+    with (
+        jax.transfer_guard("disallow_explicit"),
+        jax.transfer_guard_host_to_device("allow"),
+    ):
+        for _ in range(2):
+            state, redrawn = step_and_refresh(state)
+    assert int(redrawn) > 0
+    assert compilations == []
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
