@@ -158,7 +158,8 @@ def _follow(processes: Sequence[subprocess.Popen[str]], *, limit: float) -> int:
 def _wait(process: subprocess.Popen[str]) -> int:
     """Waits for a process and ends what it leaves behind; returns its status."""
     status = process.wait()
-    _kill_group(process)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     return status
 
 
@@ -171,16 +172,10 @@ def _print_all(index: int, process: subprocess.Popen[str]) -> None:
 
 
 def _stop_all(processes: Sequence[subprocess.Popen[str]]) -> None:
-    running = {i: p for i, p in enumerate(processes) if p.poll() is None}
+    running = [i for i, process in enumerate(processes) if process.poll() is None]
     if running:
         _say(f"stopping what still runs: process {', '.join(map(str, running))}")
-    for process in running.values():
-        _kill_group(process)
-
-
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _send(processes, signal.SIGKILL)
 
 
 def _say(line: str) -> None:
