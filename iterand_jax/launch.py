@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from typing import TextIO
+from typing import IO
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
 _PARTING_SECONDS = 10
@@ -61,7 +61,7 @@ def _handle_signals(handle: Callable[[int], None]) -> None:
 
 
 @contextlib.contextmanager
-def _watchdog() -> Iterator[TextIO]:
+def _watchdog() -> Iterator[IO[str]]:
     """A file for the ids of processes, a line each; they end if this one does inside.
 
     The ids are those of their groups too, which end whole.
@@ -79,7 +79,7 @@ def _watchdog() -> Iterator[TextIO]:
         watchdog.kill()  # nothing is left to end, and ids may come again
 
 
-def _start(chosen: argparse.Namespace, ids: TextIO) -> list[subprocess.Popen[str]]:
+def _start(chosen: argparse.Namespace, ids: IO[str]) -> list[subprocess.Popen[str]]:
     command = [
         *COMMAND,
         f"--coordinator=localhost:{free_port()}",
@@ -182,7 +182,7 @@ def _say(line: str) -> None:
     _write(sys.stderr, f"launch: {line}\n")
 
 
-def _write(stream: TextIO, line: str) -> None:
+def _write(stream: IO[str], line: str) -> None:
     """Writes a line, or nothing from when on nobody reads: the training goes on."""
     try:
         stream.write(line)
