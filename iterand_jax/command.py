@@ -1,5 +1,6 @@
 """What the commands share: flags, and errors in one line without a traceback."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -96,9 +97,10 @@ def run(
     Compiled programs are kept for the next time, see `compilation_cache.enable`.
 
     Bad input (ValueError, or a flag or config field that does not exist) is one line on
-    stderr and exit status 2. A run that SIGTERM stopped after saving ends with status
-    75, and Ctrl-C with 130, each with a line that says what was saved. Of a run of
-    several processes, one that loses another ends with status 75 too.
+    stderr and exit status 2. A run that stopped after saving ends with status 75 for
+    SIGTERM and the end of its terminal, and with 130 for Ctrl-C, each with a line that
+    says what was saved. Of a run of several processes, one that loses another ends with
+    status 75 too.
     """
     logging.set_verbosity(logging.WARNING)
 
@@ -148,7 +150,8 @@ def run(
 def _tell(error: Exception) -> int | None:
     """Prints an error in one line, and returns the exit status, if a line will do."""
     if isinstance(error, InterruptedRunError):
-        print(error, file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be what ended it
+            print(error, file=sys.stderr, flush=True)
         return INTERRUPTED if error.number == signal.SIGINT else STOPPED
     if isinstance(error, OSError) or (
         isinstance(error, ValueError) and _is_ours(error)

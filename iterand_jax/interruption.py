@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop after the step that is being done."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to stop after the present step."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedRunError(Exception):
@@ -40,9 +40,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turns the first SIGINT or SIGTERM into a request; the next one acts as ever.
+    """Turns the first of `SIGNALS` into a request; the next one acts as ever.
 
-    Outside the main thread, which alone can receive signals, there is never a request.
+    What nohup ignores, the end of the terminal, stays ignored. Outside the main thread,
+    which alone can receive signals, there is never a request.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -60,7 +61,8 @@ def stop_requests() -> Iterator[StopRequest]:
         restore()
 
     for number in SIGNALS:
-        signal.signal(number, handle)
+        if number != signal.SIGHUP or previous[number] != signal.SIG_IGN:
+            signal.signal(number, handle)
     asked_elsewhere = False
     try:
         yield request

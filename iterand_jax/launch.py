@@ -4,11 +4,11 @@
         --config=configs/cifar_conv6.py
 
 What stands after -- are the flags of iterand_jax.main. Each line of output is preceded
-by the number of its process. Ctrl-C and SIGTERM are handed on to all. The command ends
-with the status of the first process that fails, 128 more than its signal if that killed
-it, and says which that was; the others then have as long as the heartbeat to end by
-themselves. What a process has started ends with it, and everything ends if this command
-is killed.
+by the number of its process. Ctrl-C, SIGTERM and the end of the terminal are handed on
+to all. The command ends with the status of the first process that fails, 128 more than
+its signal if that killed it, and says which that was; the others then have as long as
+the heartbeat to end by themselves. What a process has started ends with it, and
+everything ends if this command is killed.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import IO
+
+from iterand_jax.interruption import SIGNALS
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
 _PARTING_SECONDS = 10
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _handle_signals(handle: Callable[[int], None]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, lambda number, _: handle(number))
 
 

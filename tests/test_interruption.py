@@ -1,10 +1,12 @@
 """A run that is asked to stop saves its last step, and continues from there."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -124,9 +126,41 @@ def test_threads_that_cannot_receive_signals_have_no_requests():
     assert seen == [None]
 
 
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as request:
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert request.number is None
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
+    """It can no longer write a word there, the progress bar neither."""
+    flags = ["--config.epochs=100000", "--config.network.width=0.0625"]
+    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={tmp_path}"]
+    terminal, end = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), end)
+    with subprocess.Popen(command + flags, **streams) as process:
+        os.close(end)
+        while not read_lines(tmp_path / "metrics.jsonl"):
+            assert process.poll() is None
+        os.close(terminal)
+        time.sleep(1)  # some steps, each of which the bar would tell
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGHUP)
+    assert process.returncode == 75
+    step = read_lines(tmp_path / "metrics.jsonl")[-1]["step"]
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert max(steps) >= step
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+    ("number", "status"),
+    [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
 )
 def test_the_command_tells_by_its_status_who_stopped_it(number, status, tmp_path):
     flags = ["--config.epochs=100000", "--config.network.width=0.0625"]

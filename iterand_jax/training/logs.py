@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -142,10 +142,29 @@ class Clock:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
 
 
+class _Heedless:
+    """A stream that goes on when nobody reads it: a terminal is closed, a pipe ends."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def progress_bar(total: int, *, initial: int, hidden: bool = False) -> tqdm:
     """A bar of steps; on a terminal it is live, in a file it is a line now and then."""
     live = sys.stderr.isatty()
     return tqdm(
+        file=_Heedless(sys.stderr),
         disable=hidden,
         total=total,
         initial=initial,
