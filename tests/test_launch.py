@@ -79,8 +79,9 @@ def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_of_the_first_process_is_a_line_of_each(tmp_path):
-    (tmp_path / "checkpoints").write_text("not a folder")
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_an_error_of_the_first_process_is_a_line_of_each(name, tmp_path):
+    (tmp_path / name).write_text("not a folder")
     command = [sys.executable, "-m", "iterand_jax.launch", "--processes=2", "--"]
     command += [f"--workdir={tmp_path}", *CONV6]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -146,7 +146,8 @@ class CheckpointFolder:
             if not self._only_read:
                 self._set_aside([s for s in self.steps() if s > step])
             return restored
-        damaged += [str(path) for path in self._folder.iterdir() if path.is_file()]
+        files = [path for path in self._folder.iterdir() if path.is_file()]
+        damaged += [str(path) for path in files if path.name.isdecimal()]
         if damaged:
             raise ValueError(
                 f"no whole checkpoint to continue from; damaged: {'; '.join(damaged)}"
