@@ -136,7 +136,16 @@ def test_what_nohup_ignores_stays_ignored():
     assert request.number is None
 
 
+@pytest.fixture
+def attended():
+    """Started with nohup, these tests and what they start would ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("attended")
 def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
     """It can no longer write a word there, the progress bar neither."""
     flags = ["--config.epochs=100000", "--config.network.width=0.0625"]
@@ -158,6 +167,7 @@ def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("attended")
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
