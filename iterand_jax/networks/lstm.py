@@ -89,7 +89,7 @@ class LSTMClassifier(nn.Module):
             self.vocabulary_size, scaled(EMBEDDING, self.width), dtype=self.dtype
         )
         x = embedding(tokens.T)  # time first: a step of the scan reads one block
-        if numbers is None:
+        if train and numbers is None:
             numbers = jnp.arange(len(tokens))
         if train:
             x = Dropout(self.dropout)(x, numbers)
@@ -119,6 +119,8 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Array, numbers: Array) -> Array:
         """Features (..., N, F) of the examples with numbers (N,)."""
+        if self.rate == 0:
+            return x
         key, keep = self.make_rng("dropout"), 1 - self.rate
         shape = (*x.shape[:-2], x.shape[-1])
 
