@@ -245,7 +245,7 @@ def text(found: Report) -> str:
     header += ["signs +"]
     header += [] if found.constant else ["size"]
     header += ["dead out", "dead in", "removable"]
-    header += ["churn"] if found.churn else []
+    header += [f"churn/{next(iter(found.churn))} steps"] if found.churn else []
     header += [] if found.no_ages else ["first draw", "redrawn"]
     header += ["unknown"] if found.unknown else []
     header += ["in common (chance)"] if found.overlaps else []
