@@ -89,8 +89,6 @@ class LSTMClassifier(nn.Module):
             self.vocabulary_size, scaled(EMBEDDING, self.width), dtype=self.dtype
         )
         x = embedding(tokens.T)  # time first: a step of the scan reads one block
-        if train and numbers is None:
-            numbers = jnp.arange(len(tokens))
         if train:
             x = Dropout(self.dropout)(x, numbers)
         is_token = jnp.arange(tokens.shape[1])[:, None, None] < lengths[:, None]
@@ -117,10 +115,12 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Array, numbers: Array) -> Array:
-        """Features (..., N, F) of the examples with numbers (N,)."""
+    def __call__(self, x: Array, numbers: Array | None = None) -> Array:
+        """Features (..., N, F) of the examples with numbers (N,), by default from 0."""
         if self.rate == 0:
             return x
+        if numbers is None:
+            numbers = jnp.arange(x.shape[-2])
         key, keep = self.make_rng("dropout"), 1 - self.rate
         shape = (*x.shape[:-2], x.shape[-1])
 

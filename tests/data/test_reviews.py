@@ -182,11 +182,12 @@ def test_only_the_shapes_that_training_needs_are_announced(monkeypatch, feed):
     assert {s.tokens.shape[1] for s in made.train_shapes()} == {1, 12}
 
 
-def test_inputs_are_the_tokens_and_lengths(feed):
+def test_inputs_are_the_tokens_and_lengths_and_numbers_in_the_batch(feed):
     batch = feed.batch(0)
-    (tokens, lengths), labels = feed.train_inputs(batch, 0, ROOT)
+    (tokens, lengths, numbers), labels = feed.train_inputs(batch, 0, ROOT)
     assert tokens is batch.tokens
     assert lengths is batch.lengths
+    assert numbers.tolist() == list(range(len(labels)))
     assert labels is batch.labels
 
 
