@@ -5,7 +5,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.sweep import Cell, Run, label_text
+from experiments.names import label_text
+from experiments.sweep import Cell, Run
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.training.config import IMP
 

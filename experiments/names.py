@@ -31,3 +31,12 @@ NAMES = {
 def shown(value: Any) -> str:
     """A label, or the value of one, as they show it."""
     return NAMES.get(value, value) if isinstance(value, str) else f"{value:g}"
+
+
+def label_text(label: str, value: Any) -> str:
+    """A label in a name: words speak for themselves, numbers do not.
+
+    >>> label_text("method", "iterand"), label_text("width", 0.25)
+    ('iterand', 'width=0.25')
+    """
+    return value if isinstance(value, str) else f"{label}={value:g}"

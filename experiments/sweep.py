@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from experiments.names import label_text
 from iterand_jax.training.config import resolve
 
 Labels = Mapping[str, Any]
@@ -333,15 +334,6 @@ def folder_name(config: ConfigDict) -> str:
         if value is not None:
             parts.append(f"{prefix}{value:g}")
     return "_".join([*parts, f"{config.epochs}epochs"])
-
-
-def label_text(label: str, value: Any) -> str:
-    """A label in a name: words speak for themselves, numbers do not.
-
-    >>> label_text("method", "iterand"), label_text("width", 0.25)
-    ('iterand', 'width=0.25')
-    """
-    return value if isinstance(value, str) else f"{label}={value:g}"
 
 
 def runs_of(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Run]:

@@ -24,7 +24,7 @@ def define_flags() -> None:
 
 def main() -> None:
     """Prints the table and draws the figure."""
-    from iterand_jax.analysis import figure, report
+    from iterand_jax.analysis import figure, printed, report
 
     workdir, ticket = flags.FLAGS.workdir, flags.FLAGS.ticket
     if (workdir is None) == (ticket is None):
@@ -37,7 +37,7 @@ def main() -> None:
     folder = path if workdir else path.parent
     output = Path(flags.FLAGS.output or folder / "analysis.png")
     found = report.report(path, Path(other) if other else None, step=flags.FLAGS.step)
-    print(report.text(found))
+    print(printed.text(found))
     figure.draw(found, output)
     print(f"drawn: {output}")
 

@@ -38,6 +38,12 @@ class StopRequest:
     number: int | None = None
 
 
+def heeded() -> list[int]:
+    """Those of `SIGNALS` that count: nohup has the end of the terminal ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [n for n in SIGNALS if n != signal.SIGHUP or not ignored]
+
+
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
     """Turns the first of `SIGNALS` into a request; the next one acts as ever.
@@ -49,7 +55,7 @@ def stop_requests() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in heeded()}
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -60,9 +66,8 @@ def stop_requests() -> Iterator[StopRequest]:
         request.number = number
         restore()
 
-    for number in SIGNALS:
-        if number != signal.SIGHUP or previous[number] != signal.SIG_IGN:
-            signal.signal(number, handle)
+    for number in previous:
+        signal.signal(number, handle)
     asked_elsewhere = False
     try:
         yield request

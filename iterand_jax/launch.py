@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import IO
 
-from iterand_jax.interruption import SIGNALS
+from iterand_jax.interruption import heeded
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
 _PARTING_SECONDS = 10
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _handle_signals(handle: Callable[[int], None]) -> None:
-    for number in SIGNALS:
+    for number in heeded():
         signal.signal(number, lambda number, _: handle(number))
 
 

@@ -178,6 +178,18 @@ def test_what_processes_started_ends_with_them_and_all_with_the_launcher(
     os.close(held)
 
 
+def test_the_end_of_the_terminal_ends_nothing_that_nohup_started():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        launcher = launch("import time; print('ready'); time.sleep(1)")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert launcher.stdout.readline().endswith("ready\n")
+    launcher.send_signal(signal.SIGHUP)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, said
+
+
 def test_a_signal_while_processes_start_reaches_all():
     early = """
 start = launch._start

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iterand_jax.analysis.liveness import is_table
 from iterand_jax.leaves import leaves_of
 from iterand_jax.networks.lstm import gates_of
 from iterand_jax.replay import NO_DRAW
@@ -210,7 +211,7 @@ def _channels(
 ) -> dict[str, Any]:
     """The fields of a layer that tell of its channels."""
     out_axis %= kept.ndim
-    if path.rsplit("/", 1)[-1] == "embedding":
+    if is_table(path):
         out_axis = kept.ndim - 1  # its features, whatever counts as its fan-in
     in_axis = out_axis - 1 if out_axis else 1  # (..., in, out) or (out, in, ...)
 

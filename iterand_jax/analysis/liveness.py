@@ -52,7 +52,7 @@ def live_weights(
     def live(path, kept):
         reached = np.asarray(gradients[path]) != 0
         # What a word's feature reaches depends on its place in a text, not on the word.
-        return kept & (reached.any(0) if _is_table(path) else reached)
+        return kept & (reached.any(0) if is_table(path) else reached)
 
     return {path: live(path, kept) for path, kept in kept_of.items()}
 
@@ -67,7 +67,7 @@ def _replaced(path: str, leaf: Any, kept: np.ndarray | None) -> np.ndarray:
     if leaf.ndim < 2:
         return np.full(leaf.shape, name in ("scale", "var"), np.float32)
     kept = np.ones(leaf.shape, bool) if kept is None else kept
-    if _is_table(path):
+    if is_table(path):
         return np.broadcast_to(kept.any(0), kept.shape).astype(np.float32)
     of_output = kept.sum(tuple(range(kept.ndim - 1)))
     return (kept / np.maximum(of_output, 1)).astype(np.float32)
@@ -82,5 +82,10 @@ def _probe(inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[np.ndarray, ...]:
     return np.zeros((1, WORDS), np.int32), np.array([WORDS], np.int32)
 
 
-def _is_table(path: str) -> bool:
+def is_table(path: str) -> bool:
+    """Whether a leaf is an embedding: (words, features), looked up and not summed.
+
+    >>> is_table("Embed_0/embedding"), is_table("Dense_0/kernel")
+    (True, False)
+    """
     return path.rsplit("/", 1)[-1] == "embedding"

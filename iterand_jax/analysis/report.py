@@ -1,6 +1,5 @@
 """What a checkpoint and the log of a run, or a ticket, tell of its subnetwork."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +23,8 @@ from iterand_jax.methods import SCORED
 from iterand_jax.replay import last_redraws
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets import load
-from iterand_jax.training.logs import read_lines, table
+from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
-
-BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = 8  # of what happened over the training, in a line of text
 
 
 class Report(NamedTuple):
@@ -237,27 +233,6 @@ def _no_masks(subject: str, method: str) -> ValueError:
     )
 
 
-def text(found: Report) -> str:
-    """A report as a table of layers, a row for all, and what else there is to say."""
-    rows = [_row(layer, found) for layer in found.layers]
-    header = ["layer", "shape", "kept of", "weights"]
-    header += ["threshold"] if found.thresholds else []
-    header += ["signs +"]
-    header += [] if found.constant else ["size"]
-    header += ["dead out", "dead in", "removable"]
-    header += [f"churn/{next(iter(found.churn))} steps"] if found.churn else []
-    header += [] if found.no_ages else ["first draw", "redrawn"]
-    header += ["unknown"] if found.unknown else []
-    header += ["in common (chance)"] if found.overlaps else []
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = []
-    for row in [header, *rows]:
-        cells = [f"{row[0]:<{widths[0]}}"]
-        cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join([found.title, *lines, table(_summary(found))])
-
-
 def _title(
     network: Mapping[str, Any], run: Mapping[str, Any], *, seed: int | None, step: int
 ) -> str:
@@ -270,93 +245,3 @@ def _title(
         f"step {step:,}",
     ]
     return ", ".join(told)
-
-
-def _row(layer: Layer, found: Report) -> list[str]:
-    row = [
-        layer.path,
-        "x".join(map(str, layer.shape)),
-        f"{layer.kept:,}",
-        f"{layer.size:,}",
-        *([_shown(layer.threshold, ".4f")] if found.thresholds else []),
-        _shown(layer.positive, ".1%"),
-        *([] if found.constant else [_shown(layer.magnitude, ".3f")]),
-        f"{layer.dead_outputs} of {layer.outputs}",
-        f"{layer.dead_inputs} of {layer.inputs}",
-        f"{layer.removable:,} ({layer.removable / layer.size:.1%})",
-    ]
-    if found.churn:
-        row.append(f"{np.mean(layer.churn):.2%} {_sparkline(np.array(layer.churn))}")
-    kept = layer.kept or math.nan
-    if layer.ages is not None:
-        row += [_shown(layer.ages[0] / kept, ".1%"), _sparkline(layer.ages[1:])]
-    row += [_shown(layer.unknown / kept, ".1%")] if found.unknown else []
-    if found.overlaps:
-        share, chance = found.overlaps[layer.path]
-        row.append(f"{_shown(share, '.1%')} ({chance:.1%})")
-    return row
-
-
-def _shown(value: float | None, form: str) -> str:
-    """A number, or a dash where a layer that keeps nothing has none."""
-    return "-" if value is None or math.isnan(value) else format(value, form)
-
-
-def _sparkline(values: np.ndarray) -> str:
-    """Numbers over the training in a few columns of characters, first to last."""
-    parts = np.array_split(values, min(COLUMNS, len(values)) or 1)
-    columns = [part.sum() for part in parts]
-    highest = max(columns) or 1
-    return "".join(BARS[round((len(BARS) - 1) * c / highest)] for c in columns)
-
-
-def _summary(found: Report) -> dict[str, str]:
-    layers = found.layers
-    size, kept, removable = (
-        sum(getattr(layer, name) for layer in layers)
-        for name in ("size", "kept", "removable")
-    )
-    outputs, inputs, removable_kept = (
-        sum(getattr(layer, name) for layer in layers)
-        for name in ("dead_outputs", "dead_inputs", "removable_kept")
-    )
-    rows = {"kept": f"{kept:,} of {size:,} weights ({kept / size:.1%})"}
-    if not found.constant:
-        rows["size"] = "mean magnitude of the kept weights over that of the pruned ones"
-    rows["dead"] = (
-        f"{outputs:,} output and {inputs:,} input channels, on no way of kept weights "
-        f"from the inputs to the logits; without them the network has {removable:,} "
-        f"weights less ({removable / size:.1%}), {removable_kept:,} of them kept"
-    )
-    if found.no_ages:
-        rows["ages"] = f"not shown: {found.no_ages}"
-    else:
-        rows["ages"] = (
-            f"{found.ages[0] / kept:.1%} of the kept weights have their first value, "
-            f"{found.ages[1:].sum() / kept:.1%} that of one of "
-            f"{len(found.ages) - 1:,} refreshes (columns: first to last)"
-        )
-    if found.unknown:
-        rows["unknown"] = (
-            f"{found.unknown / kept:.1%} of the kept weights: no draw made here equals "
-            f"them, as where they were drawn on another kind of device"
-        )
-    if found.churn:
-        steps, shares = list(found.churn), list(found.churn.values())
-        rows["churn"] = f"{shares[0]:.2%} of the masks changed to step {steps[0]:,}"
-        if len(steps) > 1:
-            rows["churn"] += (
-                f", {shares[-1]:.2%} from step {steps[-2]:,} to {steps[-1]:,}"
-            )
-    if found.overlaps:
-        keeping = [layer for layer in layers if layer.kept]
-        common, chance = np.average(
-            [found.overlaps[layer.path] for layer in keeping],
-            weights=[layer.kept for layer in keeping],
-            axis=0,
-        )
-        rows["in common"] = (
-            f"{common:.1%} of the kept weights ({chance:.1%} by chance), "
-            f"with {found.other}"
-        )
-    return rows

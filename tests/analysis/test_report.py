@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from iterand_jax import tickets
 from iterand_jax.analysis import figure, report
+from iterand_jax.analysis.printed import text
 from iterand_jax.data import datasets
 from iterand_jax.export import export
 from iterand_jax.leaves import leaves_of
@@ -71,8 +72,8 @@ def workdir(tiny_config, tmp_path):
             }
             for step in (10, 20, 30)  # of which the last is beyond the checkpoint
         ]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / "metrics.jsonl").write_text(text)
+        log = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "metrics.jsonl").write_text(log)
         return folder
 
     return make
@@ -90,7 +91,7 @@ def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
     assert found.ages.tolist() == [kept, 0, 0, 0]
     assert found.churn == {10: 0.25, 20: 0.125}
     assert all(layer.churn == [0.25, 0.125] for layer in found.layers)
-    printed = report.text(found)
+    printed = text(found)
     assert "Conv_0/kernel" in printed
     assert "100.0% of the kept weights have their first value" in printed
     assert "unknown" not in printed
@@ -106,7 +107,7 @@ def test_sparse_layers_have_dead_channels(workdir):
     found = report.report(workdir("run", sparsity=0.97, method="edge_popup"))
     dead = sum(layer.dead_inputs + layer.dead_outputs for layer in found.layers)
     assert dead > 0
-    printed = report.text(found)
+    printed = text(found)
     removable = sum(layer.removable for layer in found.layers)
     assert f"the network has {removable:,} weights less" in printed
     assert "not shown: no weight was drawn anew" in printed
@@ -118,12 +119,12 @@ def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
     folders = [workdir(f"seed{seed}", seed=seed) for seed in (0, 1)]
     found = report.report(*folders)
     assert found.constant
-    assert "two values" in report.text(found)
+    assert "two values" in text(found)
     shares = np.array([found.overlaps[layer.path] for layer in found.layers])
     kept = [layer.kept for layer in found.layers]
     np.testing.assert_allclose(shares[:, 1], 0.5, atol=0.03)
     assert np.average(shares[:, 0], weights=kept) == pytest.approx(0.5, abs=0.05)
-    assert "seed 1" in report.text(found)
+    assert "seed 1" in text(found)
     same = report.report(folders[0], folders[0])
     assert all(share == 1 for share, _ in same.overlaps.values())
 
@@ -141,9 +142,9 @@ def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
         assert one._replace(**unknown) == other._replace(**unknown)
         np.testing.assert_array_equal(one.ages, other.ages)
     assert all(share == 1 for share, _ in ticket.overlaps.values())
-    assert "Conv_0/kernel" in report.text(ticket)
-    assert "threshold" in report.text(run)
-    assert "threshold" not in report.text(ticket)
+    assert "Conv_0/kernel" in text(ticket)
+    assert "threshold" in text(run)
+    assert "threshold" not in text(ticket)
     figure.draw(ticket, tmp_path / "ticket.png")
 
 
@@ -164,7 +165,7 @@ def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
         sum(x.kept for x in found.layers) - found.unknown,
         *[0] * 3,
     ]
-    printed = report.text(found)
+    printed = text(found)
     assert re.search(r"Dense_1/kernel .* 0\.0% +▁{3} +100\.0%\n", printed)
     share = found.unknown / sum(layer.kept for layer in found.layers)
     assert f"{share:.1%} of the kept weights: no draw made here equals" in printed
@@ -177,7 +178,7 @@ def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_p
     kept = sum(layer.kept for layer in found.layers)
     size = sum(layer.size for layer in found.layers)
     assert kept == size - round(size * 0.5)
-    printed = report.text(found)
+    printed = text(found)
     assert "fixed_mask" in printed.splitlines()[0]
     assert found.constant  # what is pruned is zero
     assert "not shown: no weight was drawn anew" in printed
@@ -201,7 +202,7 @@ def test_a_layer_that_keeps_nothing_has_dashes(workdir, tmp_path):
     empty = Ticket.of(ticket.description, ticket.params, masks, ticket.batch_stats)
     tickets.save(empty, tmp_path / "empty")
     found = report.report(tmp_path / "empty", folder)
-    printed = report.text(found)
+    printed = text(found)
     assert "nan" not in printed
     assert re.search(r"Conv_1/kernel .* 0 +144 +- ", printed)
     assert re.search(r"in common +100\.0% of the kept weights", printed)
