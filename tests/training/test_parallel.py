@@ -14,7 +14,8 @@ from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
 
-DEVICES = str(Path(__file__).parents[1] / "devices.py")
+ROOT = Path(__file__).parents[2]
+DEVICES = str(ROOT / "tests/devices.py")
 
 
 @pytest.mark.parametrize("size", [0, -3])
@@ -44,7 +45,8 @@ def test_the_refresh_of_all_devices_is_the_methods_own(tiny_config, make):
 def run_on(devices, *command):
     """What Python prints where JAX sees so many devices."""
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),  # a script's own folder does not hold configs
     }
     done = subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True
