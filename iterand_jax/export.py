@@ -4,6 +4,7 @@ python -m iterand_jax.export --workdir=DIR
 --format=ticket|safetensors|torchvision|stablehlo [--output=FILE]
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,24 +32,28 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
     flags.DEFINE_enum("format", "ticket", list(OUTPUTS), "what to write")
+    flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
     flags.DEFINE_string("output", None, "where to; default: a name in the workdir")
 
 
 def main() -> None:
-    """Exports the last checkpoint of the flags' run."""
+    """Exports a checkpoint of the flags' run."""
     workdir, name = Path(flags.FLAGS.workdir), flags.FLAGS.format
-    export(workdir, name, Path(flags.FLAGS.output or workdir / OUTPUTS[name]))
+    output = Path(flags.FLAGS.output or workdir / OUTPUTS[name])
+    export(workdir, name, output, step=flags.FLAGS.step)
 
 
-def export(workdir: Path, name: str, output: Path) -> None:
-    """Writes a run's last checkpoint in a format, and prints how large it is.
+def export(workdir: Path, name: str, output: Path, *, step: int | None = None) -> None:
+    """Writes a run in a format, and prints how large that is.
+
+    It is the newest checkpoint that is whole, or that of a step.
 
     The folder around the output has to be there: a mistyped one is told of at once, not
     made.
 
     Raises:
-      ValueError: there is no run, its network cannot have this format, or the output
-        cannot be there.
+      ValueError: there is no run or checkpoint, its network cannot have this format, or
+        the output cannot be there.
     """
     from iterand_jax import formats, tickets
     from iterand_jax.training.logs import table
@@ -58,8 +63,8 @@ def export(workdir: Path, name: str, output: Path) -> None:
     _check_output(output, is_folder=name == "stablehlo")
     if name == "torchvision":
         formats.check_torchvision(config["network"]["name"])
-    model, state, _ = restore(workdir)
-    ticket = ticket_of(model, state)
+    model, state, _ = restore(workdir, step)
+    ticket = ticket_of(model, state, words_of(workdir, config))
     rows = {"network": f"{ticket.description.network['name']}, step {state.step:,}"}
     if name == "ticket":
         arrays = tickets.save(ticket, output)
@@ -88,7 +93,26 @@ def _check_output(output: Path, *, is_folder: bool) -> None:
         raise ValueError(f"cannot write the file {output}: it is a folder")
 
 
-def ticket_of(model: "Model", state: "State") -> "Ticket":
+def words_of(workdir: Path, config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The vocabulary that a run on texts left in its folder, None of a run on images.
+
+    Raises:
+      ValueError: it is not there.
+    """
+    from iterand_jax.data.datasets import get_dataset
+    from iterand_jax.data.text import VOCABULARY_FILE, from_lines
+
+    if not get_dataset(config["dataset"]["name"]).is_text:
+        return None
+    try:
+        return from_lines((workdir / VOCABULARY_FILE).read_bytes().decode())
+    except OSError as error:
+        raise ValueError(f"cannot read the vocabulary of the run: {error}") from error
+
+
+def ticket_of(
+    model: "Model", state: "State", words: tuple[str, ...] | None = None
+) -> "Ticket":
     """What a run found by this state: of a run by SGD, its dense weights."""
     from iterand_jax.data.datasets import get_dataset
     from iterand_jax.description import Description, Draws
@@ -130,7 +154,7 @@ def ticket_of(model: "Model", state: "State") -> "Ticket":
             "step": int(state.step),
         },
     )
-    return Ticket.of(description, weights, masks, state.batch_stats)
+    return Ticket.of(description, weights, masks, state.batch_stats, words)
 
 
 def sizes(ticket: "Ticket", arrays: dict[str, Any]) -> dict[str, str]:
@@ -140,6 +164,7 @@ def sizes(ticket: "Ticket", arrays: dict[str, Any]) -> dict[str, str]:
         kind = name.split("/")[0]
         by_kind[kind] = by_kind.get(kind, 0) + array.nbytes
     statistics = by_kind.pop("batch_stats", 0)
+    vocabulary = by_kind.pop("vocabulary", 0)
     packed = sum(by_kind.values())
     dense = 4 * sum(leaf.size for leaf in jax.tree.leaves(ticket.params))
     rows = {
@@ -150,6 +175,8 @@ def sizes(ticket: "Ticket", arrays: dict[str, Any]) -> dict[str, str]:
     }
     if statistics:
         rows["statistics"] = f"{statistics / 1e6:.3f} MB of batch normalization"
+    if ticket.words is not None:
+        rows["vocabulary"] = f"{vocabulary / 1e6:.3f} MB, {len(ticket.words):,} words"
     return rows
 
 

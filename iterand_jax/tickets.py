@@ -4,7 +4,8 @@ A ticket is a safetensors file: an ordinary container with readers in many langu
 whose header can be read without the arrays, and which refuses to open when it is cut
 short. Its metadata holds JSON (network, inputs, normalization, where the weights come
 from) and two checksums: of the file's own content, and of what is rebuilt from it. Its
-arrays are those of `packing`, and batch_stats/PATH, the running statistics.
+arrays are those of `packing`, batch_stats/PATH, the running statistics, and, for texts,
+the vocabulary, its words compressed by zlib.
 
 Pruned weights are 0.0 in what is read back, whatever their sign was.
 """
@@ -13,7 +14,8 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from jax import Array
 
 from iterand_jax import packing
+from iterand_jax.data.text import Vocabulary, as_lines, from_lines
 from iterand_jax.description import Description
 from iterand_jax.leaves import leaves_of, sha256
 from iterand_jax.rules import path_string
@@ -33,6 +36,7 @@ __all__ = ["Ticket"]
 PyTree = Any
 VERSION = 1
 METADATA = "iterand_jax_ticket"
+VOCABULARY = "vocabulary"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +49,7 @@ class Ticket:
       masks: booleans, True for kept, in the structure of params; None for a leaf
         without a mask.
       batch_stats: running statistics, {} for networks without.
+      words: of the vocabulary, for a network that reads texts; None for others.
 
     A ticket that is written and read again is the same, bit for bit:
 
@@ -71,6 +76,7 @@ class Ticket:
     params: PyTree
     masks: PyTree
     batch_stats: PyTree
+    words: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -79,8 +85,16 @@ class Ticket:
         weights: PyTree,
         masks: PyTree,
         batch_stats: PyTree,
+        words: Sequence[str] | None = None,
     ) -> "Ticket":
         """The ticket of weights and masks (nonzero for kept, None for no mask).
+
+        Args:
+          description: of the network.
+          weights: its parameters.
+          masks: in the structure of weights.
+          batch_stats: running statistics, {} for none.
+          words: of the vocabulary, in the order of their numbers.
 
         >>> described = Description(network={"name": "mine"}, inputs=())
         >>> kernel, mask = np.array([1.0, 2.0, 3.0]), np.array([0, 1, 1])
@@ -99,6 +113,7 @@ class Ticket:
             params=params,
             masks=masks,
             batch_stats=jax.tree.map(np.asarray, batch_stats),
+            words=None if words is None else tuple(words),
         )
 
     @property
@@ -113,10 +128,11 @@ class Ticket:
         Args:
           *inputs: for images, one array (N, H, W, C) of pixels from 0 to 255, uint8 or
             floats, of the size that the network was trained with; they are normalized
-            here. For others, what the network takes.
+            here. For texts two, token ids (N, T) and lengths (N,), int32, as
+            `tokenize` gives them; each T is compiled once.
 
         Raises:
-          ValueError: inputs of other shapes.
+          ValueError: inputs of other shapes, or token ids or lengths that cannot be.
 
         >>> network = {"name": "lstm", "num_classes": 1, "width": 1 / 16}
         >>> network |= {"affine": False, "dtype": "float32"}
@@ -131,6 +147,29 @@ class Ticket:
         """
         self._check(inputs)
         return self._program(self._on_device, *inputs)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """What `apply` takes for texts: token ids (N, T) and lengths (N,), int32.
+
+        They are padded to the longest; a word that is not in the vocabulary is 1.
+
+        Raises:
+          ValueError: the network of this ticket does not read texts.
+
+        >>> described = Description(network={"name": "lstm"}, inputs=())
+        >>> ticket = Ticket.of(described, {}, {}, {}, words=["film", "good"])
+        >>> ticket.tokenize(["a good film", "good"])
+        (array([[1, 3, 2],
+               [3, 0, 0]], dtype=int32), array([3, 1], dtype=int32))
+        """
+        if self._vocabulary is None:
+            name = self.description.network["name"]
+            raise ValueError(f"the ticket of the network {name} has no vocabulary")
+        return self._vocabulary.padded(texts)
+
+    @functools.cached_property
+    def _vocabulary(self):
+        return None if self.words is None else Vocabulary(self.words)
 
     @functools.cached_property
     def _program(self):
@@ -151,6 +190,23 @@ class Ticket:
             pixels and shapes[0][1:] != expected[0][1:]
         ):
             raise ValueError(f"inputs of shapes {shapes}; possible: {expected}")
+        if np.issubdtype(self.description.inputs[0][1], np.integer):
+            self._check_texts(*inputs)
+
+    def _check_texts(self, tokens, lengths) -> None:
+        (texts, longest), (counted,) = np.shape(tokens), np.shape(lengths)
+        if texts != counted:
+            raise ValueError(f"{counted} lengths for {texts} texts")
+        words = self.description.build().vocabulary_size
+        limits = {"token ids": (tokens, words - 1), "lengths": (lengths, longest)}
+        for name, (array, limit) in limits.items():
+            if isinstance(array, jax.core.Tracer) or not np.size(array):
+                continue  # of which nothing is known
+            least, most = np.min(array), np.max(array)
+            if least < 0 or most > limit:
+                raise ValueError(
+                    f"{name} from {least} to {most}; possible: 0 to {limit}"
+                )
 
 
 def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
@@ -235,7 +291,11 @@ def _pack(ticket: Ticket) -> dict[str, np.ndarray]:
         leaf = packing.Leaf(weights, masks.get(path), numbers.get(path))
         arrays |= packing.pack(path, leaf)
     statistics = leaves_of(ticket.batch_stats)
-    return arrays | {f"batch_stats/{path}": leaf for path, leaf in statistics.items()}
+    arrays |= {f"batch_stats/{path}": leaf for path, leaf in statistics.items()}
+    if ticket.words is not None:
+        lines = zlib.compress(as_lines(ticket.words).encode(), 9)
+        arrays[VOCABULARY] = np.frombuffer(lines, np.uint8)
+    return arrays
 
 
 def _unpack(description: Description, arrays: Mapping[str, np.ndarray]) -> Ticket:
@@ -260,7 +320,10 @@ def _unpack(description: Description, arrays: Mapping[str, np.ndarray]) -> Ticke
         lambda path, _: arrays[f"batch_stats/{path_string(path)}"],
         abstract.get("batch_stats", {}),
     )
-    return Ticket.of(description, weights, masks, statistics)
+    words = None
+    if VOCABULARY in arrays:
+        words = from_lines(zlib.decompress(arrays[VOCABULARY].tobytes()).decode())
+    return Ticket.of(description, weights, masks, statistics, words)
 
 
 def _is_none(leaf) -> bool:

@@ -59,6 +59,16 @@ def test_a_run_is_packed_replayed_and_evaluated(
     assert path.stat().st_size < dense / 8
 
 
+def test_the_checkpoint_of_a_step_is_exported(tiny_config, tmp_path):
+    main.train(tiny_config(epochs=2, keep_checkpoints=2), str(tmp_path))
+    path = tmp_path / "out.safetensors"
+    export.export(tmp_path, "ticket", path, step=30)
+    assert iterand_jax.load_ticket(path).description.run["step"] == 30
+    refusal = r"no checkpoint of step 10 in .*possible: 30, 40"
+    with pytest.raises(ValueError, match=refusal):
+        export.export(tmp_path, "ticket", path, step=10)
+
+
 def test_a_run_by_sgd_is_a_dense_ticket(tiny_config, tmp_path):
     result = main.train(tiny_config(epochs=1, method="sgd"), str(tmp_path))
     export.export(tmp_path, "ticket", tmp_path / "out.safetensors")

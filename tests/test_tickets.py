@@ -85,11 +85,13 @@ def example(name, *, distribution="signed_constant", method="edge_popup"):
         weights = draws.weights(mapped(numbers, abstract["params"]))
     statistics = mapped(trained_weights, abstract.get("batch_stats", {}))
     masks = mapped(mask, abstract["params"])
-    return Ticket.of(described, weights, masks, statistics)
+    words = ["good", "naïve", "?!"] if "lstm" in name else None
+    return Ticket.of(described, weights, masks, statistics, words)
 
 
 def assert_same(found, expected):
     assert found.description == expected.description
+    assert found.words == expected.words
     for tree in ("params", "masks", "batch_stats"):
         ours, theirs = getattr(found, tree), getattr(expected, tree)
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
@@ -99,7 +101,7 @@ def assert_same(found, expected):
 
 
 def kinds(arrays):
-    return {name.split("/")[0] for name in arrays} - {"batch_stats"}
+    return {name.split("/")[0] for name in arrays} - {"batch_stats", "vocabulary"}
 
 
 CELLS = [
@@ -221,6 +223,22 @@ def test_apply_is_the_network_of_normalized_pixels(name, tmp_path):
         loaded.apply(images[:, :8, :8])
     with pytest.raises(ValueError, match="inputs of shapes"):
         loaded.apply(images, images)
+
+
+def test_texts_and_lengths_that_cannot_be_are_refused():
+    """The network would answer them, from other texts' words or with NaN."""
+    ticket = example("lstm")
+    tokens, lengths = ticket.tokenize(["good ?!", "a naïve film"])
+    assert tokens.tolist() == [[2, 4, 0], [1, 3, 1]]
+    assert np.isfinite(ticket.apply(tokens, lengths)).all()
+    with pytest.raises(ValueError, match="1 lengths for 2 texts"):
+        ticket.apply(tokens, lengths[:1])
+    with pytest.raises(ValueError, match=r"token ids from 1 to 25002; .*: 0 to 25001"):
+        ticket.apply(np.array([[1, 25_002]]), np.array([2]))
+    with pytest.raises(ValueError, match="lengths from 2 to 4; possible: 0 to 3"):
+        ticket.apply(tokens, np.array([2, 4]))
+    with pytest.raises(ValueError, match="network conv2 has no vocabulary"):
+        example("conv2").tokenize(["good"])
 
 
 @pytest.fixture

@@ -80,6 +80,10 @@ class Feed(abc.ABC):
         """
         raise ValueError(f"{type(self).__name__} cannot share its data with other runs")
 
+    def files(self) -> Mapping[str, str]:
+        """What the folder of a run keeps of the data, once open: texts by file name."""
+        return {}
+
     @abc.abstractmethod
     def train_shapes(self) -> Sequence[PyTree]:
         """The arguments that `batch` gives, as shapes, one of each form."""

@@ -30,7 +30,13 @@ from iterand_jax.data.feeds import (
     with_sharding,
 )
 from iterand_jax.data.sources import Source
-from iterand_jax.data.text import PADDING, Vocabulary
+from iterand_jax.data.text import (
+    PADDING,
+    VOCABULARY_FILE,
+    Vocabulary,
+    as_lines,
+    commonest_words,
+)
 from iterand_jax.keys import keyed
 
 PyTree = Any
@@ -85,7 +91,7 @@ class BucketedReviews(Feed):
         train, held_out = split_indices(
             len(texts), self.sizes["validation"], seed=self._split_seed
         )
-        vocabulary = Vocabulary(texts[i] for i in train)
+        vocabulary = Vocabulary(commonest_words(texts[i] for i in train))
 
         def encoded(part):
             return _encode(vocabulary, [texts[i] for i in part], labels[part])
@@ -105,6 +111,11 @@ class BucketedReviews(Feed):
         del position
         self._root = root
         _ = self._training
+
+    def files(self) -> dict[str, str]:
+        """The vocabulary, which whoever uses the trained network on texts needs."""
+        vocabulary, _, _ = self._training
+        return {VOCABULARY_FILE: as_lines(vocabulary.words)}
 
     def train_shapes(self) -> list[PyTree]:
         """A batch for each of the bounds that the training part needs."""

@@ -20,32 +20,53 @@ import numpy as np
 WORDS = 25_000
 """The size of a vocabulary, without padding and the unknown word."""
 
+VOCABULARY_FILE = "vocabulary.txt"
+"""Where the folder of a run keeps its vocabulary."""
+
 PADDING, UNKNOWN = 0, 1
 _SPECIAL = ("[PAD]", "[UNK]")  # brackets never are in one token with letters
 _CHUNK = 1000  # texts encoded at once, which bounds the memory of their tokens
 
 
-class Vocabulary:
-    """The commonest words of some texts, numbered from 2 by falling count.
+def commonest_words(texts: Iterable[str], size: int = WORDS) -> list[str]:
+    """The `size` commonest words of texts, by falling count.
 
-    Padding is 0 and every other word 1 (unknown).
+    Of words as common, those first in the order of code points are kept.
+    """
+    from tokenizers import Tokenizer, models, trainers
+
+    counted = _with_words(Tokenizer(models.WordLevel()))
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=size, special_tokens=[], show_progress=False
+    )
+    counted.train_from_iterator(texts, trainer)
+    numbers = counted.get_vocab()
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def as_lines(words: Iterable[str]) -> str:
+    """A vocabulary as a text: the word of line n, from 1, has the number n + 1."""
+    return "".join(f"{word}\n" for word in words)  # no word has spaces
+
+
+def from_lines(lines: str) -> tuple[str, ...]:
+    """The words of what `as_lines` made."""
+    return tuple(lines.split("\n")[:-1])
+
+
+class Vocabulary:
+    """Words, numbered from 2 in their order; padding is 0, every other word 1.
+
+    Attributes:
+      words: that have a number of their own.
     """
 
-    def __init__(self, texts: Iterable[str], size: int = WORDS):
-        """Counts the words of texts and keeps the `size` commonest.
+    def __init__(self, words: Sequence[str]):
+        """The vocabulary of words, as `commonest_words` gives them."""
+        from tokenizers import Tokenizer, models
 
-        Of words as common, those first in the order of code points are kept.
-        """
-        from tokenizers import Tokenizer, models, trainers
-
-        counted = _with_words(Tokenizer(models.WordLevel()))
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=size, special_tokens=[], show_progress=False
-        )
-        counted.train_from_iterator(texts, trainer)
-        numbers = counted.get_vocab()
-        self.words: list[str] = sorted(numbers, key=numbers.__getitem__)
-        everything = (*_SPECIAL, *self.words)
+        self.words = tuple(words)
+        everything = (*_SPECIAL, *words)
         # Not told of its special tokens, it does not look for them in texts.
         model = models.WordLevel(
             {word: i for i, word in enumerate(everything)}, _SPECIAL[UNKNOWN]
@@ -55,6 +76,15 @@ class Vocabulary:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The numbers of the words of each text, int32; (UNKNOWN,) if it has none."""
         return list(self._encode(texts))
+
+    def padded(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers (N, T), int32, padded to the longest text, and lengths (N,)."""
+        numbers = self.encode(texts)
+        lengths = np.array([len(text) for text in numbers], np.int32)
+        tokens = np.full((len(texts), max(lengths, default=0)), PADDING, np.int32)
+        for row, text in zip(tokens, numbers, strict=True):
+            row[: len(text)] = text
+        return tokens, lengths
 
     def _encode(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         for start in range(0, len(texts), _CHUNK):

@@ -75,6 +75,8 @@ class _Trainer:
             run.feed.open(run.root, first.record.position)
             for other in others:
                 other.run.feed.open_beside(run.feed, other.run.root)
+            for replica in replicas:
+                replica.write_files()
         print("compiling ...", flush=True)
         with self._clock.measure("compilation"):
             self._programs = compile_programs(run, [r.state for r in replicas])

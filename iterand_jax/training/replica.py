@@ -12,7 +12,7 @@ from iterand_jax.leaves import sha256
 from iterand_jax.training import churn, parallel
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.evaluation import means
-from iterand_jax.training.logs import Clock, MetricsLog, SilentLog
+from iterand_jax.training.logs import Clock, MetricsLog, SilentLog, write_atomically
 from iterand_jax.training.programs import Programs
 from iterand_jax.training.setup import Setup
 from iterand_jax.training.step import State
@@ -100,6 +100,15 @@ class Replica:
         else:
             self.record = Record(**restored[1])
             self.state = jax.make_array_from_process_local_data(replicated, restored[0])
+
+    def write_files(self) -> None:
+        """Writes what the workdir keeps of the data, once the feed is open."""
+
+        def write() -> None:
+            for name, text in self.run.feed.files().items():
+                write_atomically(self._workdir / name, text)
+
+        hosts.from_first(write)
 
     def open_log(self, clock: Clock) -> None:
         """Continues the log of the workdir; seconds come from the clock of the loop."""

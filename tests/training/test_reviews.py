@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from configs import imdb_lstm
+from iterand_jax import export, load_ticket
 from iterand_jax.data import reviews
 from iterand_jax.data.sources import Source
+from iterand_jax.data.text import VOCABULARY_FILE
 from iterand_jax.training import loop, setup
-from iterand_jax.training.config import resolve
+from iterand_jax.training.config import resolve, to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Replica
@@ -88,6 +90,25 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(network, method):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *states
     )
+
+
+def test_the_ticket_of_a_run_reads_texts(tmp_path):
+    """Without the dataset: the words are the run's own."""
+    config = tiny_config(**{"epochs": 1, "recipe.iterand.sparsity": 0.3})
+    (tmp_path / "config.json").write_text(to_json(resolve(config)))
+    outcome = run(config, tmp_path)
+    path = tmp_path / "ticket.safetensors"
+    export.export(tmp_path, "ticket", path)
+    ticket = load_ticket(path)
+    texts, labels = read("test")
+    right = (ticket.apply(*ticket.tokenize(texts))[:, 0] > 0) == labels
+    np.testing.assert_allclose(100 * right.mean(), outcome.test_accuracy, rtol=1e-6)
+    words = sorted({word for one in read("train")[0] for word in one.split()})
+    assert sorted(ticket.words) == words
+    (tmp_path / VOCABULARY_FILE).unlink()
+    refusal = r"cannot read the vocabulary of the run: .*vocabulary\.txt"
+    with pytest.raises(ValueError, match=refusal):
+        export.export(tmp_path, "ticket", path)
 
 
 @pytest.mark.slow
