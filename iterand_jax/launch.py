@@ -14,6 +14,7 @@ everything ends if this command is killed.
 import argparse
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -48,13 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} is {getattr(chosen, name)}; possible: from 1")
     early: list[int] = []  # signals that come before there is somebody to have them
     _handle_signals(early.append)
-    with _watchdog() as ids:
+    with _Output() as output, _watchdog() as ids:
         processes = _start(chosen, ids)
         _handle_signals(lambda number: _send(processes, number))
         for number in early:
             _send(processes, number)
-        _say("processes " + ", ".join(str(process.pid) for process in processes))
-        return _follow(processes, limit=chosen.heartbeat_seconds + _PARTING_SECONDS)
+        output.say("processes " + ", ".join(str(p.pid) for p in processes))
+        limit = chosen.heartbeat_seconds + _PARTING_SECONDS
+        return _follow(processes, output, limit=limit)
 
 
 def _handle_signals(handle: Callable[[int], None]) -> None:
@@ -128,16 +130,18 @@ def _send(processes: Sequence[subprocess.Popen[str]], number: int) -> None:
         process.send_signal(number)  # nothing, if it has ended
 
 
-def _follow(processes: Sequence[subprocess.Popen[str]], *, limit: float) -> int:
+def _follow(
+    processes: Sequence[subprocess.Popen[str]], output: "_Output", *, limit: float
+) -> int:
     """Prints what processes print until all have ended; the first failure's status."""
     status = 0
-    stopping = threading.Timer(limit, _stop_all, [processes])
+    stopping = threading.Timer(limit, _stop_all, [processes, output])
     # Apart from waiting: what a process has started can hold its output for longer.
-    printing = [
-        threading.Thread(target=_print_all, args=each, daemon=True)
+    reading = [
+        threading.Thread(target=_read_all, args=(*each, output), daemon=True)
         for each in enumerate(processes)
     ]
-    for thread in printing:
+    for thread in reading:
         thread.start()
     with futures.ThreadPoolExecutor(len(processes)) as threads:
         following = {threads.submit(_wait, p): i for i, p in enumerate(processes)}
@@ -148,11 +152,11 @@ def _follow(processes: Sequence[subprocess.Popen[str]], *, limit: float) -> int:
                 how = (
                     f"status {ended}" if ended > 0 else f"{signal.Signals(-ended).name}"
                 )
-                printing[index].join(1)  # its own last lines come before
-                _say(f"process {index} ended first, by {how}")
+                reading[index].join(1)  # its own last lines come before
+                output.say(f"process {index} ended first, by {how}")
                 stopping.start()
     stopping.cancel()
-    for thread in printing:
+    for thread in reading:
         thread.join(_PARTING_SECONDS)
     return status
 
@@ -165,33 +169,57 @@ def _wait(process: subprocess.Popen[str]) -> int:
     return status
 
 
-def _print_all(index: int, process: subprocess.Popen[str]) -> None:
+def _read_all(index: int, process: subprocess.Popen[str], output: "_Output") -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
-            # In one piece: lines of several processes come at once.
-            _write(sys.stdout, f"[{index}] {line.rstrip()}\n")
+            output.write(sys.stdout, f"[{index}] {line.rstrip()}\n")
 
 
-def _stop_all(processes: Sequence[subprocess.Popen[str]]) -> None:
+def _stop_all(processes: Sequence[subprocess.Popen[str]], output: "_Output") -> None:
     running = [i for i, process in enumerate(processes) if process.poll() is None]
     if running:
-        _say(f"stopping what still runs: process {', '.join(map(str, running))}")
+        names = ", ".join(map(str, running))
+        output.say(f"stopping what still runs: process {names}")
     _send(processes, signal.SIGKILL)
 
 
-def _say(line: str) -> None:
-    _write(sys.stderr, f"launch: {line}\n")
+class _Output:
+    """Lines on their way out: who hands one over never waits for a reader.
 
+    Left, it waits until all are read. What can be read by nobody, since the pipe or the
+    terminal is gone, is dropped, and the training goes on.
+    """
 
-def _write(stream: IO[str], line: str) -> None:
-    """Writes a line, or nothing from when on nobody reads: the training goes on."""
-    try:
-        stream.write(line)
-        stream.flush()
-    except BrokenPipeError:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+    def __init__(self):
+        self._lines: queue.SimpleQueue[tuple[IO[str], str] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, daemon=True)
+
+    def __enter__(self) -> "_Output":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lines.put(None)
+        self._thread.join()
+
+    def write(self, stream: IO[str], line: str) -> None:
+        """Writes a line to a stream, after those before."""
+        self._lines.put((stream, line))
+
+    def say(self, line: str) -> None:
+        """A line of this command's own."""
+        self.write(sys.stderr, f"launch: {line}\n")
+
+    def _write_all(self) -> None:
+        while (one := self._lines.get()) is not None:
+            stream, line = one
+            try:
+                stream.write(line)
+                stream.flush()
+            except OSError:  # EIO of a terminal, EPIPE of a pipe
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the tests share: a tiny config that trains for real in seconds."""
 
 import os
+import signal
 
 import jax
 import pytest
@@ -33,6 +34,14 @@ def _compile_each_program_once(tmp_path_factory):
         os.environ[name.upper()] = str(value)  # for the processes that tests start
     # On stderr, XLA doubts that cached CPU programs fit the machine that made them.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+@pytest.fixture
+def attended():
+    """Started with nohup, a test and what it starts would ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

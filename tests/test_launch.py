@@ -1,6 +1,7 @@
 """Runs of several processes: as one process, and broken in every way."""
 
 import os
+import pty
 import random
 import select
 import signal
@@ -101,12 +102,15 @@ launch._PARTING_SECONDS = 0
 {change}
 sys.exit(launch.main(["--heartbeat_seconds=1"]))
 """
-# Holds a file open, as a child does in the same group.
+# Holds a file open, as a child does in the same group; goes on once the other does too.
 HOLD = """
-import signal, subprocess, sys
+import os, signal, subprocess, sys, time
 with open({path!r}, "w") as file:
     subprocess.Popen(["sleep", "600"], stdout=file)
 print("ready")
+open({path!r} + sys.argv[-1][-1], "w").close()
+while not all(os.path.exists({path!r} + number) for number in "01"):
+    time.sleep(0.01)
 """
 FIRST = "sys.argv[-1] == '--process_id=0'"
 
@@ -118,18 +122,35 @@ def launch(script, *, change="", **streams):
     return subprocess.Popen(command, **piped | streams)
 
 
+LONG = "[print('x' * 999) for _ in range(999)]"  # more than a pipe holds
+
+
+@pytest.mark.parametrize("where", [os.pipe, pty.openpty])
 @pytest.mark.parametrize("errors", ["read", "not read"])
-def test_output_that_nobody_reads_ends_nothing(errors):
-    reader, writer = os.pipe()
-    os.close(reader)
+def test_output_that_nobody_reads_ends_nothing(errors, where):
+    reader, writer = where()
     streams = {"stdout": writer} | ({"stderr": writer} if errors == "not read" else {})
-    long = "[print('x' * 999) for _ in range(999)]"  # more than a pipe holds
-    launcher = launch(long, **streams)
+    launcher = launch(LONG, **streams)
     os.close(writer)
+    os.close(reader)
     _, said = launcher.communicate(timeout=60)
     assert launcher.returncode == 0, said
     assert errors == "not read" or said.startswith("launch: processes ")
     assert errors == "not read" or len(said.splitlines()) == 1
+
+
+def test_a_reader_who_pauses_gets_every_line_and_holds_up_nobody(tmp_path):
+    path = str(tmp_path / "held")
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    launcher = launch(
+        HOLD.format(path=path) + LONG, change="launch._PARTING_SECONDS = 60"
+    )
+    assert select.select([held], [], [], 60)[0]  # both have ended
+    os.close(held)
+    said, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0
+    assert len(said.splitlines()) == 2 * 1000
 
 
 def test_an_end_is_told_though_somebody_else_holds_the_output():
@@ -168,11 +189,15 @@ def test_what_processes_started_ends_with_them_and_all_with_the_launcher(
     path = str(tmp_path / "held")
     os.mkfifo(path)
     held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with launch(HOLD.format(path=path) + then) as launcher:
+    launcher = launch(HOLD.format(path=path) + then)
+    try:
         assert [launcher.stdout.readline()[4:] for _ in "01"] == ["ready\n"] * 2
         if status < 0:
             launcher.kill()
         assert launcher.wait(60) == status
+    finally:
+        launcher.kill()
+        launcher.communicate()
     assert select.select([held], [], [], 60)[0]
     assert os.read(held, 1) == b""  # nobody has it open
     os.close(held)

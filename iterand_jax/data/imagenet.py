@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iterand_jax import interruption
 from iterand_jax.data import jpeg
 from iterand_jax.data.sources import (
     DataNotFoundError,
@@ -207,7 +208,7 @@ def iterate(
 def _start_worker(index: int, count: int) -> None:
     """Leaves signals to the parent, which closes its workers, and ends when it ends."""
     del index, count
-    for number in (signal.SIGINT, signal.SIGTERM):  # a group of processes gets both
+    for number in interruption.SIGNALS:  # a group of processes gets all of them
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

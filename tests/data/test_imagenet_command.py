@@ -1,4 +1,4 @@
-"""The command trains ResNet50 on ImageNet, is killed, and goes on as if nothing was."""
+"""ResNet50 on ImageNet by the command, which is stopped twice as if nothing was."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import pytest
 from iterand_jax.data import prepare
 from iterand_jax.training.logs import read_lines
 
-STEPS = 15
+STEPS = 25
 FIELDS = {
     "network.width": 0.0625,
     "batch_size": 4,
@@ -31,14 +31,14 @@ FIELDS = {
 
 @pytest.fixture
 def data_dir(class_folders, smooth_image, encoded, tmp_path):
-    """The ImageNet of `class_folders` with 50 training images more: 61, one truncated.
+    """The ImageNet of `class_folders` with 90 training images more: 101, one truncated.
 
     Each is larger than a crop, as most of ImageNet's are.
     """
     files = tmp_path / "files"
     shutil.copytree(class_folders, files)
     classes = sorted((files / "train").iterdir())
-    for i in range(50):
+    for i in range(90):
         image = smooth_image(10 + i, 230 + 2 * i, 300)
         (classes[i % 3] / f"more_{i}.JPEG").write_bytes(encoded(image))
     prepare.prepare("imagenet2012", str(tmp_path / "data"), str(files))
@@ -80,20 +80,31 @@ def saved(workdir):
     return [int(name) for name in names if name.isdigit()]
 
 
-def kill_while_it_trains(data_dir, workdir):
-    """Kills the run, and it alone, once it has a checkpoint and steps beyond it.
+def stop_while_it_trains(data_dir, workdir, stop, *, beyond):
+    """Stops the run once it has a checkpoint and logged a step beyond this one.
 
-    Its pipe ends when the last process that could write to it has ended.
+    Its pipe ends when the last process that could write to it has ended. Returns its
+    status, and what was printed.
     """
     with started(data_dir, workdir) as process:
         while process.poll() is None:
             lines = read_lines(workdir / "metrics.jsonl")
-            if saved(workdir) and lines[-1]["step"] > 4:
-                process.kill()
+            if saved(workdir) and lines[-1]["step"] > beyond:
+                stop(process.pid)
                 break
             time.sleep(0.01)
         said, _ = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, said
+    return process.returncode, said
+
+
+def kill(pid):
+    """The process, and it alone."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def close_terminal(pid):
+    """What the end of a terminal does: all its processes get the signal."""
+    os.killpg(pid, signal.SIGHUP)
 
 
 def outcome(workdir):
@@ -107,16 +118,24 @@ def outcome(workdir):
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_process_and_ends_with_the_same_bits(data_dir, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    kill_while_it_trains(data_dir, killed)
-    assert 4 < read_lines(killed / "metrics.jsonl")[-1]["step"] < STEPS
-    last = max(saved(killed))
-    said = train(data_dir, killed)
+@pytest.mark.usefixtures("attended")
+def test_a_stopped_run_leaves_no_process_and_ends_with_the_same_bits(
+    data_dir, tmp_path
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    status, said = stop_while_it_trains(data_dir, stopped, kill, beyond=4)
+    assert status == -signal.SIGKILL, said
+    step = read_lines(stopped / "metrics.jsonl")[-1]["step"]
+    assert 4 < step < STEPS
+    status, said = stop_while_it_trains(data_dir, stopped, close_terminal, beyond=step)
+    assert status == 75, said
+    last = max(saved(stopped))
+    assert step < last < STEPS
+    said = train(data_dir, stopped)
     assert f"continuing from the checkpoint at step {last}" in said
     assert "truncated.JPEG" in train(data_dir, whole)
     result, lines = outcome(whole)
-    assert (result, lines) == outcome(killed)
+    assert (result, lines) == outcome(stopped)
     assert result["test_examples"] == 4  # of 5, one of which is truncated
     assert len(result["state_sha256"]) == 64
     assert [line["step"] for line in lines] == [*range(1, STEPS + 1), STEPS]
