@@ -66,7 +66,7 @@ def _shown(value: float | None, form: str) -> str:
 def _sparkline(values: np.ndarray) -> str:
     """Numbers over the training in a few columns of characters, first to last."""
     parts = np.array_split(values, min(COLUMNS, len(values)) or 1)
-    columns = [part.sum() for part in parts]
+    columns = [part.mean() if part.size else 0 for part in parts]
     highest = max(columns) or 1
     return "".join(BARS[round((len(BARS) - 1) * c / highest)] for c in columns)
 

@@ -192,8 +192,8 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
         draws=draws,
         churn={x["step"]: x["mask_churn"] for x in lines if "mask_churn" in x},
         layer_churn={
-            path: [x["layer_churn"][path] for x in lines if "layer_churn" in x]
-            for path in leaves_of(masks)
+            path: [x["layer_churn"][i] for x in lines if "layer_churn" in x]
+            for i, path in enumerate(leaves_of(masks))
         },
     )
 

@@ -126,16 +126,17 @@ class CheckpointFolder:
         for step in self.steps():
             if at_most is not None and step > at_most:
                 self._manager.delete(step)
-        damaged = []
-        for step in reversed(self.steps()):
+        damaged, steps = [], self.steps()
+        for step in reversed(steps):
             try:
                 restored = self._restore_step(step, abstract)
             except IncompatibleCheckpointError:
                 raise
             except Exception as error:
-                if self._only_read and not (self._folder / str(step)).exists():
-                    self._manager.reload()  # a newer one has taken its place
-                    return self.restore(abstract, at_most)
+                if self._only_read:
+                    self._manager.reload()
+                    if self.steps() != steps:  # a run beside us takes them away
+                        return self.restore(abstract, at_most)
                 if _system_error(error) in _NO_DAMAGE:
                     path = self._folder / str(step)
                     raise OSError(f"{path} cannot be read: {_reason(error)}") from error

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from iterand_jax.leaves import leaves_of
 from iterand_jax.subnetwork import Subnetwork
 
 PyTree = Any
@@ -54,15 +53,17 @@ def told(changed: PyTree, scores: PyTree) -> dict[str, Any]:
 
     Returns:
       {"mask_churn": the share of all entries that changed, "layer_churn": that of each
-      layer by its path}.
+      layer, to three digits, in the order of the tree's leaves}. Without the paths: of
+      ResNet101's 105 layers these would make the 21,000 lines of a run 120 MB.
 
     >>> scores = {"a": jnp.ones(8), "b": jnp.ones(12)}
-    >>> told({"a": jnp.int32(1), "b": jnp.int32(3)}, scores)
-    {'mask_churn': 0.2, 'layer_churn': {'a': 0.125, 'b': 0.25}}
+    >>> told({"a": jnp.int32(1), "b": jnp.int32(4)}, scores)
+    {'mask_churn': 0.25, 'layer_churn': [0.125, 0.333]}
     """
-    sizes = {path: leaf.size for path, leaf in leaves_of(scores).items()}
-    counts = {path: int(count) for path, count in leaves_of(changed).items()}
+    sizes = [leaf.size for leaf in jax.tree.leaves(scores)]
+    counts = [int(count) for count in jax.tree.leaves(changed)]
+    shares = [count / size for count, size in zip(counts, sizes, strict=True)]
     return {
-        "mask_churn": sum(counts.values()) / sum(sizes.values()),
-        "layer_churn": {path: round(counts[path] / sizes[path], 6) for path in counts},
+        "mask_churn": sum(counts) / sum(sizes),
+        "layer_churn": [float(f"{share:.3g}") for share in shares],
     }

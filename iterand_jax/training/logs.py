@@ -15,8 +15,8 @@ from tqdm import tqdm
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that readers and kills leave the old or the new one, whole."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w" if isinstance(content, str) else "wb") as file:
-        file.write(content)
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -66,22 +66,35 @@ class _Events:
         self._writer.close()
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"the log {path} cannot be written: {reason}") from error
+
+
 class MetricsLog:
     """metrics.jsonl and the TensorBoard events of the same numbers.
 
     Each record has "kind", "step" and "epoch"; its numbers become the events
     "kind/name", what it tells by layer does not. The methods raise OSError, which names
-    the folder, where the system does not write.
+    the file or folder, where the system does not write.
     """
 
     def __init__(self, workdir: Path, *, from_step: int):
         """Continues the log of a workdir from a step; what is beyond it is dropped."""
-        self._path = workdir / "metrics.jsonl"
-        with self._writing():
-            kept = [r for r in read_lines(self._path) if r["step"] <= from_step]
-            write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept))
-            self._file = open(self._path, "a")
-            self._events = _Events(workdir / "tensorboard", from_step=from_step)
+        self._path, self._folder = workdir / "metrics.jsonl", workdir / "tensorboard"
+        with contextlib.ExitStack() as opened:
+            with _writing(self._path):
+                kept = [r for r in read_lines(self._path) if r["step"] <= from_step]
+                lines = "".join(json.dumps(r) + "\n" for r in kept)
+                write_atomically(self._path, lines)
+                self._file = opened.enter_context(open(self._path, "a"))
+            with _writing(self._folder):
+                self._events = _Events(self._folder, from_step=from_step)
+            opened.pop_all()
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
@@ -90,25 +103,20 @@ class MetricsLog:
             for name, value in record.items()
             if name != "step" and isinstance(value, int | float)
         }
-        with self._writing():
+        with _writing(self._path):
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+        with _writing(self._folder):
             self._events.write(record["step"], numbers)
 
     def close(self) -> None:
         """Closes both files."""
-        with self._writing(), contextlib.closing(self._file):
+        with (
+            _writing(self._path),
+            contextlib.closing(self._file),
+            _writing(self._folder),
+        ):
             self._events.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OSError(
-                f"the log {self._path} cannot be written: {reason}"
-            ) from error
 
 
 class SilentLog(MetricsLog):

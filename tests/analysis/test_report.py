@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from iterand_jax import tickets
 from iterand_jax.analysis import figure, report
-from iterand_jax.analysis.printed import text
+from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
 from iterand_jax.export import export
 from iterand_jax.leaves import leaves_of
@@ -62,13 +62,13 @@ def workdir(tiny_config, tmp_path):
             contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
         ):
             saved.save(STEP, state, dataclasses.asdict(Record()))
-        paths = [p for p in leaves_of(built.model.weights) if p.endswith("kernel")]
+        number = sum(p.endswith("kernel") for p in leaves_of(built.model.weights))
         lines = [
             {
                 "kind": "step",
                 "step": step,
                 "mask_churn": 2.5 / step,
-                "layer_churn": dict.fromkeys(paths, 2.5 / step),
+                "layer_churn": [(1 + i) / step for i in range(number)],
             }
             for step in (10, 20, 30)  # of which the last is beyond the checkpoint
         ]
@@ -77,6 +77,12 @@ def workdir(tiny_config, tmp_path):
         return folder
 
     return make
+
+
+@pytest.mark.parametrize("number", [1, 8, 10, 12, 100])
+def test_what_stays_the_same_is_drawn_so(number):
+    """Also where the columns stand for unequally many."""
+    assert set(_sparkline(np.full(number, 0.25))) == {BARS[-1]}
 
 
 def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
@@ -90,7 +96,8 @@ def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
     kept = sum(layer.kept for layer in found.layers)
     assert found.ages.tolist() == [kept, 0, 0, 0]
     assert found.churn == {10: 0.25, 20: 0.125}
-    assert all(layer.churn == [0.25, 0.125] for layer in found.layers)
+    for i, layer in enumerate(found.layers):
+        assert layer.churn == [(1 + i) / 10, (1 + i) / 20]
     printed = text(found)
     assert "Conv_0/kernel" in printed
     assert "100.0% of the kept weights have their first value" in printed
@@ -98,7 +105,7 @@ def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
     assert (
         "25.00% of the masks changed to step 10, 12.50% from step 10 to 20" in printed
     )
-    assert re.search(r"Conv_0/kernel .* 18\.75% █[▄▅] +", printed)
+    assert re.search(r"Conv_0/kernel .* 7\.50% █[▄▅] +", printed)
     widths = {len(line) for line in printed.splitlines()[1:7]}
     assert len(widths) == 1, printed
 

@@ -257,6 +257,19 @@ def test_a_reader_takes_what_a_run_beside_it_has_saved_meanwhile(tmp_path, caplo
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
+def test_a_reader_takes_the_newer_one_of_which_an_older_is_half_gone(tmp_path, caplog):
+    """Orbax takes a checkpoint away file by file."""
+    save(tmp_path / "c", [5, 10])
+    reader = Checkpoints(tmp_path / "c", keep=3, only_read=True)
+    save(tmp_path / "c", [15], keep=3)
+    for step in (5, 10):
+        shutil.rmtree(tmp_path / "c" / str(step) / "state")
+    state, _ = reader.restore(abstract())
+    assert state["step"] == 15
+    reader.close()
+    assert not caplog.records
+
+
 def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
     save(tmp_path / "c", [5, 10])
     damage(tmp_path / "c", 10, "flipped")

@@ -1,5 +1,6 @@
 """Logs say what was written, and end a run that they cannot be written for."""
 
+import gc
 import os
 import resource
 import struct
@@ -26,10 +27,8 @@ def events(folder):
 
 def test_a_line_is_told_to_both_before_the_log_is_closed(tmp_path):
     log = MetricsLog(tmp_path, from_step=0)
-    log.write(LINE | {"layer_churn": {"Conv_0/kernel": 0.5}})
-    assert read_lines(tmp_path / "metrics.jsonl") == [
-        LINE | {"layer_churn": {"Conv_0/kernel": 0.5}}
-    ]
+    log.write(LINE | {"layer_churn": [0.5]})
+    assert read_lines(tmp_path / "metrics.jsonl") == [LINE | {"layer_churn": [0.5]}]
     version, event = events(tmp_path / "tensorboard")
     assert version.file_version == "brain.Event:2"
     assert event.step == 10
@@ -48,20 +47,33 @@ def test_a_log_that_continues_hides_what_was_beyond_its_step(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [1 << 10, 1 << 12])
-def test_a_log_that_cannot_be_written_says_so(limit, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "first"),
+    [({}, "tensorboard"), ({"layer_churn": [0.5] * 100}, "metrics.jsonl")],
+    ids=["short lines", "long lines"],
+)
+def test_a_log_that_cannot_be_written_says_so(more, first, limit, tmp_path):
     """A limit on the size of files fails a write as a full disk does."""
     log = MetricsLog(tmp_path, from_step=0)
 
     def write_many():
         for step in range(1000):
-            log.write(LINE | {"step": step})
+            log.write(LINE | {"step": step} | more)
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(OSError, match=r"metrics.jsonl cannot be written: File too"):
+        with pytest.raises(OSError, match=f"{first} cannot be written: File too"):
             write_many()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    log.close()
     assert os.stat(tmp_path / "metrics.jsonl").st_size <= limit
+    log.close()
+
+
+def test_a_log_that_cannot_be_opened_leaves_nothing_open(tmp_path):
+    """An open file would be a ResourceWarning, which is an error here."""
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(OSError, match="tensorboard cannot be written: File exists"):
+        MetricsLog(tmp_path, from_step=0)
+    gc.collect()
