@@ -8,8 +8,8 @@ Test accuracy of the paper at width 1.0: IteRand 88.80 (SC), 88.20 (KU); edge-po
 87.60 (SC), 86.14 (KU); SGD 87.69 (KU). At width 0.25: IteRand 75.16 (SC), 73.90 (KU);
 edge-popup 70.35 (SC), 67.02 (KU); SGD 79.51 (KU).
 
-About 10 minutes at width 1.0 on a modern GPU: an estimate, from ResNet18's time by
-multiply-adds.
+With --config.dtype=bfloat16 about 10 minutes at width 1.0 on a modern GPU: an estimate,
+from ResNet18's time by multiply-adds.
 """
 
 from configs import default

@@ -8,8 +8,8 @@ Test accuracy of the paper at width 1.0: IteRand 92.61 (SC), 92.47 (KU); edge-po
 92.29 (SC), 91.79 (KU); SGD 94.43 (KU). At width 0.25: IteRand 86.09 (SC), 84.71 (KU);
 edge-popup 84.23 (SC), 81.13 (KU); SGD 90.99 (KU).
 
-The paper's run took 1.7 hours (Table 5). About half an hour at width 1.0 on a modern
-GPU in bfloat16: an estimate, at 2,500 images/s.
+The paper's run took 1.7 hours (Table 5). With --config.dtype=bfloat16 about half an
+hour at width 1.0 on a modern GPU: an estimate, at 2,500 images/s.
 """
 
 from configs import default

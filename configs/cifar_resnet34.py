@@ -8,8 +8,8 @@ Test accuracy of the paper at width 1.0: IteRand 93.54 (SC), 93.27 (KU); edge-po
 93.27 (SC), 93.00 (KU); SGD 94.66 (KU). At width 0.25: IteRand 88.26 (SC), 87.36 (KU);
 edge-popup 87.37 (SC), 85.31 (KU); SGD 92.26 (KU).
 
-About an hour at width 1.0 on a modern GPU: an estimate, from ResNet18's time by
-multiply-adds.
+With --config.dtype=bfloat16 about an hour at width 1.0 on a modern GPU: an estimate,
+from ResNet18's time by multiply-adds.
 """
 
 from configs import cifar_resnet18

@@ -13,8 +13,8 @@
 
 Started again, in another process or on another machine with the same folders, it skips
 what is finished, continues what was interrupted, and leaves what others are doing.
-Exit status: 0, 1 if runs failed, 2 for bad input, 75 and 130 if stopped by SIGTERM and
-Ctrl-C, with everything saved.
+Exit status: 0, 1 if runs failed, 2 for bad input, with everything saved 130 if stopped
+by Ctrl-C and 75 by SIGTERM or a closed terminal.
 """
 
 import functools

@@ -86,7 +86,7 @@ def work_through(
       ELSEWHERE, FAILED.
 
     Raises:
-      InterruptedRunError: SIGINT or SIGTERM came; what was trained is saved.
+      InterruptedRunError: one of `SIGNALS` came; what was trained is saved.
       KeyboardInterrupt: SIGINT came where no run was in its steps.
     """
     ended: dict[str, list[Job]] = {FINISHED: [], ALREADY: [], ELSEWHERE: [], FAILED: []}
@@ -112,9 +112,9 @@ class _TerminatedError(BaseException):
 def _stopping() -> Iterator[Callable[[], None]]:
     """Stops a sweep at once at SIGTERM, except where a run stops itself.
 
-    A run's own handler takes signals that come with its last steps, which it finishes.
-    Python writes the number of every signal to a socket too, whoever takes it; what is
-    yielded looks there, and raises InterruptedSweepError if one came.
+    A run's own handler can take one as the run ends. Python writes the number of every
+    signal to a socket too, whoever takes it; what is yielded looks there, and raises
+    InterruptedSweepError if one came.
     """
     read, write = socket.socketpair()
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import io
 import re
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,10 @@ class Paper(NamedTuple):
     batch_size: int = 128
     steps_per_epoch: int = 351
     momentum: float = 0.9
+    augmentation: str | None = "resized_crop_flip"
+    inputs: tuple[int, ...] = (32, 32, 3)
+    mean: tuple[float, ...] | None = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] | None = (0.229, 0.224, 0.225)
 
 
 CIFAR = {0: 1.0, 25: 0.8535534, 50: 0.5, 99: 0.000246720}
@@ -70,6 +75,8 @@ def imagenet(network, parameters, width=1.0):
         width=width,
         epochs=105,
         steps_per_epoch=10_009,
+        augmentation=None,  # the feed's own
+        inputs=(224, 224, 3),
     )
 
 
@@ -85,6 +92,10 @@ def imdb(network, parameters):
         epochs=15,
         batch_size=64,
         steps_per_epoch=273,
+        augmentation=None,
+        inputs=(1,),  # any number of tokens
+        mean=None,
+        std=None,
     )
 
 
@@ -99,6 +110,10 @@ CONFIGS = {
         epochs=30,
         batch_size=64,
         steps_per_epoch=20,
+        augmentation="none",
+        inputs=(8, 8, 1),
+        mean=(0.3,),
+        std=(0.38,),
     ),
     "cifar_conv2": cifar("conv2", 4_300_992, (0.01, 0.2), 1e-4),
     "cifar_conv4": cifar("conv4", 2_425_024, (0.01, 0.2), 1e-4),
@@ -161,7 +176,21 @@ def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name):
         assert "The paper has no number for it" in head
     else:
         assert re.search(r"Tables? \d", head)
-        assert re.search(r"\d\d\.\d", head), "no number of the paper"
+        told = set(re.findall(r"\d\d\.\d\d+", head))
+        assert told
+        assert told <= numbers_of(name.split("_", 1)[1].removesuffix("_imp"))
+
+
+def numbers_of(network):
+    """What the paper's tables have of a network, without deviations."""
+    tables = tomllib.loads((FOLDER.parent / "experiments" / "paper.toml").read_text())
+    return {
+        number.split("±")[0]
+        for table in tables.values()
+        for row in table.get("rows", ())
+        if row["network"] == network
+        for number in row["numbers"]
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -175,6 +204,9 @@ def test_a_config_builds_the_papers_run(name, method):
     sgd = method == "sgd"
     assert (config.network.name, config.network.width) == (paper.network, paper.width)
     assert (config.epochs, config.batch_size) == (paper.epochs, paper.batch_size)
+    assert config.augmentation == paper.augmentation
+    assert (config.dataset.mean, config.dataset.std) == (paper.mean, paper.std)
+    assert get_dataset(config.dataset.name).inputs[0].shape[1:] == paper.inputs
     assert run.feed.steps_per_epoch == paper.steps_per_epoch
     assert run.total_steps == paper.epochs * paper.steps_per_epoch
     assert (config.momentum, config.weight_decay) == (paper.momentum, paper.decay)
@@ -195,7 +227,7 @@ def test_a_config_builds_the_papers_run(name, method):
 
 
 @pytest.mark.parametrize("name", IMP)
-def test_magnitude_pruning_has_the_defaults_that_the_paper_refers_to(name):
+def test_magnitude_pruning_has_the_recipe_that_the_paper_refers_to(name):
     """Four trainings; only VGG11's last layer is left whole."""
     config = resolve(load(name))
     kernels = CONFIGS[name.removesuffix("_imp")].parameters
@@ -210,7 +242,8 @@ def test_magnitude_pruning_has_the_defaults_that_the_paper_refers_to(name):
         found = [float(run.schedule(351 * epoch)) for epoch in (0, 79, 80, 119, 120)]
         np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
         assert (own.weight_decay, own.momentum) == (1e-4, 0.9)
-        assert own.distribution == "kaiming_uniform"
+        assert own.distribution == "kaiming_normal"
+        assert own.augmentation == "resized_crop_flip"
         masks = jax.tree.leaves(run.model.abstract.frozen)
         assert sum(mask.size for mask in masks) == (kernels if own.sparsity else 0)
     np.testing.assert_allclose(stages[-1].sparsity, 0.5)

@@ -28,7 +28,7 @@ def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
 
     Raises:
       NonFiniteLossError: names the step; the last good checkpoint stays.
-      InterruptedRunError: SIGINT or SIGTERM came; the last step is saved.
+      InterruptedRunError: one of `SIGNALS` came; the last step is saved.
       ValueError: the workdir has checkpoints, and all are damaged.
     """
     (outcome,) = train_together([run], [workdir])

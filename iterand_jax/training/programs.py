@@ -22,7 +22,7 @@ class Programs(NamedTuple):
     Attributes:
       steps: by the form of a feed's arguments, what `compile_steps` returns.
       steps_per_dispatch: the most steps that one call may do.
-      evaluate: (state, split) -> (mean loss, accuracy in %).
+      evaluate: (state, split) -> `Evaluation`.
       refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
       churn: (packed masks, trainable) -> (packed masks, changed entries of each); None
         without masks.

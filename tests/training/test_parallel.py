@@ -46,7 +46,8 @@ def run_on(devices, *command):
     """What Python prints where JAX sees so many devices."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),  # a script's own folder does not hold configs
+        # A script's own folder does not hold configs.
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }
     done = subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True
