@@ -1,7 +1,7 @@
 """Takes the subnetwork of a run away, as one small file or in a format others read.
 
 python -m iterand_jax.export --workdir=DIR
---format=ticket|safetensors|torchvision|stablehlo [--output=FILE]
+--format=ticket|safetensors|torchvision|stablehlo [--step=N] [--output=FILE]
 """
 
 from collections.abc import Mapping
@@ -46,10 +46,8 @@ def main() -> None:
 def export(workdir: Path, name: str, output: Path, *, step: int | None = None) -> None:
     """Writes a run in a format, and prints how large that is.
 
-    It is the newest checkpoint that is whole, or that of a step.
-
-    The folder around the output has to be there: a mistyped one is told of at once, not
-    made.
+    What is written is the newest checkpoint that is whole, or that of a step. The folder
+    around the output has to be there: a mistyped one is told of at once, not made.
 
     Raises:
       ValueError: there is no run or checkpoint, its network cannot have this format, or
@@ -63,8 +61,9 @@ def export(workdir: Path, name: str, output: Path, *, step: int | None = None) -
     _check_output(output, is_folder=name == "stablehlo")
     if name == "torchvision":
         formats.check_torchvision(config["network"]["name"])
+    words = words_of(workdir, config) if name == "ticket" else None
     model, state, _ = restore(workdir, step)
-    ticket = ticket_of(model, state, words_of(workdir, config))
+    ticket = ticket_of(model, state, words)
     rows = {"network": f"{ticket.description.network['name']}, step {state.step:,}"}
     if name == "ticket":
         arrays = tickets.save(ticket, output)
