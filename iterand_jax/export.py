@@ -46,8 +46,10 @@ def main() -> None:
 def export(workdir: Path, name: str, output: Path, *, step: int | None = None) -> None:
     """Writes a run in a format, and prints how large that is.
 
-    What is written is the newest checkpoint that is whole, or that of a step. The folder
-    around the output has to be there: a mistyped one is told of at once, not made.
+    What is written is the newest checkpoint that is whole, or that of a step.
+
+    The folder around the output has to be there: a mistyped one is told of at once, not
+    made.
 
     Raises:
       ValueError: there is no run or checkpoint, its network cannot have this format, or

@@ -6,6 +6,7 @@ a signal, an error) it tells the others by the functions here, which all must re
 With one process none of them communicates.
 """
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -24,6 +25,7 @@ PyTree = Any
 _MESSAGE_BYTES = 1000
 _STDOUT = 1
 _PARTING_SECONDS = 5.0
+_met = threading.Event()  # set once the processes have exchanged something
 
 
 class DifferingProcessesError(ValueError):
@@ -85,6 +87,12 @@ def join(
             f"{started_by} started this process, but JAX cannot tell the others "
             f"({error}); give coordinator, processes and process_id"
         ) from error
+    devices = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(devices.values())) > 1:
+        each = ", ".join(str(number) for _, number in sorted(devices.items()))
+        raise ValueError(
+            f"the processes have {each} devices; possible: as many on each"
+        )
 
 
 def _check(
@@ -241,6 +249,7 @@ def check_same(held: Mapping[str, Any]) -> None:
         for name in sorted(held)
     ]
     gathered = multihost_utils.process_allgather(np.stack(digests))
+    _met.set()
     differing = (gathered != gathered[0]).any(axis=2)
     for index, name in enumerate(sorted(held)):
         if differing[:, index].any():
@@ -257,8 +266,11 @@ def _bytes(value: Any) -> Any:
 
 
 def tells_of_a_lost_process(error: Exception) -> bool:
-    """Whether an error is that of a collective whose other end is gone."""
-    collective = isinstance(error, jax.errors.JaxRuntimeError) and not are_alone()
+    """Whether an error is that of a collective whose other end is gone.
+
+    Processes that never exchanged anything, as over the wrong network, have lost none.
+    """
+    collective = isinstance(error, jax.errors.JaxRuntimeError) and _met.is_set()
     return collective and any(library in str(error) for library in ("Gloo", "NCCL"))
 
 

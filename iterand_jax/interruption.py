@@ -5,6 +5,7 @@ import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -42,6 +43,24 @@ def heeded() -> list[int]:
     """Those of `SIGNALS` that count: nohup has the end of the terminal ignored."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [n for n in SIGNALS if n != signal.SIGHUP or not ignored]
+
+
+@contextlib.contextmanager
+def kept_from_children() -> Iterator[None]:
+    """Processes and threads that are started inside never get one of `SIGNALS`.
+
+    A terminal, and some schedulers, send them to a whole group of processes, where
+    those that help should go on until the one they help has ended. What comes to this
+    thread meanwhile it gets at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        # multiprocessing starts this helper with its first process, and then unblocks.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

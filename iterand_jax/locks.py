@@ -1,10 +1,17 @@
-"""Lock files: one process at a time in a folder."""
+"""Lock files: one process at a time in a folder.
+
+Where a file system has no locks, as Lustre without its option flock, a line on stderr
+says so, and nothing is locked.
+"""
 
 import contextlib
+import errno
 import fcntl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
@@ -44,4 +51,12 @@ def _locked(file) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(
+            f"nothing keeps a second process out: {file.name} cannot be locked "
+            f"({error.strerror})",
+            file=sys.stderr,
+        )
     return True

@@ -35,8 +35,11 @@ def define_flags() -> None:
 
 def main() -> None:
     """Trains the config of the flags, with the other processes of the run if any."""
-    command.join_hosts()
+    from iterand_jax.training import config as configs
+
     values = flags.FLAGS
+    configs.resolve(values.config)  # a mistake is told before others are waited for
+    command.join_hosts()
     with hosts.only_first_prints():
         train(values.config, values.workdir, values.data_dir, started=command.started())
 
@@ -65,12 +68,19 @@ def train(
       ValueError: in one line, what is not possible and what is.
     """
     from iterand_jax.training import config as configs
+    from iterand_jax.training import provenance
     from iterand_jax.training import workdir as workdirs
 
     started = time.perf_counter() if started is None else started
     config = configs.resolve(config)
     workdir = workdir or _default_workdir(config, configs.to_json(config))
-    hosts.check_same({"the config": configs.to_json(config)})
+    hosts.check_same(
+        {
+            "the config": configs.to_json(config),
+            "the commit": provenance.commit(),
+            **{f"the version of {n}": v for n, v in provenance.versions().items()},
+        }
+    )
     with _folder_here(workdir) as folder:
         result = workdirs.finished_result(folder, config)
         if result is not None:

@@ -1,10 +1,12 @@
 """What test_parallel.py runs on several devices: [FILE], for the batches of a feed."""
 
+import re
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs import digits
 from iterand_jax.data import datasets, feeds
@@ -20,6 +22,7 @@ def main(files):
         np.savez(files[0], **batches_of_a_feed())
     else:
         the_steps_and_the_refresh_hand_arrays_on_as_they_are()
+        a_device_with_another_state_is_told()
 
 
 def batches_of_a_feed():
@@ -65,11 +68,8 @@ def batches_of_a_feed():
 
 def the_steps_and_the_refresh_hand_arrays_on_as_they_are():
     """Once compiled, they move nothing between devices and trace nothing again."""
-    config = digits.get_config()
-    config.network.width = 0.0625
-    run = setup.build(resolve(config), datasets.open_source("digits"))
+    run, state = a_run_and_its_state()
     replicated = parallel.replicated(run.mesh)
-    state = jax.jit(run.init_state, out_shardings=replicated)(run.root)
     compiled = programs.compile_programs(run, [state])
     (step,) = compiled.steps.values()
     run.feed.open(run.root)
@@ -103,6 +103,43 @@ def the_steps_and_the_refresh_hand_arrays_on_as_they_are():
             state, redrawn = step_and_refresh(state)
     assert int(redrawn) > 0
     assert compilations == []
+
+
+def a_device_with_another_state_is_told():
+    """By the smallest difference, in a leaf of each size of numbers."""
+    run, state = a_run_and_its_state()
+    state = state._replace(masks={"bits": state.masks["Conv_0"]["kernel"]})
+    check = parallel.compile_check(run.mesh, state)
+    check(state)
+    for path in ("trainable/Dense_2/kernel", "masks/bits"):
+        part = path.split("/")[0]
+        flat, tree = jax.tree.flatten(getattr(state, part))
+        device = jax.devices()[2]
+        flat[-1] = with_a_flipped_bit(flat[-1], device)
+        changed = state._replace(**{part: jax.tree.unflatten(tree, flat)})
+        message = f"{path} is not the same on {device} as on {jax.devices()[0]}"
+        with pytest.raises(parallel.DifferingDevicesError, match=re.escape(message)):
+            check(changed)
+
+
+def with_a_flipped_bit(leaf, device):
+    """The array with one bit of its last number flipped on a device."""
+    shards = []
+    for shard in leaf.addressable_shards:
+        data = np.array(shard.data)
+        if shard.device == device:
+            data.reshape(-1)[-1:].view(np.uint8)[0] ^= 1
+        shards.append(jax.device_put(data, shard.device))
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
+
+
+def a_run_and_its_state():
+    """A tiny run on the digits, on all devices."""
+    config = digits.get_config()
+    config.network.width = 0.0625
+    run = setup.build(resolve(config), datasets.open_source("digits"))
+    replicated = parallel.replicated(run.mesh)
+    return run, jax.jit(run.init_state, out_shardings=replicated)(run.root)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import jax
@@ -134,6 +136,26 @@ def test_a_process_that_is_alone_agrees_with_itself():
     with pytest.raises(SystemExit) as ended:
         hosts.leave(75)
     assert ended.value.code == 75
+
+
+def test_only_processes_that_met_can_be_lost(monkeypatch):
+    """What fails at the first exchange is the network, or one that never came."""
+    error = jax.errors.JaxRuntimeError("NCCL: no socket interface found")
+    assert not hosts.tells_of_a_lost_process(error)
+    met = threading.Event()
+    met.set()
+    monkeypatch.setattr(hosts, "_met", met)
+    assert hosts.tells_of_a_lost_process(error)
+    assert not hosts.tells_of_a_lost_process(jax.errors.JaxRuntimeError("out of it"))
+    assert not hosts.tells_of_a_lost_process(ValueError("Gloo"))
+
+
+def test_processes_with_unequal_devices_are_refused(joined, monkeypatch):
+    joined()
+    devices = [types.SimpleNamespace(process_index=i) for i in (0, 1, 1, 1, 2, 2)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    with pytest.raises(ValueError, match="have 1, 3, 2 devices; possible: as many on"):
+        hosts.join("somewhere:1", 3, 0)
 
 
 @pytest.mark.parametrize(

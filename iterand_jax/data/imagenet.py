@@ -16,7 +16,6 @@ import functools
 import hashlib
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
@@ -198,18 +197,18 @@ def iterate(
     )
     dataset = batches[start:].to_iter_dataset(at_once)
     dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker).map(place)
-    return iter(
-        grain.experimental.ThreadPrefetchIterDataset(
-            dataset, prefetch_buffer_size=_AHEAD
-        )
+    ahead = grain.experimental.ThreadPrefetchIterDataset(
+        dataset, prefetch_buffer_size=_AHEAD
     )
+    iterator = iter(ahead)
+    with interruption.kept_from_children():  # they are closed when the parent stops
+        iterator.start_prefetch()
+    return iterator
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves signals to the parent, which closes its workers, and ends when it ends."""
+    """Ends a worker when its parent ends, in whatever way."""
     del index, count
-    for number in interruption.SIGNALS:  # a group of processes gets all of them
-        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -29,6 +29,7 @@ def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
     Raises:
       NonFiniteLossError: names the step; the last good checkpoint stays.
       InterruptedRunError: one of `SIGNALS` came; the last step is saved.
+      DifferingDevicesError: names the leaf and the devices; nothing of it is saved.
       ValueError: the workdir has checkpoints, and all are damaged.
     """
     (outcome,) = train_together([run], [workdir])
@@ -211,7 +212,7 @@ class _Trainer:
             with self._clock.measure("checkpoints"):
                 self._wait()
         for replica in self._replicas:
-            replica.save(step)
+            replica.save(self._programs, step)
 
     def _wait(self) -> None:
         for replica in self._replicas:

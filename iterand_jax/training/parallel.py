@@ -13,10 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from iterand_jax.leaves import leaves_of
 from iterand_jax.methods import Method
 from iterand_jax.training.step import State
 
@@ -24,9 +26,13 @@ PyTree = Any
 AXIS = "batch"
 
 
+class DifferingDevicesError(ValueError):
+    """Devices do not hold the same state."""
+
+
 def device_mesh() -> Mesh:
-    """All devices on one axis, those of a process beside each other."""
-    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    """All devices on one axis, those of a process beside each other, as pmap's are."""
+    devices = sorted(jax.devices(), key=lambda d: d.process_index)
     return Mesh(np.array(devices), (AXIS,))
 
 
@@ -103,6 +109,54 @@ def compile_refresh(
         return compiled(devices, key, np.int32(step), trainable, frozen)
 
     return call
+
+
+def compile_check(mesh: Mesh, state: State) -> Callable[[State], None]:
+    """A check that all devices, those of other processes too, hold the same state.
+
+    Nothing else would tell: what is replicated is read from one of them. A sum of each
+    leaf's words is compared, with odd factors that differ, so that any one word that
+    differs is seen.
+
+    Returns (state) -> None, which raises DifferingDevicesError.
+    """
+
+    def sums(state):
+        return jnp.stack([_sum_of_words(leaf) for leaf in jax.tree.leaves(state)])[None]
+
+    on_devices = jax.shard_map(
+        sums,
+        mesh=mesh,
+        in_specs=PartitionSpec(),
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,
+    )
+    compiled = (
+        jax.jit(on_devices, out_shardings=replicated(mesh)).lower(state).compile()
+    )
+    names = list(leaves_of(state))
+
+    def check(state: State) -> None:
+        found = np.asarray(compiled(state))
+        differing = found != found[0]
+        if not differing.any():
+            return
+        leaf = int(np.flatnonzero(differing.any(axis=0))[0])
+        others = ", ".join(map(str, mesh.devices[differing[:, leaf]]))
+        raise DifferingDevicesError(
+            f"{names[leaf]} is not the same on {others} as on {mesh.devices[0]}"
+        )
+
+    return check
+
+
+def _sum_of_words(leaf: Array) -> Array:
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    bits = min(8 * leaf.dtype.itemsize, 32)
+    words = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}")).ravel()
+    factors = 2 * lax.iota(jnp.uint32, words.size) + 1
+    return jnp.sum(words.astype(jnp.uint32) * factors, dtype=jnp.uint32)
 
 
 def compile_refresh_without_pmap(

@@ -26,6 +26,7 @@ class Programs(NamedTuple):
       refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
       churn: (packed masks, trainable) -> (packed masks, changed entries of each); None
         without masks.
+      check: (state) -> None, which raises DifferingDevicesError; None for one device.
     """
 
     steps: Mapping[Any, jax.stages.Compiled]
@@ -33,6 +34,7 @@ class Programs(NamedTuple):
     evaluate: Evaluator
     refresh: Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]] | None
     churn: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None
+    check: Callable[[State], None] | None
 
 
 def compile_programs(run: Setup, states: Sequence[State]) -> Programs:
@@ -59,6 +61,7 @@ def compile_programs(run: Setup, states: Sequence[State]) -> Programs:
         evaluate=Evaluator(run),
         refresh=refresh,
         churn=churn,
+        check=parallel.compile_check(run.mesh, state) if run.mesh.size > 1 else None,
     )
 
 

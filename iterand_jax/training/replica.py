@@ -201,9 +201,11 @@ class Replica:
             "redrawn": self.record.redrawn,
         }
 
-    def save(self, step: int) -> None:
+    def save(self, programs: Programs, step: int) -> None:
         """Saves a checkpoint, in the background once the state is copied."""
         with self._clock.measure("checkpoints"):
+            if programs.check:
+                programs.check(self.state)
             self.record.seconds = self._clock.seconds
             self.record.position = self.run.feed.position()
             at_epoch_end = step % self.run.feed.steps_per_epoch == 0

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from iterand_jax.data import imagenet, prepare, sources
+from iterand_jax.interruption import SIGNALS
 
 # Prints "ready" once processes make batches, and then waits.
 WAITING_PROGRAM = """
@@ -258,6 +259,40 @@ def test_images_do_not_depend_on_the_number_of_processes(imagenet_folder):
         assert any(batch.bad.any() for batch in alone)
         with_two = take(batches, number - start, workers=2, start=start)
         assert_same(alone[start:], with_two)
+
+
+STARTING_PROGRAM = """
+import contextlib, os, signal, sys, threading
+from iterand_jax.data import imagenet
+
+def main():
+    number, heard = int(sys.argv[2]), []
+    signal.signal(number, lambda number, _: heard.append(number))
+    records = imagenet.open_imagenet(sys.argv[1]).read("train")
+    batches = imagenet.train_batches(records, seed=0, size=8, batch_size=4)
+    for after in (0.05, 0.2, 0.5, 1.0):
+        threading.Timer(after, os.killpg, (0, number)).start()
+    with contextlib.closing(imagenet.iterate(batches, workers=2)) as iterator:
+        for _ in range(8):
+            next(iterator)
+    assert set(heard) == {number}
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_processes_that_start_are_left_alone_by_a_signal_to_all(
+    number, imagenet_folder
+):
+    """Their imports take seconds, before which they cannot ignore a signal."""
+    command = [sys.executable, "-c", STARTING_PROGRAM, imagenet_folder, str(+number)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, start_new_session=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

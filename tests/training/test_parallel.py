@@ -80,7 +80,7 @@ def test_the_order_of_the_data_does_not_depend_on_the_number_of_devices(tmp_path
 
 
 @pytest.mark.slow
-def test_steps_and_refreshes_move_no_array_and_trace_nothing_again():
+def test_arrays_stay_where_they_are_and_are_the_same_on_all_devices():
     run_on(4, DEVICES)
 
 
