@@ -2,6 +2,8 @@
 
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 from configs import digits
 from iterand_jax.data import datasets, feeds
 from iterand_jax.data.sources import Source
-from iterand_jax.training import parallel, programs, setup
+from iterand_jax.training import loop, parallel, programs, setup
 from iterand_jax.training.config import resolve
 
 SIZE, BATCH, STEPS = 100, 32, 5  # 2 steps in an epoch
@@ -23,6 +25,7 @@ def main(files):
     else:
         the_steps_and_the_refresh_hand_arrays_on_as_they_are()
         a_device_with_another_state_is_told()
+        a_run_whose_devices_differ_saves_nothing()
 
 
 def batches_of_a_feed():
@@ -122,6 +125,32 @@ def a_device_with_another_state_is_told():
             check(changed)
 
 
+def a_run_whose_devices_differ_saves_nothing():
+    """A bit of a weight is flipped on one device in the first re-randomization."""
+    refresh = parallel.compile_refresh
+
+    def compile_drifting(*arguments):
+        whole = refresh(*arguments)
+
+        def drifting(*arguments):
+            frozen, redrawn = whole(*arguments)
+            device = jax.devices()[1]
+            return jax.tree.map(
+                lambda x: with_a_flipped_bit(x, device), frozen
+            ), redrawn
+
+        return drifting
+
+    run, _ = a_run_and_its_state(checkpoint_every_steps=10)
+    parallel.compile_refresh = compile_drifting
+    with tempfile.TemporaryDirectory() as folder:
+        message = "frozen/Conv_0/kernel is not the same on"
+        with pytest.raises(parallel.DifferingDevicesError, match=message):
+            loop.train_and_evaluate(run, Path(folder))
+        assert list(Path(folder, "checkpoints").iterdir()) == []
+    parallel.compile_refresh = refresh
+
+
 def with_a_flipped_bit(leaf, device):
     """The array with one bit of its last number flipped on a device."""
     shards = []
@@ -133,9 +162,10 @@ def with_a_flipped_bit(leaf, device):
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
 
-def a_run_and_its_state():
+def a_run_and_its_state(**fields):
     """A tiny run on the digits, on all devices."""
     config = digits.get_config()
+    config.update(fields)
     config.network.width = 0.0625
     run = setup.build(resolve(config), datasets.open_source("digits"))
     replicated = parallel.replicated(run.mesh)

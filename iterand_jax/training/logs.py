@@ -111,12 +111,12 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes both files."""
-        with (
-            _writing(self._path),
-            contextlib.closing(self._file),
-            _writing(self._folder),
-        ):
-            self._events.close()
+        try:
+            with _writing(self._folder):
+                self._events.close()
+        finally:
+            with _writing(self._path):
+                self._file.close()
 
 
 class SilentLog(MetricsLog):
