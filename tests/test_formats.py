@@ -138,7 +138,7 @@ assert not {"flax", "iterand_jax"} & set(sys.modules)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["conv2", "resnet20", "bilstm"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_programs_run_in_a_process_without_the_networks_code(name, tmp_path):
     ticket = ticket_of(name)
     formats.save_program(ticket, tmp_path)

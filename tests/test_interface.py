@@ -26,6 +26,7 @@ def functions():
             member = getattr(module, name)
             if inspect.isclass(member):
                 for method, function in vars(member).items():
+                    function = getattr(function, "__func__", function)  # of classes
                     if inspect.isfunction(function) and not method.startswith("_"):
                         yield f"{module.__name__}.{name}.{method}", function
             elif inspect.isroutine(inspect.unwrap(member)):
