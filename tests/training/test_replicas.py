@@ -59,11 +59,11 @@ def test_a_kill_while_some_have_saved_and_others_not_loses_nothing(
     whole = train(config, tmp_path / "whole")
     save = Replica.save
 
-    def killed_in_the_second_at_40(self, step):
+    def killed_in_the_second_at_40(self, programs, step):
         if step == 40 and self.run.config.seed == 4:
             self.checkpoints.wait()
             raise Killed
-        save(self, step)
+        save(self, programs, step)
 
     monkeypatch.setattr(Replica, "save", killed_in_the_second_at_40)
     with pytest.raises(Killed):
