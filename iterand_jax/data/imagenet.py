@@ -200,8 +200,8 @@ def iterate(
     ahead = grain.experimental.ThreadPrefetchIterDataset(
         dataset, prefetch_buffer_size=_AHEAD
     )
-    iterator = iter(ahead)
     with interruption.kept_from_children():  # they are closed when the parent stops
+        iterator = iter(ahead)
         iterator.start_prefetch()
     return iterator
 
