@@ -1,12 +1,15 @@
 """What the tests share: a tiny config that trains for real in seconds."""
 
+import collections
 import os
 import signal
+import tomllib
 
 import jax
 import pytest
 
 from configs import digits
+from experiments import catalogue
 
 
 def pytest_configure(config):
@@ -42,6 +45,16 @@ def attended():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(scope="session")
+def papers_numbers():
+    """{network: the numbers that the paper's tables have of it, without deviations}."""
+    numbers = collections.defaultdict(set)
+    for table in tomllib.loads(catalogue.PAPER.read_text()).values():
+        for row in table.get("rows", ()):
+            numbers[row["network"]] |= {n.split("±")[0] for n in row["numbers"]}
+    return numbers
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import io
 import re
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,7 +162,7 @@ def test_every_network_has_a_config():
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *IMP])
-def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name):
+def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name, papers_numbers):
     head = importlib.import_module(f"configs.{name}").__doc__
     assert "python -m iterand_jax.main" in head
     if name == "digits":
@@ -178,19 +177,7 @@ def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name):
         assert re.search(r"Tables? \d", head)
         told = set(re.findall(r"\d\d\.\d\d+", head))
         assert told
-        assert told <= numbers_of(name.split("_", 1)[1].removesuffix("_imp"))
-
-
-def numbers_of(network):
-    """What the paper's tables have of a network, without deviations."""
-    tables = tomllib.loads((FOLDER.parent / "experiments" / "paper.toml").read_text())
-    return {
-        number.split("±")[0]
-        for table in tables.values()
-        for row in table.get("rows", ())
-        if row["network"] == network
-        for number in row["numbers"]
-    }
+        assert told <= papers_numbers[name.split("_", 1)[1].removesuffix("_imp")]
 
 
 @pytest.mark.parametrize("method", METHODS)

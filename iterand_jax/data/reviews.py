@@ -31,11 +31,11 @@ from iterand_jax.data.feeds import (
 )
 from iterand_jax.data.sources import Source
 from iterand_jax.data.text import (
-    PADDING,
     VOCABULARY_FILE,
     Vocabulary,
     as_lines,
     commonest_words,
+    pad,
 )
 from iterand_jax.keys import keyed
 
@@ -207,9 +207,7 @@ class _Encoded(NamedTuple):
 
     def batch(self, indices: np.ndarray, bound: int) -> Reviews:
         """The reviews at indices, padded to a bound."""
-        tokens = np.full((len(indices), bound), PADDING, np.int32)
-        for row, index in zip(tokens, indices, strict=True):
-            row[: self.lengths[index]] = self.ids[index]
+        tokens = pad([self.ids[index] for index in indices], bound)
         return Reviews(tokens, self.lengths[indices], self.labels[indices])
 
 

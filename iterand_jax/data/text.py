@@ -44,6 +44,14 @@ def commonest_words(texts: Iterable[str], size: int = WORDS) -> list[str]:
     return sorted(numbers, key=numbers.__getitem__)
 
 
+def pad(numbers: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """The numbers of the words of texts, (N, length), int32, padded at their ends."""
+    tokens = np.full((len(numbers), length), PADDING, np.int32)
+    for row, text in zip(tokens, numbers, strict=True):
+        row[: len(text)] = text
+    return tokens
+
+
 def as_lines(words: Iterable[str]) -> str:
     """A vocabulary as a text: the word of line n, from 1, has the number n + 1."""
     return "".join(f"{word}\n" for word in words)  # no word has spaces
@@ -81,10 +89,7 @@ class Vocabulary:
         """The numbers (N, T), int32, padded to the longest text, and lengths (N,)."""
         numbers = self.encode(texts)
         lengths = np.array([len(text) for text in numbers], np.int32)
-        tokens = np.full((len(texts), max(lengths, default=0)), PADDING, np.int32)
-        for row, text in zip(tokens, numbers, strict=True):
-            row[: len(text)] = text
-        return tokens, lengths
+        return pad(numbers, max(lengths, default=0)), lengths
 
     def _encode(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         for start in range(0, len(texts), _CHUNK):

@@ -79,12 +79,8 @@ def test_texts_are_padded_to_the_longest():
 
 def test_a_vocabulary_in_lines_comes_back():
     words = text.commonest_words(["naïve\x1ccafé 日本 ?! a\u2028b a\x85c d\re"])
-    assert from_lines_and_back(words) == tuple(words)
-    assert from_lines_and_back([]) == ()
-
-
-def from_lines_and_back(words):
-    return text.from_lines(text.as_lines(words))
+    for some in (words, []):
+        assert text.from_lines(text.as_lines(some)) == tuple(some)
 
 
 def test_long_inputs_are_encoded_in_their_order(monkeypatch):
