@@ -56,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _send(processes, number)
         output.say("processes " + ", ".join(str(p.pid) for p in processes))
         limit = chosen.heartbeat_seconds + _PARTING_SECONDS
-        return _follow(processes, output, limit=limit)
+        status = _follow(processes, output, limit=limit)
+        for number in heeded():  # nobody is left to have them: a signal ends the wait
+            signal.signal(number, signal.SIG_DFL)
+        return status
 
 
 def _handle_signals(handle: Callable[[int], None]) -> None:

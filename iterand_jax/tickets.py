@@ -154,7 +154,8 @@ class Ticket:
         They are padded to the longest; a word that is not in the vocabulary is 1.
 
         Raises:
-          ValueError: the network of this ticket does not read texts.
+          ValueError: the network of this ticket does not read texts, or a text came
+            instead of several.
 
         >>> described = Description(network={"name": "lstm"}, inputs=())
         >>> ticket = Ticket.of(described, {}, {}, {}, words=["film", "good"])
@@ -165,6 +166,8 @@ class Ticket:
         if self._vocabulary is None:
             name = self.description.network["name"]
             raise ValueError(f"the ticket of the network {name} has no vocabulary")
+        if isinstance(texts, str):
+            raise ValueError(f"texts is one text, {texts[:30]!r}; possible: a list")
         return self._vocabulary.padded(texts)
 
     @functools.cached_property

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -139,18 +140,33 @@ def test_output_that_nobody_reads_ends_nothing(errors, where):
     assert errors == "not read" or len(said.splitlines()) == 1
 
 
-def test_a_reader_who_pauses_gets_every_line_and_holds_up_nobody(tmp_path):
+@pytest.fixture
+def unread(tmp_path):
+    """A launcher whose processes have said more than a pipe holds, and have ended."""
     path = str(tmp_path / "held")
     os.mkfifo(path)
     held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    launcher = launch(
-        HOLD.format(path=path) + LONG, change="launch._PARTING_SECONDS = 60"
-    )
-    assert select.select([held], [], [], 60)[0]  # both have ended
+    script = HOLD.format(path=path) + LONG
+    launcher = launch(script, change="launch._PARTING_SECONDS = 60")
+    assert select.select([held], [], [], 60)[0]
     os.close(held)
-    said, _ = launcher.communicate(timeout=60)
-    assert launcher.returncode == 0
+    yield launcher
+    launcher.kill()
+    launcher.communicate()
+
+
+def test_a_reader_who_pauses_gets_every_line_and_holds_up_nobody(unread):
+    said, _ = unread.communicate(timeout=60)
+    assert unread.returncode == 0
     assert len(said.splitlines()) == 2 * 1000
+
+
+def test_a_signal_ends_the_wait_for_a_reader_who_never_comes(unread):
+    deadline = time.monotonic() + 60
+    while unread.poll() is None and time.monotonic() < deadline:
+        unread.terminate()  # the first may still be for the processes
+        time.sleep(0.1)
+    assert unread.returncode == -signal.SIGTERM
 
 
 def test_an_end_is_told_though_somebody_else_holds_the_output():

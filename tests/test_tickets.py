@@ -237,6 +237,8 @@ def test_texts_and_lengths_that_cannot_be_are_refused():
         ticket.apply(np.array([[1, 25_002]]), np.array([2]))
     with pytest.raises(ValueError, match="lengths from 2 to 4; possible: 0 to 3"):
         ticket.apply(tokens, np.array([2, 4]))
+    with pytest.raises(ValueError, match="texts is one text, 'good'; possible: a list"):
+        ticket.tokenize("good")
     with pytest.raises(ValueError, match="network conv2 has no vocabulary"):
         example("conv2").tokenize(["good"])
 
