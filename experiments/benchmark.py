@@ -30,9 +30,9 @@ import jax.numpy as jnp
 from experiments import benchmark_programs as programs
 from experiments import benchmark_report, synthetic
 from experiments.timing import Times, interleaved
-from iterand_jax.hosts import cores
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.hosts import cores
 from iterand_jax.training import provenance
-from iterand_jax.training.logs import write_atomically
 from iterand_jax.training.setup import Setup
 
 Fields = Mapping[str, Any]

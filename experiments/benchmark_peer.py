@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from iterand_jax.hosts import cores
-from iterand_jax.rules import path_string
+from iterand_jax.runtime.hosts import cores
 from iterand_jax.training.setup import Setup
 from iterand_jax.training.step import State
+from iterand_jax.trees import path_string
 
 # Else PyTorch's threads take the cores from XLA's for a while after each call.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -16,6 +16,7 @@ from experiments import synthetic
 from iterand_jax import Subnetwork, masks
 from iterand_jax.keys import keyed
 from iterand_jax.methods import iterand
+from iterand_jax.runtime import compilation
 from iterand_jax.selection import select_blocked, select_each
 from iterand_jax.training import parallel
 from iterand_jax.training.programs import compile_steps
@@ -163,7 +164,7 @@ def _copy(weights, scores):
 
 
 def _compiled(run: Setup, function: Callable, *arguments) -> Program:
-    options = parallel.compiler_options(run.config.dtype)
+    options = compilation.compiler_options(run.config.dtype)
     return _jitted(function, *arguments, compiler_options=options)
 
 

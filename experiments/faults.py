@@ -29,10 +29,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from iterand_jax.leaves import leaves_of, sha256
+from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import provenance
-from iterand_jax.training.logs import read_lines, write_atomically
+from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
+from iterand_jax.trees import leaves_of, sha256
 
 KINDS = ("kill", "kill while saving", "terminate", "truncate", "flip a bit")
 TOLD = (

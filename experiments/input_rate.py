@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image
 
 from iterand_jax.data import imagenet, prepare
-from iterand_jax.hosts import cores
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.hosts import cores
 from iterand_jax.training import provenance
-from iterand_jax.training.logs import write_atomically
 
 NEEDED = 2500  # images/s of ResNet50 on an A100
 BATCH_SIZE = 128

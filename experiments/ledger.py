@@ -21,8 +21,8 @@ from flax.traverse_util import flatten_dict
 from configs import default
 from experiments.sweep import Run, full_epochs
 from iterand_jax.data.datasets import DATASETS
-from iterand_jax.locks import alone
 from iterand_jax.networks import NETWORKS
+from iterand_jax.runtime.locks import alone
 from iterand_jax.training.config import differences, to_json
 
 Line = Mapping[str, Any]

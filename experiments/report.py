@@ -18,8 +18,8 @@ from experiments.catalogue import EXPERIMENTS, get_experiment
 from experiments.costs import Reference
 from experiments.evidence import FULL, MINIATURE, Version, versions
 from experiments.sweep import Experiment
-from iterand_jax import command
-from iterand_jax.training.logs import write_atomically
+from iterand_jax.runtime import cli
+from iterand_jax.runtime.files import write_atomically
 
 TEMPLATE = Path(__file__).with_name("readme_template.md")
 
@@ -149,4 +149,4 @@ def devices(found: Mapping[str, Sequence[Version]]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, define_flags, positional=1)
+    cli.run(main, define_flags, positional=1)

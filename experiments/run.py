@@ -28,16 +28,16 @@ from experiments import choice, costs, ledger, mounts, work
 from experiments.catalogue import get_experiment
 from experiments.choice import Job
 from experiments.sweep import Experiment, Run, runs_of
-from iterand_jax import command
 from iterand_jax.data import prepare
 from iterand_jax.data.sources import DataNotFoundError
+from iterand_jax.runtime import cli
 
 FAILURES = 1
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    command.define_data_dir()
+    cli.define_data_dir()
     flags.DEFINE_string("only", "", "which cells, such as conv6,width=0.25")
     flags.DEFINE_string("seeds", None, "how many seeds (3), or a range (2-4)")
     flags.DEFINE_integer("epochs", None, "a declared short version", lower_bound=1)
@@ -159,4 +159,4 @@ def _fingerprint(dataset: str, data_dir: str | None) -> str | None:
 
 
 if __name__ == "__main__":
-    command.run(main, define_flags, positional=1)
+    cli.run(main, define_flags, positional=1)

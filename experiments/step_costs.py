@@ -28,9 +28,9 @@ from typing import Any
 import jax
 
 from experiments import synthetic
+from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import memory, provenance
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.logs import write_atomically
 from iterand_jax.training.programs import compile_steps
 from iterand_jax.training.replica import Record
 

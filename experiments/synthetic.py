@@ -10,7 +10,7 @@ import numpy as np
 
 from iterand_jax.data.datasets import get_dataset, open_source
 from iterand_jax.data.sources import DataNotFoundError, Source
-from iterand_jax.training import magnitude, setup
+from iterand_jax.training import setup, stages
 from iterand_jax.training.config import IMP, resolve
 
 SIZES = {
@@ -35,7 +35,7 @@ def build(
     config.update_from_flattened_dict(fields)
     config = resolve(config)
     if config.method == IMP:
-        config = magnitude.stages(config)[0]
+        config = stages.stages(config)[0]
     dataset = config.dataset.name
     if sizes is None:
         try:

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from experiments import synthetic
-from iterand_jax import packing
 from iterand_jax.export import ticket_of
-from iterand_jax.leaves import leaves_of
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.tickets import packing
 from iterand_jax.training import provenance
-from iterand_jax.training.logs import write_atomically
 from iterand_jax.training.workdir import read_json, restore
+from iterand_jax.trees import leaves_of
 
 NETWORKS = ("cifar_conv6", "cifar_resnet18", "imagenet_resnet50")
 

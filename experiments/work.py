@@ -24,8 +24,8 @@ from experiments.choice import Job
 from experiments.sweep import Run
 from iterand_jax import main as trainer
 from iterand_jax.data import datasets, prepare
-from iterand_jax.interruption import SIGNALS, InterruptedRunError
-from iterand_jax.locks import alone_or_refused
+from iterand_jax.runtime.locks import alone_or_refused
+from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
 from iterand_jax.training.config import resolve
 from iterand_jax.training.workdir import finished_result, read_json
 

@@ -16,7 +16,7 @@ from iterand_jax.rules import DEFAULT_RULES, OUTPUTS_FIRST_RULES, Rule
 from iterand_jax.subnetwork import Subnetwork, apply_masks
 
 if TYPE_CHECKING:
-    from iterand_jax.tickets import Ticket
+    from iterand_jax.tickets.ticket import Ticket
 
 __all__ = [
     "DEFAULT_RULES",
@@ -55,6 +55,6 @@ def load_ticket(path: "str | PathLike[str]") -> "Ticket":
     ...
     ValueError: cannot read the ticket nowhere.safetensors: ...
     """
-    from iterand_jax import tickets
+    from iterand_jax.tickets import ticket as tickets
 
     return tickets.load(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from iterand_jax import command
+from iterand_jax.runtime import cli
 
 
 def define_flags() -> None:
@@ -43,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, define_flags)
+    cli.run(main, define_flags)

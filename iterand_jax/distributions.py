@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from iterand_jax.keys import random_bits
 from iterand_jax.masks import Scalar
-from iterand_jax.random_bits import random_bits
 
 __all__ = ["DISTRIBUTIONS", "Distribution", "get_distribution"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from absl import flags
 
-from iterand_jax import command
+from iterand_jax.runtime import cli
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    command.define_data_dir()
+    cli.define_data_dir()
     flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
 
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, define_flags)
+    cli.run(main, define_flags)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 from absl import flags
 
-from iterand_jax import command
 from iterand_jax.methods import SCORED
+from iterand_jax.runtime import cli
 
 if TYPE_CHECKING:
-    from iterand_jax.tickets import Ticket
+    from iterand_jax.tickets.ticket import Ticket
     from iterand_jax.training.setup import Model
     from iterand_jax.training.step import State
 
@@ -55,8 +55,9 @@ def export(workdir: Path, name: str, output: Path, *, step: int | None = None) -
       ValueError: there is no run or checkpoint, its network cannot have this format, or
         the output cannot be there.
     """
-    from iterand_jax import formats, tickets
-    from iterand_jax.training.logs import table
+    from iterand_jax.runtime.terminal import table
+    from iterand_jax.tickets import formats
+    from iterand_jax.tickets import ticket as tickets
     from iterand_jax.training.workdir import read_json, restore
 
     config = read_json(workdir / "config.json")
@@ -116,8 +117,8 @@ def ticket_of(
 ) -> "Ticket":
     """What a run found by this state: of a run by SGD, its dense weights."""
     from iterand_jax.data.datasets import get_dataset
-    from iterand_jax.description import Description, Draws
-    from iterand_jax.tickets import Ticket
+    from iterand_jax.tickets.metadata import Description, Draws
+    from iterand_jax.tickets.ticket import Ticket
 
     config = model.config
     weights, masks, draws = state.frozen, model.masks(state), None
@@ -182,4 +183,4 @@ def sizes(ticket: "Ticket", arrays: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    command.run(main, define_flags)
+    cli.run(main, define_flags)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import IO
 
-from iterand_jax.interruption import heeded
+from iterand_jax.runtime.signals import heeded
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
 _PARTING_SECONDS = 10

@@ -16,21 +16,21 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from iterand_jax import bucket, command, hosts
+from iterand_jax.runtime import bucket, cli, hosts
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "digits.py"
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    command.define_data_dir()
+    cli.define_data_dir()
     flags.DEFINE_string(
         "workdir",
         None,
         "where to write, a folder or gs://BUCKET/FOLDER; default: a folder below runs/",
     )
-    command.define_hosts()
-    command.define_config(DEFAULT_CONFIG)
+    cli.define_hosts()
+    cli.define_config(DEFAULT_CONFIG)
 
 
 def main() -> None:
@@ -39,9 +39,9 @@ def main() -> None:
 
     values = flags.FLAGS
     configs.resolve(values.config)  # a mistake is told before others are waited for
-    command.join_hosts()
+    cli.join_hosts()
     with hosts.only_first_prints():
-        train(values.config, values.workdir, values.data_dir, started=command.started())
+        train(values.config, values.workdir, values.data_dir, started=cli.started())
 
 
 def train(
@@ -112,7 +112,7 @@ def _train(
 ) -> dict[str, Any]:
     from iterand_jax.data import datasets, prepare
     from iterand_jax.training import config as configs
-    from iterand_jax.training import loop, magnitude, setup
+    from iterand_jax.training import loop, setup, stages
     from iterand_jax.training import workdir as workdirs
 
     with hosts.together():
@@ -120,9 +120,9 @@ def _train(
         source = datasets.open_source(config.dataset.name, data_dir)
     hosts.check_same({"the dataset": source.fingerprint})
     if config.method == configs.IMP:
-        setup.build(magnitude.stages(config)[0], source)  # refuses before it writes
+        setup.build(stages.stages(config)[0], source)  # refuses before it writes
         with workdirs.claimed({workdir: config}):
-            return magnitude.train(config, source, workdir)
+            return stages.train(config, source, workdir)
     members = workdirs.members(workdir, config)
     left = {
         folder: setup.build(own, source)
@@ -147,4 +147,4 @@ def _default_workdir(config: ConfigDict, text: str) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, define_flags)
+    cli.run(main, define_flags)

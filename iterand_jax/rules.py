@@ -6,7 +6,6 @@ The first rule that matches claims the leaf. A path is written with slashes.
 import dataclasses
 import fnmatch
 
-import jax
 from jax import Array
 
 __all__ = ["DEFAULT_RULES", "OUTPUTS_FIRST_RULES", "Rule"]
@@ -62,21 +61,6 @@ OUTPUTS_FIRST_RULES = (
     Rule("*", prune=False),
 )
 """For models whose weights are (outputs, inputs, ...), as Equinox's are."""
-
-
-def path_string(path: tuple) -> str:
-    """A key path of jax.tree_util as names between slashes: "Conv_0/kernel".
-
-    A Flax NNX variable is a node around its value; its path is the variable's.
-
-    >>> import jax
-    >>> ((path, _),) = jax.tree_util.tree_leaves_with_path({"Conv_0": {"kernel": 0}})
-    >>> path_string(path)
-    'Conv_0/kernel'
-    """
-    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def matches(pattern: str, path: str) -> bool:

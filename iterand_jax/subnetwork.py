@@ -19,7 +19,6 @@ and on however many devices.
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,10 +27,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from iterand_jax import distributions, masks
+from iterand_jax.keys import leaf_key
 from iterand_jax.masks import Scalar
-from iterand_jax.rules import DEFAULT_RULES, Rule, matches, path_string
+from iterand_jax.rules import DEFAULT_RULES, Rule, matches
+from iterand_jax.trees import path_string
 
-__all__ = ["Subnetwork", "apply_masks", "check_sampling_rate", "leaf_key"]
+__all__ = ["Subnetwork", "apply_masks", "check_sampling_rate"]
 
 PyTree = Any
 
@@ -298,16 +299,6 @@ def check_sampling_rate(sampling_rate: Scalar) -> None:
             f"sampling_rate is the fraction of pruned weights redrawn, a number in "
             f"[0, 1]; got {float(sampling_rate):g}"
         )
-
-
-def leaf_key(key: Array, path: str, purpose: str) -> Array:
-    """The key of what is drawn for a leaf: its "weights", "scores" or "redraw".
-
-    >>> keys = [leaf_key(jax.random.key(0), path, "redraw") for path in ("a", "b")]
-    >>> bool(keys[0] == keys[1])
-    False
-    """
-    return jax.random.fold_in(key, zlib.crc32(f"{purpose}:{path}".encode()))
 
 
 def _leaves_with_paths(tree: PyTree) -> list[tuple[str, Array]]:

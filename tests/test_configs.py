@@ -14,13 +14,13 @@ from PIL import Image
 
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.data.sources import Source
-from iterand_jax.leaves import leaves_of
 from iterand_jax.methods import METHODS
 from iterand_jax.networks import NETWORKS
-from iterand_jax.training import loop, magnitude, setup
+from iterand_jax.training import loop, setup, stages
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
+from iterand_jax.trees import leaves_of
 
 FOLDER = Path(__file__).parents[1] / "configs"
 SIZES = {
@@ -220,9 +220,9 @@ def test_magnitude_pruning_has_the_recipe_that_the_paper_refers_to(name):
     kernels = CONFIGS[name.removesuffix("_imp")].parameters
     if name == "cifar_vgg11_imp":
         kernels -= 512 * 10
-    stages = magnitude.stages(config)
-    assert [stage.method for stage in stages] == ["sgd", *["fixed_mask"] * 3]
-    for own in stages:
+    own_stages = stages.stages(config)
+    assert [stage.method for stage in own_stages] == ["sgd", *["fixed_mask"] * 3]
+    for own in own_stages:
         run = setup.build(own, fake("cifar10"))
         assert own.network.name == IMP[name]
         assert run.total_steps == 160 * 351
@@ -233,7 +233,7 @@ def test_magnitude_pruning_has_the_recipe_that_the_paper_refers_to(name):
         assert own.augmentation == "resized_crop_flip"
         masks = jax.tree.leaves(run.model.abstract.frozen)
         assert sum(mask.size for mask in masks) == (kernels if own.sparsity else 0)
-    np.testing.assert_allclose(stages[-1].sparsity, 0.5)
+    np.testing.assert_allclose(own_stages[-1].sparsity, 0.5)
 
 
 def tiny_source(dataset):
@@ -319,11 +319,11 @@ def test_magnitude_pruning_trains_two_stages_and_leaves_a_result(name, tmp_path)
     config.recipe.imp.retrainings = 1
     config = resolve(config)
     source = tiny_source(config.dataset.name)
-    dense = setup.build(magnitude.stages(config)[0], source)
+    dense = setup.build(stages.stages(config)[0], source)
     steps = dense.feed.steps_per_epoch
     assert steps >= 2
     with workdirs.claimed({tmp_path: config}):
-        result = magnitude.train(config, source, tmp_path)
+        result = stages.train(config, source, tmp_path)
     assert (result["method"], result["steps"]) == ("imp", 2 * 2 * steps)
     assert np.isfinite(result["test_loss"])
     for index in range(2):

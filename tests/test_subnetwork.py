@@ -21,7 +21,7 @@ from iterand_jax import (
     apply_masks,
     topk_mask,
 )
-from iterand_jax.rules import path_string
+from iterand_jax.trees import path_string
 
 KEY = jax.random.key(0)
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from iterand_jax import Subnetwork, hosts, iterand
+from iterand_jax import Subnetwork, iterand
 from iterand_jax.data.feeds import Placement
+from iterand_jax.runtime import hosts
 from iterand_jax.training import parallel
 from iterand_jax.training.checkpoint import Checkpoints
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iterand_jax.analysis.liveness import is_table
-from iterand_jax.leaves import leaves_of
 from iterand_jax.networks.lstm import gates_of
-from iterand_jax.replay import NO_DRAW
 from iterand_jax.subnetwork import Subnetwork
+from iterand_jax.tickets.replay import NO_DRAW
+from iterand_jax.trees import leaves_of
 
 __all__ = ["Layer", "by_path", "check_same_layers", "inspect_layers", "overlap"]
 
@@ -92,7 +92,7 @@ def inspect_layers(
       weights: kept and pruned ones.
       masks: nonzero where a weight is kept, None for leaves that are not pruned.
       scores: that the masks come from, for the thresholds.
-      last_redraws: as `iterand_jax.replay.last_redraws` returns them, for the ages.
+      last_redraws: as `tickets.replay.last_redraws` returns them, for the ages.
       refreshes: done so far; ages have one entry more.
       live: by path, which weights are live; by default, those that are kept.
       churn: by path, as in `Layer`.

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from iterand_jax.leaves import leaves_of
-from iterand_jax.rules import path_string
+from iterand_jax.trees import leaves_of, path_string
 
 PyTree = Any
 IMAGES = 8  # unlike each other, so that max-pools choose many of their pixels

@@ -6,7 +6,7 @@ import numpy as np
 
 from iterand_jax.analysis.layers import Layer
 from iterand_jax.analysis.report import Report
-from iterand_jax.training.logs import table
+from iterand_jax.runtime.terminal import table
 
 BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = 8  # of what happened over the training, in a line of text

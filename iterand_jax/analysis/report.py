@@ -16,15 +16,15 @@ from iterand_jax.analysis.layers import (
     overlap,
 )
 from iterand_jax.analysis.liveness import live_weights
-from iterand_jax.description import MAX_REFRESHES
 from iterand_jax.keys import keyed
-from iterand_jax.leaves import leaves_of
 from iterand_jax.methods import SCORED
-from iterand_jax.replay import last_redraws
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.tickets import load
+from iterand_jax.tickets.metadata import MAX_REFRESHES
+from iterand_jax.tickets.replay import last_redraws
+from iterand_jax.tickets.ticket import load
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
+from iterand_jax.trees import leaves_of
 
 
 class Report(NamedTuple):

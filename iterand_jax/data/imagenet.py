@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iterand_jax import interruption
 from iterand_jax.data import jpeg
 from iterand_jax.data.sources import (
     DataNotFoundError,
@@ -32,6 +31,7 @@ from iterand_jax.data.sources import (
     prepare_command,
     tfds_builder,
 )
+from iterand_jax.runtime import signals
 
 NAME = "imagenet2012"
 OFFICIAL_SIZES = {"train": 1_281_167, "validation": 50_000}
@@ -200,7 +200,7 @@ def iterate(
     ahead = grain.experimental.ThreadPrefetchIterDataset(
         dataset, prefetch_buffer_size=_AHEAD
     )
-    with interruption.kept_from_children():  # they are closed when the parent stops
+    with signals.kept_from_children():  # they are closed when the parent stops
         iterator = iter(ahead)
         iterator.start_prefetch()
     return iterator

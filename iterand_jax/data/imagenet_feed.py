@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from iterand_jax import hosts
 from iterand_jax.data import imagenet
 from iterand_jax.data.feeds import (
     Feed,
@@ -27,6 +26,7 @@ from iterand_jax.data.feeds import (
 )
 from iterand_jax.data.sources import Source
 from iterand_jax.keys import keyed
+from iterand_jax.runtime import hosts
 
 ON_BAD_IMAGE = ("skip", "refuse")
 _LOGGER = logging.getLogger(__name__)

@@ -24,8 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from iterand_jax import locks
-from iterand_jax.command import BAD_INPUT, INTERRUPTED
 from iterand_jax.data import archives, imagenet_files
 from iterand_jax.data.sources import (
     DataNotFoundError,
@@ -33,6 +31,8 @@ from iterand_jax.data.sources import (
     resolve_data_dir,
     tfds_builder,
 )
+from iterand_jax.runtime import locks
+from iterand_jax.runtime.cli import BAD_INPUT, INTERRUPTED
 
 NO_NETWORK = 1
 

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from iterand_jax.networks.batch_norm import BatchNorm
-from iterand_jax.networks.convolution import Conv
+from iterand_jax.networks.cpu.batch_norm import BatchNorm
+from iterand_jax.networks.cpu.convolution import Conv
 
 EPSILON = 1e-5
 MOMENTUM = 0.9  # 1 - PyTorch's

@@ -20,8 +20,8 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.conv_norm import ConvNorm
-from iterand_jax.networks.convolution import Conv
 from iterand_jax.networks.convs import as_logits, scaled
+from iterand_jax.networks.cpu.convolution import Conv
 
 EXPANSION = 4
 

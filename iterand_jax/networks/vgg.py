@@ -15,8 +15,9 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.conv_norm import ConvNorm
-from iterand_jax.networks.convolution import Conv
-from iterand_jax.networks.convs import as_logits, max_pool, scaled
+from iterand_jax.networks.convs import as_logits, scaled
+from iterand_jax.networks.cpu.convolution import Conv
+from iterand_jax.networks.cpu.max_pool import max_pool
 
 
 class VGG(nn.Module):

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from iterand_jax import hosts
-from iterand_jax.leaves import leaves_of
+from iterand_jax.runtime import hosts
 from iterand_jax.training.checkpoint_folder import CheckpointFolder, zeros
+from iterand_jax.trees import leaves_of
 
 PyTree = Any
 

@@ -17,8 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
-from iterand_jax.leaves import leaves_of, sha256
-from iterand_jax.rules import path_string
+from iterand_jax.trees import leaves_of, path_string, sha256
 
 PyTree = Any
 _LOGGER = logging.getLogger(__name__)

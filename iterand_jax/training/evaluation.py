@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from iterand_jax import hosts
 from iterand_jax.data.feeds import with_sharding
+from iterand_jax.runtime import compilation, hosts
 from iterand_jax.training import parallel
 from iterand_jax.training.setup import Setup
 from iterand_jax.training.step import State, Totals, eval_step
@@ -43,7 +43,7 @@ class Evaluator:
         replicated = parallel.replicated(run.mesh)
         step = jax.jit(
             functools.partial(eval_step, task=run.task),
-            compiler_options=parallel.compiler_options(run.config.dtype),
+            compiler_options=compilation.compiler_options(run.config.dtype),
         )
         params = jax.jit(run.task.method.params, out_shardings=replicated)
         state = with_sharding(run.model.abstract, replicated)

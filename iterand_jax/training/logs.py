@@ -1,25 +1,13 @@
-"""What a run tells while it runs: metrics.jsonl, TensorBoard events, a progress bar."""
+"""What a run tells while it runs: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from tqdm import tqdm
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that readers and kills leave the old or the new one, whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+from iterand_jax.runtime.files import write_atomically
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -148,42 +136,3 @@ class Clock:
         finally:
             elapsed = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
-
-
-class _Heedless:
-    """A stream that goes on when nobody reads it: a terminal is closed, a pipe ends."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def progress_bar(total: int, *, initial: int, hidden: bool = False) -> tqdm:
-    """A bar of steps; on a terminal it is live, in a file it is a line now and then."""
-    live = sys.stderr.isatty()
-    return tqdm(
-        file=_Heedless(sys.stderr),
-        disable=hidden,
-        total=total,
-        initial=initial,
-        unit="step",
-        mininterval=0.2 if live else 30.0,
-        dynamic_ncols=live,
-        smoothing=0.1,
-    )
-
-
-def table(rows: dict[str, str], indent: str = "  ") -> str:
-    """Two aligned columns of text."""
-    width = max(map(len, rows))
-    return "\n".join(f"{indent}{name:<{width}}  {text}" for name, text in rows.items())

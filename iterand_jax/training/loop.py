@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from iterand_jax import hosts
-from iterand_jax.interruption import (
+from iterand_jax.runtime import hosts
+from iterand_jax.runtime.signals import (
     InterruptedRunError,
     StopRequest,
     stop_requests,
 )
+from iterand_jax.runtime.terminal import progress_bar
 from iterand_jax.training import memory, parallel
-from iterand_jax.training.logs import Clock, progress_bar
+from iterand_jax.training.logs import Clock
 from iterand_jax.training.programs import compile_programs
 from iterand_jax.training.replica import Outcome, Replica, restore_together
 from iterand_jax.training.setup import Setup

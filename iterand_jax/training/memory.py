@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from iterand_jax.training.logs import table
+from iterand_jax.runtime.terminal import table
 from iterand_jax.training.step import State
 
 PyTree = Any

@@ -18,9 +18,9 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iterand_jax.leaves import leaves_of
 from iterand_jax.methods import Method
 from iterand_jax.training.step import State
+from iterand_jax.trees import leaves_of
 
 PyTree = Any
 AXIS = "batch"
@@ -44,18 +44,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: its first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
-
-
-def compiler_options(dtype: str) -> dict[str, str]:
-    """Options for the compilation of steps that compute in a dtype.
-
-    On CPU, jaxlib 0.12.0 fuses chains of bfloat16 matrix products in a way that returns
-    garbage (seen with three products and 360 rows); this turns that fusion off.
-    """
-    version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if dtype != "bfloat16" or jax.default_backend() != "cpu" or version < (0, 11):
-        return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def steps_per_dispatch() -> int:

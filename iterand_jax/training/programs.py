@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array, lax
 
+from iterand_jax.runtime import compilation
 from iterand_jax.training import parallel
 from iterand_jax.training.churn import mask_churn
 from iterand_jax.training.evaluation import Evaluator
@@ -100,7 +101,7 @@ def compile_steps(
         train,
         donate_argnums=0,
         out_shardings=parallel.replicated(run.mesh),
-        compiler_options=parallel.compiler_options(run.config.dtype),
+        compiler_options=compilation.compiler_options(run.config.dtype),
     )
     size = len(states)
     roots = (run.root,) * size

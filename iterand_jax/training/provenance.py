@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from iterand_jax import hosts
+from iterand_jax.runtime import hosts
 
 LIBRARIES = (
     "iterand_jax",

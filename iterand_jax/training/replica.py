@@ -7,15 +7,16 @@ from typing import Any
 
 import jax
 
-from iterand_jax import hosts
-from iterand_jax.leaves import sha256
+from iterand_jax.runtime import hosts
+from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import churn, parallel
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.evaluation import means
-from iterand_jax.training.logs import Clock, MetricsLog, SilentLog, write_atomically
+from iterand_jax.training.logs import Clock, MetricsLog, SilentLog
 from iterand_jax.training.programs import Programs
 from iterand_jax.training.setup import Setup
 from iterand_jax.training.step import State
+from iterand_jax.trees import sha256
 
 
 class NonFiniteLossError(ValueError):

@@ -14,13 +14,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from iterand_jax import hosts
 from iterand_jax.data import imagenet
-from iterand_jax.locks import alone_or_refused
+from iterand_jax.runtime import hosts
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.locks import alone_or_refused
+from iterand_jax.runtime.terminal import table
 from iterand_jax.training import curves, provenance
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import IMP, differences, replicas_of, to_json
-from iterand_jax.training.logs import table, write_atomically
 from iterand_jax.training.replica import Outcome
 from iterand_jax.training.setup import Model, Setup, build_model
 from iterand_jax.training.step import State

@@ -7,7 +7,7 @@ import pytest
 
 from iterand_jax import OUTPUTS_FIRST_RULES, Subnetwork
 from iterand_jax.analysis.layers import check_same_layers, inspect_layers, overlap
-from iterand_jax.replay import NO_DRAW
+from iterand_jax.tickets.replay import NO_DRAW
 
 # A dense layer of 3 inputs and 4 outputs: input 1 and outputs 2 and 3 are dead.
 MASK = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]])

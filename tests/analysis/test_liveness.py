@@ -11,10 +11,10 @@ from flax import linen as nn
 from iterand_jax import Subnetwork
 from iterand_jax.analysis.layers import inspect_layers
 from iterand_jax.analysis.liveness import live_weights
-from iterand_jax.leaves import leaves_of
 from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.networks.lstm import gates_of
 from iterand_jax.subnetwork import apply_masks
+from iterand_jax.trees import leaves_of
 
 IMAGE = (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
 TEXT = tuple(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, 9), (1,)))

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iterand_jax import tickets
+from iterand_jax import magnitude
 from iterand_jax.analysis import figure, report
 from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
 from iterand_jax.export import export
-from iterand_jax.leaves import leaves_of
 from iterand_jax.subnetwork import apply_masks
-from iterand_jax.tickets import Ticket
-from iterand_jax.training import magnitude, setup
+from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training import setup
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
+from iterand_jax.trees import leaves_of
 
 STEP = 21  # three refreshes, one every seven steps
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from iterand_jax.data import imagenet, prepare, sources
-from iterand_jax.interruption import SIGNALS
+from iterand_jax.runtime.signals import SIGNALS
 
 # Prints "ready" once processes make batches, and then waits.
 WAITING_PROGRAM = """

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iterand_jax import hosts
 from iterand_jax.data import datasets, feeds
 from iterand_jax.data.imagenet_feed import BadImageInDatasetError, StreamedImages
 from iterand_jax.data.sources import Source
+from iterand_jax.runtime import hosts
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
 from iterand_jax.training.evaluation import Evaluator

@@ -14,15 +14,15 @@ import pytest
 from experiments import choice, costs, ledger, run, work
 from experiments.sweep import Cell, runs_of, shortened
 from iterand_jax.data.sources import DataNotFoundError
-from iterand_jax.interruption import InterruptedRunError, stop_requests
-from iterand_jax.locks import alone_or_refused
+from iterand_jax.runtime.locks import alone_or_refused
+from iterand_jax.runtime.signals import InterruptedRunError, stop_requests
 from iterand_jax.training.config import resolve, to_json
 from tests.experiments.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """
 from experiments import catalogue, run
-from iterand_jax import command
+from iterand_jax.runtime import cli
 from tests.experiments.conftest import TINY
 catalogue.EXPERIMENTS = {**catalogue.EXPERIMENTS, "tiny": TINY}
 command.run(run.main, run.define_flags, positional=1)

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterand_jax.leaves import leaves_of, sha256
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.checkpoint_folder import (
     CheckpointFolder,
     IncompatibleCheckpointError,
 )
+from iterand_jax.trees import leaves_of, sha256
 
 # What the reader leaves unawaited when a file is damaged is its own affair.
 pytestmark = pytest.mark.filterwarnings(

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from iterand_jax import hosts
+from iterand_jax.runtime import hosts
 from iterand_jax.training import provenance
 
 

@@ -10,8 +10,8 @@ from flax import linen as nn
 
 from iterand_jax import main
 from iterand_jax.data import datasets
-from iterand_jax.interruption import InterruptedRunError
 from iterand_jax.networks import NETWORKS
+from iterand_jax.runtime.signals import InterruptedRunError
 from iterand_jax.training import loop, setup
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.config import replicas_of, resolve

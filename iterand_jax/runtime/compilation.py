@@ -1,0 +1,59 @@
+"""How programs are compiled, and the folder of the user that keeps them.
+
+JAX keeps programs by all that they depend on: the program, the versions, the options,
+and the processor's features or the accelerator. The commands switch this on; a library
+leaves the choice to the program that imports it.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+MIN_SECONDS = 0.1  # of compilation; JAX's own 1.0 leaves out most of a small run
+
+
+def enable() -> None:
+    """Keeps programs in $XDG_CACHE_HOME/iterand_jax, by default ~/.cache/iterand_jax.
+
+    Leaves JAX as it is where a folder is set already, as by JAX_COMPILATION_CACHE_DIR,
+    where JAX_ENABLE_COMPILATION_CACHE=false forbids it, and where the folder cannot be
+    written.
+    """
+    config: Any = jax.config  # its fields have no types
+    chosen = config.jax_compilation_cache_dir is not None
+    if chosen or not config.jax_enable_compilation_cache:
+        return
+    try:
+        folder = _folder()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return
+    config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+    older = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
+    if older and config.jax_logging_level == "NOTSET":
+        # It takes preferences of the compiler for features that the processor lacks,
+        # and says so in a long line for every program that it loads.
+        config.update("jax_logging_level", "CRITICAL")
+
+
+def compiler_options(dtype: str) -> dict[str, str]:
+    """Options for the compilation of steps that compute in a dtype.
+
+    On CPU, jaxlib 0.12.0 fuses chains of bfloat16 matrix products in a way that returns
+    garbage (seen with three products and 360 rows); this turns that fusion off.
+    """
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    if dtype != "bfloat16" or jax.default_backend() != "cpu" or version < (0, 11):
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def _folder() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "iterand_jax"

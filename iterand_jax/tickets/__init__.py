@@ -1,0 +1,1 @@
+"""A found subnetwork as a file; reading one needs neither the trainer nor optax."""

@@ -1,0 +1,207 @@
+"""A ticket in formats that others read: weights by name, and whole programs.
+
+    flax_arrays          masked weights and statistics by the names that Flax gives them
+    torchvision_arrays   a ResNet by the names and in the layouts of torchvision's
+    save_program         StableHLO for CPU, CUDA and TPU, and the weights beside it
+    to_bcoo              sparse arrays of jax.experimental, for experiments
+
+The first three hold zeros where weights are pruned, so they are as large as the dense
+network. Unstructured sparsity gives no speed on GPUs or CPUs, in none of the formats.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from iterand_jax.networks import build_network
+from iterand_jax.networks.resnet import ResNet
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.tickets.metadata import Description
+from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.trees import leaves_of
+
+__all__ = ["to_bcoo"]
+
+PyTree = Any
+PLATFORMS = ("cpu", "cuda", "tpu")
+PROGRAM, WEIGHTS = "program.jax", "weights.safetensors"
+
+_CONV_NORM = re.compile(
+    r"((?:BasicBlock|Bottleneck)_(\d+)/)?ConvNorm_(\d+)/(Conv|BatchNorm)_0/(\w+)"
+)
+_OF_NORMALIZATION = {
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def flax_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
+    """The network's variables by path: "params/Conv_0/kernel", "batch_stats/..."."""
+    return leaves_of(ticket.variables)
+
+
+def check_torchvision(name: str) -> None:
+    """Raises ValueError unless the network of a name is a ResNet."""
+    if not isinstance(build_network(name, num_classes=1), ResNet):
+        raise ValueError(
+            f"torchvision's names are for ResNets; the network here is {name!r}"
+        )
+
+
+def torchvision_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
+    """The state_dict of a ResNet as torchvision names and lays it out.
+
+    Convolutions are (outputs, inputs, height, width), linear weights (outputs, inputs).
+    A normalization without scale and bias has weight 1 and bias 0, and a linear layer
+    without bias a bias of 0. At width 1 those of the ImageNet forms load into
+    torchvision's networks with strict=True; those of the CIFAR forms, which torchvision
+    does not have, into the same with a 3x3 stem and without its pool.
+
+    Raises:
+      ValueError: another network than a ResNet.
+    """
+    check_torchvision(ticket.description.network["name"])
+    stages = ticket.description.build().stages
+    arrays = {}
+    for path, leaf in leaves_of(ticket.params).items():
+        arrays[_torchvision_name(path, stages)] = _outputs_first(leaf)
+    for path, leaf in leaves_of(ticket.batch_stats).items():
+        name = _torchvision_name(path, stages)
+        arrays[name] = leaf
+        if name.endswith("running_var"):
+            norm = name.removesuffix("running_var")
+            arrays.setdefault(norm + "weight", np.ones_like(leaf))
+            arrays.setdefault(norm + "bias", np.zeros_like(leaf))
+            arrays[norm + "num_batches_tracked"] = np.asarray(0, np.int64)
+    outputs = len(arrays["fc.weight"])
+    arrays.setdefault("fc.bias", np.zeros(outputs, np.float32))
+    return arrays
+
+
+def save_arrays(
+    arrays: dict[str, np.ndarray], description: Description, path: Path
+) -> None:
+    """Writes arrays as safetensors, with the ticket's description as JSON metadata."""
+    from safetensors import numpy as safetensors
+
+    text = json.dumps(dataclasses.asdict(description), sort_keys=True)
+    # Not np.ascontiguousarray, which makes scalars arrays of one entry.
+    contiguous = {name: np.asarray(leaf, order="C") for name, leaf in arrays.items()}
+    write_atomically(path, safetensors.save(contiguous, {"description": text}))
+
+
+def save_program(ticket: Ticket, folder: Path) -> None:
+    """Writes the network as StableHLO with a symbolic batch, and its weights.
+
+    The weights are an argument of the program, so that this stays small. What reads it
+    needs jax, but neither Flax nor this library:
+
+        program = jax.export.deserialize(bytearray(Path("program.jax").read_bytes()))
+        weights = safetensors.numpy.load_file("weights.safetensors")
+        logits = program.call(weights, images)  # uint8 (N, H, W, C)
+
+    Args:
+      ticket: to write.
+      folder: is made, in one that is there; gets program.jax and weights.safetensors.
+    """
+    from jax import export
+
+    description, arrays = ticket.description, flax_arrays(ticket)
+
+    def logits(weights, *inputs):
+        variables = traverse_util.unflatten_dict(weights, sep="/")
+        return description.logits(variables, *inputs)
+
+    weights = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for name, leaf in arrays.items()
+    }
+    exported = export.export(jax.jit(logits), platforms=PLATFORMS)(
+        weights, *_symbolic_inputs(description)
+    )
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / PROGRAM, bytes(exported.serialize()))
+    save_arrays(arrays, description, folder / WEIGHTS)
+
+
+def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
+    """Parameters with sparse arrays where there is a mask, for experiments.
+
+    Args:
+      params: dense arrays.
+      masks: nonzero for kept, in the structure of params; None for a leaf that stays
+        dense.
+
+    Returns:
+      params with a `jax.experimental.sparse.BCOO` of the kept weights for each masked
+      leaf, indices sorted.
+
+    >>> kernel, mask = np.array([[0.5, 0.0, -0.5]]), np.array([[1, 0, 1]])
+    >>> to_bcoo({"kernel": kernel}, {"kernel": mask})["kernel"].indices.tolist()
+    [[0, 0], [0, 2]]
+    """
+    from jax.experimental import sparse
+
+    def sparse_leaf(mask, leaf):
+        if mask is None:
+            return leaf
+        kept = np.asarray(mask) != 0
+        indices = np.argwhere(kept).astype(np.int32)
+        return sparse.BCOO(
+            (jnp.asarray(np.asarray(leaf)[kept]), jnp.asarray(indices)),
+            shape=leaf.shape,
+            indices_sorted=True,
+            unique_indices=True,
+        )
+
+    return jax.tree.map(sparse_leaf, masks, params, is_leaf=lambda mask: mask is None)
+
+
+def _symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
+    """Any batch; of sequences any length too. Pixels are uint8."""
+    from jax import export
+
+    scope = export.SymbolicScope()
+    specs = []
+    for shape, dtype in description.inputs:
+        pixels = description.mean is not None
+        rest = shape[1:] if pixels else [f"axis_{i}" for i in range(1, len(shape))]
+        text = ", ".join(map(str, ("batch", *rest)))
+        symbolic = export.symbolic_shape(f"({text},)", scope=scope)
+        specs.append(jax.ShapeDtypeStruct(symbolic, "uint8" if pixels else dtype))
+    return specs
+
+
+def _torchvision_name(path: str, stages: tuple[int, ...]) -> str:
+    """Of "BasicBlock_2/ConvNorm_0/Conv_0/kernel", "layer2.0.conv1.weight"."""
+    match = _CONV_NORM.fullmatch(path)
+    if match is None:
+        return {"Dense_0/kernel": "fc.weight", "Dense_0/bias": "fc.bias"}[path]
+    block, index, number, layer, leaf = match.groups()
+    leaf = "weight" if layer == "Conv" else _OF_NORMALIZATION[leaf]
+    kind = "conv" if layer == "Conv" else "bn"
+    if block is None:
+        return f"{kind}1.{leaf}"
+    stage, first = 0, int(index)
+    while first >= stages[stage]:
+        first -= stages[stage]
+        stage += 1
+    prefix = f"layer{stage + 1}.{first}"
+    shortcut = 3 if block.startswith("Bottleneck") else 2
+    if int(number) == shortcut:
+        return f"{prefix}.downsample.{0 if layer == 'Conv' else 1}.{leaf}"
+    return f"{prefix}.{kind}{int(number) + 1}.{leaf}"
+
+
+def _outputs_first(leaf: np.ndarray) -> np.ndarray:
+    """(height, width, inputs, outputs) and (inputs, outputs) in PyTorch's order."""
+    return leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T

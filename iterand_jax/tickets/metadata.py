@@ -1,0 +1,141 @@
+"""What a ticket says besides its arrays, and what follows from that."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from iterand_jax.data import augment
+from iterand_jax.keys import keyed
+from iterand_jax.networks import build_network
+from iterand_jax.subnetwork import Subnetwork
+from iterand_jax.tickets import replay
+
+PyTree = Any
+MAX_REFRESHES = 5000
+"""Of more refreshes weights are not told by their draws: a replay would take hours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Where the frozen weights of a run come from.
+
+    Replaying them costs about what the refreshes of the run did. It runs on the CPU
+    whatever devices there are, because the inverse error function of Kaiming normal may
+    round differently on others.
+
+    Attributes:
+      seed: of the run.
+      distribution: a name in `DISTRIBUTIONS`.
+      step: steps done.
+      k_per: the randomization period in steps, 0 for a run without it.
+      sampling_rate: r, 0.0 for a run without it.
+    """
+
+    seed: int
+    distribution: str
+    step: int
+    k_per: int = 0
+    sampling_rate: float = 0.0
+
+    def can_be_replayed(self) -> bool:
+        """Whether weights can be told apart by their draws, in bearable time."""
+        refreshes = self.step // self.k_per if self.k_per else 0
+        return self.distribution != "signed_constant" and refreshes <= MAX_REFRESHES
+
+    def numbers(self, weights: PyTree) -> PyTree:
+        """`replay.draw_numbers` of the run's weights."""
+        return self._replay(replay.draw_numbers, weights)
+
+    def weights(self, numbers: PyTree) -> PyTree:
+        """`replay.drawn` of these numbers."""
+        return self._replay(replay.drawn, numbers)
+
+    def _replay(self, function: Callable[..., PyTree], tree: PyTree) -> PyTree:
+        with jax.default_device(_cpu()):
+            root = jax.random.key(self.seed)
+            replayed = function(
+                keyed(root, "method"),
+                root,
+                self.step,
+                tree,
+                Subnetwork(distribution=self.distribution),
+                k_per=self.k_per,
+                sampling_rate=self.sampling_rate,
+            )
+            return jax.tree.map(np.asarray, replayed)
+
+
+def _cpu() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+        raise ValueError(
+            f"weights are drawn again on the CPU, which JAX_PLATFORMS={platforms} "
+            f"leaves out; set JAX_PLATFORMS={platforms},cpu"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a ticket says besides its arrays.
+
+    Attributes:
+      network: the arguments of `build_network`; dtype as a name.
+      inputs: (shape, dtype) of each input of the network, for a batch of one.
+      mean: by channel, subtracted from pixels / 255; None for inputs without pixels.
+      std: by channel, divided by.
+      draws: where the weights come from; None for trained weights.
+      run: what else a reader may want to know: dataset, method, sparsity.
+    """
+
+    network: Mapping[str, Any]
+    inputs: tuple[tuple[tuple[int, ...], str], ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    draws: Draws | None = None
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Description":
+        """The description that `dataclasses.asdict` made these fields of."""
+
+        def as_tuple(value):
+            return None if value is None else tuple(value)
+
+        draws = fields["draws"]
+        return cls(
+            network=fields["network"],
+            inputs=tuple((tuple(shape), dtype) for shape, dtype in fields["inputs"]),
+            mean=as_tuple(fields["mean"]),
+            std=as_tuple(fields["std"]),
+            draws=None if draws is None else Draws(**draws),
+            run=fields["run"],
+        )
+
+    def build(self) -> nn.Module:
+        """The network."""
+        return build_network(
+            **{**self.network, "dtype": jnp.dtype(self.network["dtype"])}
+        )
+
+    def abstract(self) -> PyTree:
+        """The network's variables, as shapes and dtypes."""
+        inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in self.inputs]
+        return jax.eval_shape(self.build().init, jax.random.key(0), *inputs)
+
+    def logits(self, variables: PyTree, *inputs: Array) -> Array:
+        """The network's outputs, a pure function; inputs as in `Ticket.apply`."""
+        network = self.build()
+        if self.mean is not None and self.std is not None:
+            images, *rest = inputs
+            dtype = jnp.dtype(self.network["dtype"])
+            images = augment.normalize(images, self.mean, self.std, dtype)
+            inputs = images, *rest
+        return network.apply(variables, *inputs)  # type: ignore[return-value]

@@ -1,0 +1,241 @@
+"""Which draw of a run made a weight, found from the weights alone; and the way back.
+
+Every draw is keyed by the root key, the step and the leaf's path, so all the draws that
+a run could have used can be made again. A pruned weight that a refresh chooses takes
+the fresh value, and a weight that is kept does not change; so the last draw at a
+weight's place that equals it, bit for bit, is the one that it comes from.
+
+This needs a distribution with many values. A signed constant has two: half of all draws
+equal the weight whether they were used or not, and only the masks of the whole run,
+which nobody stores, could tell.
+
+`last_redraws` counts refreshes from the first, for people. `draw_numbers` counts only
+those that chose the weight, since no other can have made it: after K refreshes each
+weight was chosen r * K times on average, so these numbers are smaller, and `drawn`
+makes the weights of them again.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from iterand_jax.distributions import Distribution, get_distribution
+from iterand_jax.keys import leaf_key
+from iterand_jax.subnetwork import Subnetwork
+from iterand_jax.trees import path_string
+
+__all__ = ["last_redraws"]
+
+PyTree = Any
+NO_DRAW = -1
+
+
+def last_redraws(
+    key: Array,
+    step: int,
+    weights: PyTree,
+    subnetwork: Subnetwork,
+    *,
+    k_per: int,
+    sampling_rate: float,
+    init_key: Array | None = None,
+) -> PyTree:
+    """The number of the refresh that drew each weight last.
+
+    Args:
+      key: the key that the refreshes folded their steps into (of a run, its root key).
+      step: steps done; refresh n was after step n * k_per.
+      weights: after these steps, kept and pruned ones.
+      subnetwork: how they were drawn; its sparsity plays no part.
+      k_per: the randomization period in steps.
+      sampling_rate: r, as in the run.
+      init_key: the key that the first weights were drawn with.
+
+    Returns:
+      int32 arrays in the shapes of the pruned leaves, None for the others: n from 1 to
+      step // k_per, 0 for the first draw if its key is given, or -1 where no draw
+      equals the weight. (By chance, with probability about 2**-24 per later refresh, n
+      is that of a draw with the same bits that was not used.)
+
+    Raises:
+      ValueError: signed constants, whose draws cannot be told apart.
+
+    >>> import jax
+    >>> from iterand_jax import iterand
+    >>> subnetwork = Subnetwork(sparsity=0.5, distribution="kaiming_uniform")
+    >>> key, options = jax.random.key(0), {"k_per": 10, "sampling_rate": 1.0}
+    >>> method = iterand(subnetwork, **options)
+    >>> scores, weights = method.init(key, {"kernel": jax.numpy.zeros((2, 2))})
+    >>> subnetwork.masks(scores)["kernel"].tolist()
+    [[1.0, 1.0], [0.0, 0.0]]
+    >>> weights, _ = method.refresh(key, 10, scores, weights)
+    >>> last_redraws(key, 10, weights, subnetwork, **options)["kernel"].tolist()
+    [[-1, -1], [1, 1]]
+    >>> last = last_redraws(key, 10, weights, subnetwork, init_key=key, **options)
+    >>> last["kernel"].tolist()
+    [[0, 0], [1, 1]]
+    """
+    distribution = get_distribution(subnetwork.distribution)
+    if distribution.name == "signed_constant":
+        raise ValueError(
+            "the last redraw of a signed constant cannot be found from its two values; "
+            "possible: kaiming_uniform, kaiming_normal"
+        )
+
+    def one_leaf(path, leaf, draws):
+        keys = _redraw_keys(key, path, step, k_per)
+        last, _ = _last_match(keys, leaf, draws, float(sampling_rate))
+        if init_key is None:
+            return last
+        return jnp.where(last > 0, last, _first_number(init_key, path, leaf, draws))
+
+    return _map_drawn(one_leaf, weights, subnetwork)
+
+
+def draw_numbers(
+    init_key: Array,
+    key: Array,
+    step: int,
+    weights: PyTree,
+    subnetwork: Subnetwork,
+    *,
+    k_per: int,
+    sampling_rate: float,
+) -> PyTree:
+    """The number of the draw that made each weight, with which `drawn` makes it again.
+
+    Args:
+      init_key: the key that the first weights were drawn with.
+      key: as in `last_redraws`, like the arguments below.
+      step: steps done.
+      weights: after these steps; of any distribution.
+      subnetwork: how they were drawn; its sparsity plays no part.
+      k_per: the randomization period in steps, 0 for a run without refreshes.
+      sampling_rate: r, as in the run.
+
+    Returns:
+      int32 arrays in the shapes of the pruned leaves, None for the others: 0 for the
+      first draw, j for the j-th refresh that chose the weight, `NO_DRAW` where none of
+      them equals it.
+    """
+
+    def one_leaf(path, leaf, draws):
+        number = _first_number(init_key, path, leaf, draws)
+        if k_per == 0:
+            return number
+        keys = _redraw_keys(key, path, step, k_per)
+        last, chosen = _last_match(keys, leaf, draws, float(sampling_rate))
+        return jnp.where(last > 0, chosen, number)
+
+    return _map_drawn(one_leaf, weights, subnetwork)
+
+
+def drawn(
+    init_key: Array,
+    key: Array,
+    step: int,
+    numbers: PyTree,
+    subnetwork: Subnetwork,
+    *,
+    k_per: int,
+    sampling_rate: float,
+) -> PyTree:
+    """The weights of the numbers that `draw_numbers` gave, bit for bit, as float32."""
+
+    def one_leaf(path, leaf, draws):
+        weights = _first(leaf_key(init_key, path, "weights"), leaf, draws)
+        if k_per == 0:
+            return weights
+        keys = _redraw_keys(key, path, step, k_per)
+        return _redrawn(keys, leaf, weights, draws, float(sampling_rate))
+
+    return _map_drawn(one_leaf, numbers, subnetwork)
+
+
+class _Draws(NamedTuple):
+    """What the weights of a leaf are drawn from."""
+
+    distribution: Distribution
+    fan_in: int
+
+
+def _map_drawn(f, tree: PyTree, subnetwork: Subnetwork) -> PyTree:
+    """Maps f(path, leaf, draws) over the leaves that are drawn; others become None."""
+    distribution = get_distribution(subnetwork.distribution)
+
+    def one_leaf(key_path, leaf):
+        path = path_string(key_path)
+        fan_in = subnetwork.fan_in(path, leaf)
+        return None if fan_in is None else f(path, leaf, _Draws(distribution, fan_in))
+
+    return jax.tree_util.tree_map_with_path(one_leaf, tree)
+
+
+def _redraw_keys(key: Array, path: str, step: int, k_per: int) -> Array:
+    """The keys of a leaf's redraws, one per refresh."""
+    steps = k_per * jnp.arange(1, step // k_per + 1)
+    return jax.vmap(
+        lambda step: leaf_key(jax.random.fold_in(key, step), path, "redraw")
+    )(steps)
+
+
+def _first_number(init_key: Array, path: str, leaf: Array, draws: _Draws) -> Array:
+    """0 where the first draw equals the weight, else `NO_DRAW`."""
+    first = _first(leaf_key(init_key, path, "weights"), leaf, draws)
+    return jnp.where(first == leaf, 0, NO_DRAW)
+
+
+@functools.partial(jax.jit, static_argnames="draws")
+def _first(key: Array, leaf: Array, draws: _Draws) -> Array:
+    return draws.distribution.sample(key, leaf.shape, draws.fan_in)
+
+
+@functools.partial(jax.jit, static_argnames=("draws", "sampling_rate"))
+def _last_match(
+    keys: Array, weights: Array, draws: _Draws, sampling_rate: float
+) -> tuple[Array, Array]:
+    """(number of the last key whose redraw equals the weight, how many chose it then).
+
+    Both count from 1, and the last key that equals counts; the number is -1 for none.
+    """
+
+    def compare(carry, numbered):
+        last, times_chosen, chosen_at_last = carry
+        number, key = numbered
+        fresh, chosen = draws.distribution.redraw(
+            key, weights, draws.fan_in, sampling_rate
+        )
+        times_chosen += chosen
+        equal = chosen & (fresh == weights)
+        return (
+            jnp.where(equal, number, last),
+            times_chosen,
+            jnp.where(equal, times_chosen, chosen_at_last),
+        ), None
+
+    never = jnp.full(weights.shape, NO_DRAW, jnp.int32)
+    zeros = jnp.zeros(weights.shape, jnp.int32)
+    numbers = jnp.arange(1, len(keys) + 1, dtype=jnp.int32)
+    carry, _ = lax.scan(compare, (never, zeros, zeros), (numbers, keys))
+    return carry[0], carry[2]
+
+
+@functools.partial(jax.jit, static_argnames=("draws", "sampling_rate"))
+def _redrawn(
+    keys: Array, numbers: Array, weights: Array, draws: _Draws, sampling_rate: float
+) -> Array:
+    """The weights, redrawn by the keys that choose them for the numbered time."""
+
+    def redraw(carry, key):
+        weights, times_chosen = carry
+        fresh, chosen = draws.distribution.redraw(
+            key, weights, draws.fan_in, sampling_rate
+        )
+        times_chosen += chosen
+        last = chosen & (times_chosen == numbers)
+        return (jnp.where(last, fresh, weights), times_chosen), None
+
+    return lax.scan(redraw, (weights, jnp.zeros_like(numbers)), keys)[0][0]

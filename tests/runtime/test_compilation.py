@@ -1,0 +1,103 @@
+"""Commands keep compiled programs; a library and a user who says otherwise do not."""
+
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from iterand_jax.runtime import cli, compilation
+
+OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_logging_level",
+)
+
+
+@pytest.fixture
+def unset(monkeypatch, tmp_path):
+    """JAX without a folder, and $XDG_CACHE_HOME where nothing is yet."""
+    before = {name: getattr(jax.config, name) for name in OPTIONS}
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def folder():
+    compilation.enable()
+    return jax.config.jax_compilation_cache_dir
+
+
+def test_programs_are_kept_in_the_users_folder(unset):
+    assert folder() == str(unset / "cache" / "iterand_jax")
+    assert os.listdir(unset / "cache") == ["iterand_jax"]
+
+
+@pytest.mark.parametrize("base", ["", "relative"])
+def test_without_an_absolute_folder_it_is_below_home(base, unset, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    monkeypatch.setenv("HOME", str(unset))
+    assert folder() == str(unset / ".cache" / "iterand_jax")
+
+
+def test_a_folder_that_is_set_stays(unset):
+    jax.config.update("jax_compilation_cache_dir", str(unset / "own"))
+    assert folder() == str(unset / "own")
+    assert os.listdir(unset) == []
+
+
+def test_it_can_be_switched_off(unset):
+    jax.config.update("jax_enable_compilation_cache", False)
+    assert folder() is None
+    assert os.listdir(unset) == []
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(unset):
+    (unset / "cache").write_text("a file")
+    assert folder() is None
+
+
+def run(*arguments, cache, **environment):
+    """A process as a user starts it, without what the tests' environment sets."""
+    ours = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "TF_"))}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=ours | {"XDG_CACHE_HOME": str(cache)} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_program_that_was_kept_gives_the_same_bits_and_no_complaint(tmp_path):
+    script = (
+        "import jax, jax.numpy as jnp; from iterand_jax import compilation_cache; "
+        "compilation.enable(); x = jnp.linspace(0, 1, 4096).reshape(64, 64); "
+        "print(jax.jit(lambda x: jnp.sin(x @ x).sum())(x).item().hex())"
+    )
+    everything = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    first = run("-c", script, cache=tmp_path, **everything)
+    kept = {path.name for path in (tmp_path / "iterand_jax").glob("*-cache")}
+    second = run("-c", script, cache=tmp_path, **everything)
+    assert kept
+    assert {path.name for path in (tmp_path / "iterand_jax").glob("*-cache")} == kept
+    assert first.stderr == second.stderr == ""
+    assert first.stdout == second.stdout != ""
+
+
+def test_commands_switch_it_on_and_the_library_does_not(tmp_path):
+    imported = run("-c", "import iterand_jax", cache=tmp_path)
+    assert imported.returncode == 0, imported.stderr
+    assert os.listdir(tmp_path) == []
+    missing = f"--workdir={tmp_path}/no_run"
+    assert run("-m", "iterand_jax.evaluate", missing, cache=tmp_path).returncode == 2
+    assert os.listdir(tmp_path) == ["iterand_jax"]
+
+
+def test_the_process_began_before_it_imported_anything():
+    assert cli.started() < cli.IMPORTED < time.perf_counter()

@@ -1,0 +1,33 @@
+"""Lock files, also where the file system has none."""
+
+import errno
+import fcntl
+import os
+
+import pytest
+
+from iterand_jax.runtime.locks import alone, alone_or_refused
+
+
+def test_a_folder_without_locks_is_used_and_that_is_said(tmp_path, monkeypatch, capsys):
+    def refused(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    lock = tmp_path / "lock"
+    with alone_or_refused(lock, refusal="held"), alone(lock, while_waiting="waiting"):
+        said = capsys.readouterr().err
+    assert said.count("nothing keeps a second process out: ") == 2
+    assert f"{lock} cannot be locked (Function not implemented)" in said
+
+
+def test_another_error_is_one(tmp_path, monkeypatch):
+    def refused(file, how):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with (
+        pytest.raises(OSError, match="Input/output error"),
+        alone_or_refused(tmp_path / "lock", refusal="held"),
+    ):
+        pass

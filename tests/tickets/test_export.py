@@ -1,0 +1,268 @@
+"""A run that was trained is taken away, and is what it was."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+import iterand_jax
+from iterand_jax import export, main
+from iterand_jax.data.datasets import open_source
+from iterand_jax.tickets import formats
+from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.metadata import Description
+from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training.workdir import restore
+from iterand_jax.trees import leaves_of
+
+
+def accuracy_of(ticket):
+    images, labels = open_source("digits").read("test")
+    return 100 * np.mean(np.argmax(ticket.apply(images), axis=-1) == labels)
+
+
+@pytest.mark.parametrize("distribution", ["kaiming_uniform", "signed_constant"])
+def test_a_run_is_packed_replayed_and_evaluated(
+    distribution, tiny_config, tmp_path, capsys
+):
+    """30 refreshes whose masks move, and a ticket that answers as the run did."""
+    options = {"k_per": 2, "sampling_rate": 0.5, "network.width": 0.25}
+    config = tiny_config(distribution=distribution, **options)
+    result = main.train(config, str(tmp_path))
+    capsys.readouterr()
+    path = tmp_path / "ticket.safetensors"
+    export.export(tmp_path, "ticket", path)
+    ticket = iterand_jax.load_ticket(path)
+    np.testing.assert_allclose(accuracy_of(ticket), result["test_accuracy"], 1e-6)
+    assert ticket.description.run["step"] == result["steps"] == 60
+
+    model, state, _ = restore(tmp_path)
+    effective = model.method.params(state.trainable, state.frozen)
+    for path_, masked in leaves_of(effective).items():
+        rebuilt, mask = leaves_of(ticket.params)[path_], leaves_of(ticket.masks)[path_]
+        frozen = leaves_of(state.frozen)[path_]
+        np.testing.assert_array_equal(rebuilt, masked)
+        assert rebuilt[mask].tobytes() == frozen[mask].tobytes()
+        assert 0.4 < mask.mean() < 0.6
+
+    printed = capsys.readouterr().out
+    dense = sum(4 * leaf.size for leaf in jax.tree.leaves(ticket.params))
+    assert f"against {dense / 1e6:.2f} MB in float32" in printed
+    assert str(path) in printed
+    kinds = {"kaiming_uniform": "gap", "signed_constant": "sign"}
+    assert kinds[distribution] in printed
+    assert path.stat().st_size < dense / 8
+
+
+def test_the_checkpoint_of_a_step_is_exported(tiny_config, tmp_path):
+    main.train(tiny_config(epochs=2, keep_checkpoints=2), str(tmp_path))
+    path = tmp_path / "out.safetensors"
+    export.export(tmp_path, "ticket", path, step=30)
+    assert iterand_jax.load_ticket(path).description.run["step"] == 30
+    refusal = r"no checkpoint of step 10 in .*possible: 30, 40"
+    with pytest.raises(ValueError, match=refusal):
+        export.export(tmp_path, "ticket", path, step=10)
+
+
+def test_a_run_by_sgd_is_a_dense_ticket(tiny_config, tmp_path):
+    result = main.train(tiny_config(epochs=1, method="sgd"), str(tmp_path))
+    export.export(tmp_path, "ticket", tmp_path / "out.safetensors")
+    ticket = iterand_jax.load_ticket(tmp_path / "out.safetensors")
+    np.testing.assert_allclose(accuracy_of(ticket), result["test_accuracy"], 1e-6)
+    assert leaves_of(ticket.masks) == {}
+    assert ticket.description.draws is None
+    trainable = restore(tmp_path).state.trainable
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ticket.params, trainable)))
+
+
+class Run(NamedTuple):
+    """A run, and what its state holds and answers."""
+
+    folder: Path
+    arrays: dict  # masked weights and statistics, by path
+    images: np.ndarray
+    logits: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def run_of(tiny_config, tmp_path_factory):
+    """Trains a network of a name for an epoch, once."""
+
+    @functools.cache
+    def run(network):
+        folder = tmp_path_factory.mktemp(network)
+        config = tiny_config(epochs=1, **{"network.name": network})
+        main.train(config, str(folder))
+        model, state, _ = restore(folder)
+        variables = {"params": model.method.params(state.trainable, state.frozen)}
+        if state.batch_stats:
+            variables["batch_stats"] = state.batch_stats
+        images = open_source("digits").read("test")[0][:5]
+        normalized = (images / 255 - config.dataset.mean) / config.dataset.std
+        logits = jax.jit(model.network.apply)(variables, np.float32(normalized))
+        return Run(folder, leaves_of(variables), images, np.asarray(logits))
+
+    return run
+
+
+def check_ticket(path, run):
+    ticket = iterand_jax.load_ticket(path)
+    assert_equal(leaves_of(ticket.variables), run.arrays)
+    np.testing.assert_allclose(ticket.apply(run.images), run.logits, 1e-5, 1e-6)
+
+
+def check_safetensors(path, run):
+    assert_equal(safetensors.load_file(path), run.arrays)
+
+
+def check_torchvision(path, run):
+    arrays = safetensors.load_file(path)
+    kernels = {"conv1": "ConvNorm_0", "layer3.2.conv2": "BasicBlock_8/ConvNorm_1"}
+    for name, path_ in kernels.items():
+        kernel = run.arrays[f"params/{path_}/Conv_0/kernel"]
+        np.testing.assert_array_equal(
+            arrays[f"{name}.weight"], kernel.transpose(3, 2, 0, 1)
+        )
+    np.testing.assert_array_equal(
+        arrays["fc.weight"], run.arrays["params/Dense_0/kernel"].T
+    )
+    mean = run.arrays["batch_stats/BasicBlock_8/ConvNorm_1/BatchNorm_0/mean"]
+    np.testing.assert_array_equal(arrays["layer3.2.bn2.running_mean"], mean)
+    assert arrays["bn1.num_batches_tracked"].shape == ()
+    kept, expected = (
+        sum(np.count_nonzero(leaf) for leaf in leaves if leaf.ndim > 1)
+        for leaves in (arrays.values(), run.arrays.values())
+    )
+    assert kept == expected
+
+
+def check_stablehlo(folder, run):
+    content = (folder / formats.PROGRAM).read_bytes()
+    weights = safetensors.load_file(folder / formats.WEIGHTS)
+    logits = jax.export.deserialize(bytearray(content)).call(weights, run.images)
+    assert_equal(weights, run.arrays)
+    np.testing.assert_allclose(logits, run.logits, 1e-5, 1e-6)
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+
+CELLS = [  # format, check, network; torchvision's names are for ResNets
+    ("ticket", check_ticket, "conv2"),
+    ("safetensors", check_safetensors, "conv2"),
+    ("stablehlo", check_stablehlo, "conv2"),
+    pytest.param("torchvision", check_torchvision, "resnet20", marks=pytest.mark.slow),
+]
+
+
+def test_each_format_is_tested():
+    assert {getattr(cell, "values", cell)[0] for cell in CELLS} == export.OUTPUTS.keys()
+
+
+@pytest.mark.parametrize(("name", "check", "network"), CELLS)
+def test_a_format_holds_what_the_run_found(
+    name, check, network, run_of, tmp_path, capsys
+):
+    run, output = run_of(network), tmp_path / export.OUTPUTS[name]
+    export.export(run.folder, name, output)
+    printed = capsys.readouterr().out
+    assert str(output) in printed
+    assert f"{network}, step 20" in printed
+    check(output, run)
+
+
+def test_the_command_writes_into_the_workdir(run_of):
+    run = run_of("conv2")
+    command = [sys.executable, "-m", "iterand_jax.export", "--format=safetensors"]
+    done = subprocess.run(
+        [*command, f"--workdir={run.folder}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    output = run.folder / "weights.safetensors"
+    assert f"{output} ({output.stat().st_size:,} bytes)" in done.stdout
+    check_safetensors(output, run)
+
+
+@pytest.fixture
+def untrained(tmp_path):
+    """The folder of a run without a checkpoint: whoever looks for one is refused."""
+    config = {"network": {"name": "resnet20"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", export.OUTPUTS)
+def test_an_output_that_cannot_be_is_refused_before_any_work(name, untrained):
+    def refused(output):
+        with pytest.raises(ValueError, match=f"cannot write .*{output}") as error:
+            export.export(untrained, name, output)
+        return str(error.value)
+
+    told = refused(untrained / "nowhere" / "out")
+    assert told.endswith(f": there is no folder {untrained / 'nowhere'}")
+    there = untrained / "there"
+    if name == "stablehlo":
+        there.write_text("")
+        assert refused(there).endswith("it is a file")
+    else:
+        there.mkdir()
+        assert refused(there).endswith("it is a folder")
+    assert {path.name for path in untrained.iterdir()} == {"config.json", "there"}
+
+
+def test_the_command_says_in_one_line_that_a_folder_is_not_there(untrained):
+    output = untrained / "nowhere" / "out"
+    command = [sys.executable, "-m", "iterand_jax.export", f"--output={output}"]
+    done = subprocess.run(
+        [*command, f"--workdir={untrained}"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    expected = f"error: cannot write {output}: there is no folder {output.parent}\n"
+    assert done.stderr == expected
+
+
+def test_a_format_that_the_network_cannot_have_is_refused_before_any_work(tmp_path):
+    """There is no checkpoint yet, and the format is told first."""
+    config = {"network": {"name": "conv2"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="for ResNets; the network here is 'conv2'"):
+        export.export(tmp_path, "torchvision", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.slow
+def test_resnet18_of_signed_constants_is_23_times_smaller(tmp_path):
+    """At the sparsity of its runs; the draws are random, the sizes are not."""
+    rng = np.random.default_rng(0)
+    network = {"name": "resnet18", "num_classes": 10, "width": 1.0, "affine": False}
+    description = Description(
+        network={**network, "dtype": "float32"}, inputs=(((1, 32, 32, 3), "float32"),)
+    )
+    abstract = description.abstract()
+
+    def mask(leaf):
+        kept = rng.permutation(leaf.size) >= round(0.6 * leaf.size)
+        return kept.reshape(leaf.shape)
+
+    def constants(leaf):
+        return np.where(rng.random(leaf.shape) < 0.5, np.float32(-0.1), np.float32(0.1))
+
+    params = jax.tree.map(constants, abstract["params"])
+    masks = jax.tree.map(mask, abstract["params"])
+    statistics = jax.tree.map(constants, abstract["batch_stats"])
+    ticket = Ticket.of(description, params, masks, statistics)
+    arrays = tickets.save(ticket, tmp_path / "ticket")
+    text = export.sizes(ticket, arrays)["parameters"]
+    assert text.startswith("1.954 MB (mask 1.396, sign 0.558, ")
+    assert text.endswith("against 44.66 MB in float32: 22.9 times smaller")
+    assert (tmp_path / "ticket").stat().st_size < 2_010_000
