@@ -26,7 +26,9 @@ def _compile_each_program_once(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # one cache for all workers
-    folder = str(folder / "compilation_cache")
+    # One that is given is shared with other runs of the tests, as CI's two are.
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder = given or str(folder / "compilation_cache")
     options = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.1,
