@@ -16,7 +16,8 @@ from iterand_jax.data import datasets, feeds
 from iterand_jax.data.imagenet_feed import BadImageInDatasetError, StreamedImages
 from iterand_jax.data.sources import Source
 from iterand_jax.runtime import hosts
-from iterand_jax.training import loop, setup
+from iterand_jax.training import loop
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.replica import Replica
@@ -205,7 +206,7 @@ def test_there_is_a_core():
 def streamed_config(tiny_config, monkeypatch):
     """Conv2 at width 1/16 on ImageNet of 16 x 16 pixels: 2 epochs of 5 steps."""
     small = datasets._streamed_images(datasets.imagenet.open_imagenet, 16, 1000)
-    monkeypatch.setitem(datasets.DATASETS, "imagenet2012", small)
+    monkeypatch.setitem(datasets.DATASETS.table, "imagenet2012", small)
 
     def make(**overrides):
         fields = {
@@ -230,13 +231,13 @@ def streamed_config(tiny_config, monkeypatch):
 
 def run(config, folder, workdir):
     workdir.mkdir(exist_ok=True)
-    built = setup.build(config, datasets.open_source("imagenet2012", folder))
+    built = building.build(config, datasets.open_source("imagenet2012", folder))
     return loop.train_and_evaluate(built, workdir)
 
 
 def test_an_evaluation_counts_all_but_bad_images(source, streamed_config):
     bad = set()
-    built = setup.build(streamed_config(), source(bad))
+    built = building.build(streamed_config(), source(bad))
     evaluate = Evaluator(built)
     state = jax.jit(built.init_state)(built.root)
     assert evaluate(state, "test").examples == 10

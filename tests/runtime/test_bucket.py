@@ -7,10 +7,10 @@ import fsspec
 import orbax.checkpoint as ocp
 import pytest
 
-from iterand_jax import main
 from iterand_jax.data import sources
 from iterand_jax.runtime import bucket
 from iterand_jax.runtime.files import write_atomically
+from iterand_jax.training.train import train_config
 
 
 @pytest.fixture
@@ -205,8 +205,8 @@ def test_datasets_are_not_read_from_buckets():
 # What the reader leaves unawaited when a file is damaged is its own affair.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_continues_from_a_bucket_on_another_machine(store, tiny_config):
-    whole = main.train(tiny_config(), "memory://runs/a")
-    assert main.train(tiny_config(), "memory://runs/a") == whole
+    whole = train_config(tiny_config(), "memory://runs/a")
+    assert train_config(tiny_config(), "memory://runs/a") == whole
     paths = contents(store)
     assert "/runs/a/config.json" in paths
     assert not any("tmp" in path or "lock" in path for path in paths)
@@ -215,6 +215,6 @@ def test_a_run_continues_from_a_bucket_on_another_machine(store, tiny_config):
     parts = [p for p in paths if p.startswith("/runs/a/checkpoints/60/state/")]
     for path in parts[::2]:
         store.rm_file(path)
-    again = main.train(tiny_config(), "memory://runs/a")
+    again = train_config(tiny_config(), "memory://runs/a")
     assert again["state_sha256"] == whole["state_sha256"]
     gc.collect()

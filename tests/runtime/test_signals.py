@@ -16,7 +16,8 @@ from iterand_jax.runtime.signals import (
     InterruptedRunError,
     stop_requests,
 )
-from iterand_jax.training import loop, setup
+from iterand_jax.training import loop
+from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
@@ -24,7 +25,7 @@ from iterand_jax.training.logs import read_lines
 
 def run(config, workdir, signals=()):
     """Trains; `signals` maps steps to the signals that come while they are done."""
-    built = setup.build(resolve(config), datasets.open_source("digits"))
+    built = building.build(resolve(config), datasets.open_source("digits"))
     batch = built.feed.batch
 
     def batch_and_signal(step):

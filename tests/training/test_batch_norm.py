@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from iterand_jax.data import datasets
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import NETWORKS, Network
 from iterand_jax.networks.resnet import ResNet
-from iterand_jax.training import loop, setup
+from iterand_jax.training import loop
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.replica import Replica
@@ -30,7 +31,7 @@ NETWORKS_AND_METHODS = [
 def normalized_config(tiny_config, monkeypatch):
     """A ResNet whose first stage has one channel: 2 epochs of 10 steps."""
     form = partial(ResNet, stages=(1, 1), channels=16, scaled_stem=True)
-    monkeypatch.setitem(NETWORKS, SMALL, form)
+    monkeypatch.setitem(NETWORKS.table, SMALL, Network(form))
 
     def make(**overrides):
         fields = {"network.name": SMALL, "epochs": 2, "batch_size": 128}
@@ -40,7 +41,7 @@ def normalized_config(tiny_config, monkeypatch):
 
 
 def build(config):
-    return setup.build(resolve(config), datasets.open_source("digits"))
+    return building.build(resolve(config), datasets.open_source("digits"))
 
 
 def run(config, workdir):
@@ -92,7 +93,7 @@ def test_evaluation_reads_the_running_statistics(normalized_config):
         return [x[part] for x in source.read(split)]
 
     config = resolve(normalized_config(eval_batch_size=8))
-    built = setup.build(config, dataclasses.replace(source, read=read))
+    built = building.build(config, dataclasses.replace(source, read=read))
     state = jax.jit(built.init_state)(built.root)
     evaluate = Evaluator(built)
     first, second, both = (evaluate(state, "test").loss for _ in range(3))
@@ -115,16 +116,16 @@ import jax
 import numpy as np
 from configs import digits
 from iterand_jax.data import datasets
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import register_network
 from iterand_jax.networks.resnet import ResNet
-from iterand_jax.training import loop, setup
+from iterand_jax.training import loop, run as building
 from iterand_jax.training.config import resolve
-NETWORKS["small"] = partial(ResNet, stages=(1, 1), channels=4)
+register_network("small", partial(ResNet, stages=(1, 1), channels=4))
 config = digits.get_config()
 config.network.name = "small"
 config.epochs, config.batch_size, config.eval_batch_size = 1, 128, 512
 config.dataset.validation_fraction = 0.9
-built = setup.build(resolve(config), datasets.open_source("digits"))
+built = building.build(resolve(config), datasets.open_source("digits"))
 state = loop.train_and_evaluate(built, Path(sys.argv[1])).state
 assert int(state.step) == 1
 np.savez(Path(sys.argv[1]) / "statistics", *jax.tree.leaves(state.batch_stats))

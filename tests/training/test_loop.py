@@ -6,20 +6,21 @@ import jax
 import numpy as np
 import pytest
 
-from iterand_jax import main
 from iterand_jax.data import datasets
-from iterand_jax.training import loop, setup
+from iterand_jax.training import loop
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import NonFiniteLossError, Replica
 from iterand_jax.training.step import sgd_optimizer
+from iterand_jax.training.train import train_config
 
 TIMINGS = {"examples_per_second"}
 
 
 def run(config, workdir):
-    built = setup.build(resolve(config), datasets.open_source("digits"))
+    built = building.build(resolve(config), datasets.open_source("digits"))
     workdir.mkdir(exist_ok=True)
     return loop.train_and_evaluate(built, workdir)
 
@@ -66,15 +67,15 @@ def test_epochs_that_are_to_be_kept_are_saved_whatever_the_period(
 
 
 def test_the_train_step_is_traced_once(tiny_config, tmp_path):
-    built = setup.build(resolve(tiny_config()), datasets.open_source("digits"))
+    built = building.build(resolve(tiny_config()), datasets.open_source("digits"))
     traces = []
 
     def train_inputs(arguments, step, root):
-        inputs, labels = built.task.train_inputs(arguments, step, root)
+        inputs, labels = built.train_inputs(arguments, step, root)
         traces.append(inputs[0].shape)
         return inputs, labels
 
-    counting = built._replace(task=built.task._replace(train_inputs=train_inputs))
+    counting = dataclasses.replace(built, train_inputs=train_inputs)
     loop.train_and_evaluate(counting, tmp_path)
     assert traces == [(64, 8, 8, 1)]
 
@@ -120,7 +121,7 @@ def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
     seen = set()
     for batch_size in (7, 359, 360, 1000):
         config = resolve(tiny_config(eval_batch_size=batch_size))
-        built = setup.build(config, source)
+        built = building.build(config, source)
         state = built.init_state(built.root)
         test = Evaluator(built)(state, "test")
         seen.add((round(test.loss, 4), test.accuracy))
@@ -132,13 +133,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 ):
     config = tiny_config(method="sgd", learning_rate=0.05)
     source = datasets.open_source("digits")
-    built = setup.build(resolve(config), source)
+    built = building.build(resolve(config), source)
 
     def poisoned(step):
         return jax.numpy.where(step < 33, 0.05, float("inf"))
 
     optimizer = sgd_optimizer(poisoned, momentum=0.9, weight_decay=0.0)
-    built = built._replace(task=built.task._replace(optimizer=optimizer))
+    built = dataclasses.replace(built, optimizer=optimizer)
     with pytest.raises(NonFiniteLossError, match="not finite at step 34"):
         loop.train_and_evaluate(built, tmp_path)
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 30
@@ -166,7 +167,7 @@ def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
         return source.read(split)
 
     watched = dataclasses.replace(source, read=read)
-    built = setup.build(resolve(tiny_config()), watched)
+    built = building.build(resolve(tiny_config()), watched)
     loop.train_and_evaluate(built, tmp_path)
     assert reads == [("train", 0), ("test", 60)]
 
@@ -175,7 +176,7 @@ def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
 def test_the_main_job_finds_an_accurate_subnetwork(tmp_path, capsys):
     from configs import digits
 
-    result = main.train(digits.get_config(), str(tmp_path))
+    result = train_config(digits.get_config(), str(tmp_path))
     assert result["test_accuracy"] >= 95
     assert result["parameters_kept"] / result["parameters"] == pytest.approx(
         0.5, abs=1e-3

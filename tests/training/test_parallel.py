@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 
 from iterand_jax import Subnetwork, iterand
 from iterand_jax.data import datasets
-from iterand_jax.training import parallel, setup
+from iterand_jax.training import parallel
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
@@ -28,10 +30,9 @@ def test_a_batch_that_devices_cannot_share_is_refused(size):
     "make", [parallel.compile_refresh, parallel.compile_refresh_without_pmap]
 )
 def test_the_refresh_of_all_devices_is_the_methods_own(tiny_config, make):
-    built = setup.build(resolve(tiny_config()), datasets.open_source("digits"))
+    built = building.build(resolve(tiny_config()), datasets.open_source("digits"))
     method = iterand(Subnetwork(), k_per=1, sampling_rate=0.5)
-    task = built.task._replace(method=method)
-    state = built._replace(task=task).init_state(built.root)
+    state = dataclasses.replace(built, method=method).init_state(built.root)
     state = jax.device_put(state, parallel.replicated(built.mesh))
     refresh = make(method, built.mesh, built.root, state)
     for step in (0, 1):

@@ -1,5 +1,6 @@
 """Whole runs on reviews: several padded shapes, one logit, dropout."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 
 from configs import imdb_lstm
-from iterand_jax import export, load_ticket
+from iterand_jax import load_ticket
 from iterand_jax.data import reviews
 from iterand_jax.data.sources import Source
 from iterand_jax.data.text import VOCABULARY_FILE
-from iterand_jax.training import loop, setup
+from iterand_jax.training import exporting, loop
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve, to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
@@ -57,7 +59,7 @@ def tiny_config(**overrides):
 
 def build(config):
     source = Source("tiny", 2, SIZES, "text", "0" * 16, read)
-    return setup.build(resolve(config), source)
+    return building.build(resolve(config), source)
 
 
 def run(config, workdir):
@@ -78,7 +80,7 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(network, method):
         train = jax.jit(
             functools.partial(
                 train_step,
-                task=built.task,
+                task=built,
                 steps_per_epoch=5,
                 log_every=5,
                 accumulate_steps=parts,
@@ -98,7 +100,7 @@ def test_the_ticket_of_a_run_reads_texts(tmp_path):
     (tmp_path / "config.json").write_text(to_json(resolve(config)))
     outcome = run(config, tmp_path)
     path = tmp_path / "ticket.safetensors"
-    export.export(tmp_path, "ticket", path)
+    exporting.export(tmp_path, "ticket", path)
     ticket = load_ticket(path)
     texts, labels = read("test")
     right = (ticket.apply(*ticket.tokenize(texts))[:, 0] > 0) == labels
@@ -108,7 +110,7 @@ def test_the_ticket_of_a_run_reads_texts(tmp_path):
     (tmp_path / VOCABULARY_FILE).unlink()
     refusal = r"cannot read the vocabulary of the run: .*vocabulary\.txt"
     with pytest.raises(ValueError, match=refusal):
-        export.export(tmp_path, "ticket", path)
+        exporting.export(tmp_path, "ticket", path)
 
 
 @pytest.mark.slow
@@ -146,7 +148,7 @@ def test_a_step_is_traced_once_for_each_shape(tmp_path):
         traces.append(arguments.tokens.shape)
         return built.feed.train_inputs(arguments, step, root)
 
-    counting = built._replace(task=built.task._replace(train_inputs=train_inputs))
+    counting = dataclasses.replace(built, train_inputs=train_inputs)
     loop.train_and_evaluate(counting, tmp_path)
     assert traces == [(8, 6), (8, 15)]
 
