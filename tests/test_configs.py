@@ -158,7 +158,7 @@ def test_every_config_file_is_in_the_table():
 
 
 def test_every_network_has_a_config():
-    assert {paper.network for paper in CONFIGS.values()} == NETWORKS.keys()
+    assert {paper.network for paper in CONFIGS.values()} == set(NETWORKS)
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *IMP])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from iterand_jax import Subnetwork, masks
-from iterand_jax.networks import NETWORKS, TEXT_NETWORKS, build_network
+from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.selection import ROW, select_all, select_blocked, select_each
 
 WAYS = (select_all, select_each, select_blocked)
@@ -58,7 +58,7 @@ thresholds_blocked = jax.jit(functools.partial(masks.thresholds, select=select_b
 def shapes_of(name, width):
     """The leaves that are pruned of a network."""
     inputs = (jnp.zeros((1, 64, 64, 3)),)
-    if name in TEXT_NETWORKS:
+    if NETWORKS.get(name).takes_texts:
         inputs = (jnp.zeros((1, 4), int), jnp.full(1, 4))
     network = build_network(name, num_classes=10, width=width)
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]

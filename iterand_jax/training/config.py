@@ -8,10 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from iterand_jax import masks, subnetwork
-from iterand_jax.data.datasets import DATASETS, get_dataset
+from iterand_jax.data.datasets import DATASETS
 from iterand_jax.distributions import get_distribution
 from iterand_jax.methods import METHODS
-from iterand_jax.networks import NETWORKS, TEXT_NETWORKS
+from iterand_jax.networks import NETWORKS
 from iterand_jax.training.schedules import OPTIONS, SCHEDULES
 
 OF_THE_METHOD = (
@@ -60,7 +60,6 @@ def methods_of(config: ConfigDict) -> list[str]:
 
 
 def _check(config: ConfigDict) -> None:
-    _check_choice("network", config.network.name, NETWORKS)
     _check_choice("dtype", config.dtype, DTYPES)
     _check_schedule(config)
     _check_dataset(config)
@@ -130,8 +129,9 @@ def _check_schedule(config: ConfigDict) -> None:
 
 
 def _check_dataset(config: ConfigDict) -> None:
-    _check_choice("dataset", config.dataset.name, DATASETS)
-    name, dataset = config.dataset.name, get_dataset(config.dataset.name)
+    name, network = config.dataset.name, config.network.name
+    takes_texts = NETWORKS.get(network, importing=True).takes_texts
+    dataset = DATASETS.get(name, importing=True)
     for field, value in config.dataset.items():
         if field != "name" and (value is not None) != (field in dataset.options):
             raise ValueError(
@@ -144,10 +144,10 @@ def _check_dataset(config: ConfigDict) -> None:
         raise ValueError(
             f"augmentation={config.augmentation} means nothing to the dataset {name}"
         )
-    takers = [n for n in NETWORKS if (n in TEXT_NETWORKS) == dataset.is_text]
-    if config.network.name not in takers:
+    if takes_texts != dataset.is_text:
+        takers = [n for n, e in NETWORKS.table.items() if e.takes_texts != takes_texts]
         raise ValueError(
-            f"the network {config.network.name} cannot take the dataset {name}; "
+            f"the network {network} cannot take the dataset {name}; "
             f"possible: {', '.join(takers)}"
         )
 
@@ -155,8 +155,8 @@ def _check_dataset(config: ConfigDict) -> None:
 def _check_replicas(config: ConfigDict) -> None:
     if config.replicas <= 1:
         return
-    possible = [name for name, dataset in DATASETS.items() if dataset.resident]
-    if config.dataset.name not in possible:
+    if not DATASETS.get(config.dataset.name).resident:
+        possible = [name for name, d in DATASETS.table.items() if d.resident]
         raise ValueError(
             f"replicas={config.replicas}: the dataset {config.dataset.name} trains one "
             f"seed at a time; possible: {', '.join(possible)}"

@@ -205,7 +205,7 @@ def test_there_is_a_core():
 def streamed_config(tiny_config, monkeypatch):
     """Conv2 at width 1/16 on ImageNet of 16 x 16 pixels: 2 epochs of 5 steps."""
     small = datasets._streamed_images(datasets.imagenet.open_imagenet, 16, 1000)
-    monkeypatch.setitem(datasets.DATASETS, "imagenet2012", small)
+    monkeypatch.setitem(datasets.DATASETS.table, "imagenet2012", small)
 
     def make(**overrides):
         fields = {

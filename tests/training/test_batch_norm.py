@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from iterand_jax.data import datasets
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import NETWORKS, Network
 from iterand_jax.networks.resnet import ResNet
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
@@ -30,7 +30,7 @@ NETWORKS_AND_METHODS = [
 def normalized_config(tiny_config, monkeypatch):
     """A ResNet whose first stage has one channel: 2 epochs of 10 steps."""
     form = partial(ResNet, stages=(1, 1), channels=16, scaled_stem=True)
-    monkeypatch.setitem(NETWORKS, SMALL, form)
+    monkeypatch.setitem(NETWORKS.table, SMALL, Network(form))
 
     def make(**overrides):
         fields = {"network.name": SMALL, "epochs": 2, "batch_size": 128}
@@ -115,11 +115,11 @@ import jax
 import numpy as np
 from configs import digits
 from iterand_jax.data import datasets
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import register_network
 from iterand_jax.networks.resnet import ResNet
 from iterand_jax.training import loop, setup
 from iterand_jax.training.config import resolve
-NETWORKS["small"] = partial(ResNet, stages=(1, 1), channels=4)
+register_network("small", partial(ResNet, stages=(1, 1), channels=4))
 config = digits.get_config()
 config.network.name = "small"
 config.epochs, config.batch_size, config.eval_batch_size = 1, 128, 512

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from iterand_jax import main
 from iterand_jax.data import datasets
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import NETWORKS, Network
 from iterand_jax.runtime.signals import InterruptedRunError
 from iterand_jax.training import loop, setup
 from iterand_jax.training import workdir as workdirs
@@ -189,7 +189,7 @@ class Perceptron(nn.Module):
 def test_many_steps_in_one_dispatch_have_the_same_bits_without_convolutions(
     replicas, dtype, tiny_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(NETWORKS, "conv2", Perceptron)
+    monkeypatch.setitem(NETWORKS.table, "conv2", Network(Perceptron))
     options = {"seed": 3, "replicas": replicas, "dtype": dtype, "epochs": 2}
     ones = train(tiny_config(**options), tmp_path / "ones")
     many = train(tiny_config(steps_per_dispatch=5, **options), tmp_path / "many")
