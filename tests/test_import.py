@@ -47,7 +47,7 @@ FLOORS = {  # a module may import what lies on lower floors, and its own room
 COMMANDS = 8  # every other module at the top
 APART = {  # import nothing of the method; these are what they may import
     "runtime": set(),
-    "networks": set(),
+    "networks": {"runtime"},
     "theory": {"keys"},
     "data": {"runtime", "keys"},
 }

@@ -168,14 +168,13 @@ def build_network(
     2804928
     """
     factory = NETWORKS.get(name).factory
-    is_made = isinstance(factory, nn.Module)
     options = {
         "num_classes": num_classes,
         "width": width,
         "affine": affine,
         "dtype": dtype,
     }
-    parameters = {} if is_made else _parameters(factory)
+    parameters = {} if isinstance(factory, nn.Module) else _parameters(factory)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     taken = (
         options if takes_all else {n: options[n] for n in options if n in parameters}
@@ -189,7 +188,7 @@ def build_network(
             f"the network {name} has no dtype: {jnp.dtype(dtype)} is not possible, "
             f"float32 is"
         )
-    if is_made:
+    if isinstance(factory, nn.Module):
         return factory
     for parameter in parameters.values():
         is_named = parameter.kind not in (
@@ -213,6 +212,6 @@ def build_network(
     return network
 
 
-def training_options(network: nn.Module) -> dict[str, bool]:
+def training_options(network: nn.Module) -> dict[str, Any]:
     """The keywords that a network is called with in training: train, if it takes it."""
     return {"train": True} if "train" in _parameters(type(network).__call__) else {}

@@ -19,6 +19,7 @@ from jax import Array
 
 from iterand_jax.keys import keyed
 from iterand_jax.methods import Method
+from iterand_jax.networks import training_options
 from iterand_jax.training.gradients import accumulated
 
 PyTree = Any
@@ -175,7 +176,7 @@ def train_step(
         logits, updated = task.network.apply(
             {"params": params, "batch_stats": batch_stats},
             *inputs,
-            train=True,
+            **training_options(task.network),
             mutable=["batch_stats"],
             rngs={"dropout": keyed(root, "dropout", state.step)},
         )
