@@ -13,7 +13,7 @@ from iterand_jax.runtime import cli
 def define_flags() -> None:
     """Defines the flags of this command."""
     cli.define_data_dir()
-    flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
+    cli.define_path("workdir", None, "the folder of the run", required=True)
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
 
 
@@ -35,5 +35,10 @@ def main() -> None:
     )
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
+
+
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    run()

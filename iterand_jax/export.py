@@ -1,4 +1,4 @@
-"""Takes the subnetwork of a run away, as one small file or in a format others read.
+"""Writes a run's subnetwork: a small file, or a format that others read.
 
 python -m iterand_jax.export --workdir=DIR
 --format=ticket|safetensors|torchvision|stablehlo [--step=N] [--output=FILE]
@@ -15,10 +15,10 @@ FORMATS = ("ticket", "safetensors", "torchvision", "stablehlo")
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
+    cli.define_path("workdir", None, "the folder of the run", required=True)
     flags.DEFINE_enum("format", "ticket", FORMATS, "what to write")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
-    flags.DEFINE_string("output", None, "where to; default: a name in the workdir")
+    cli.define_path("output", None, "where to; default: a name in the workdir")
     cli.define_data_dir()
 
 
@@ -33,5 +33,10 @@ def main() -> None:
     )
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
+
+
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    run()

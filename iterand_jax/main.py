@@ -1,4 +1,6 @@
-"""Trains one config: `python -m iterand_jax.main --config=configs/cifar_conv6.py`.
+"""Trains one config.
+
+python -m iterand_jax.main [--config=NAME_OR_FILE] [--config.FIELD=VALUE] [FLAGS]
 
 Without --config it trains a small network on handwritten digits, in about a minute.
 Every field of the config can be overridden: --config.method=edge_popup,
@@ -6,34 +8,32 @@ Every field of the config can be overridden: --config.method=edge_popup,
 interrupted run continues and a finished one says so.
 """
 
-from pathlib import Path
-
 from absl import flags
 
+from iterand_jax import configs
+from iterand_jax.configs import default
 from iterand_jax.runtime import cli, hosts
-
-DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "digits.py"
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
     cli.define_data_dir()
-    flags.DEFINE_string(
+    cli.define_path(
         "workdir",
         None,
         "where to write, a folder or gs://BUCKET/FOLDER; default: a folder below runs/",
     )
     cli.define_hosts()
-    cli.define_config(DEFAULT_CONFIG)
+    cli.define_config(configs.load, "digits")
 
 
 def main() -> None:
     """Trains the config of the flags, with the other processes of the run if any."""
-    from iterand_jax.training import config as configs
+    from iterand_jax.training.config import resolve
     from iterand_jax.training.train import train_config
 
     values = flags.FLAGS
-    configs.resolve(values.config)  # a mistake is told before others are waited for
+    resolve(values.config)  # a mistake is told before others are waited for
     cli.join_hosts()
     with hosts.only_first_prints():
         train_config(
@@ -41,5 +41,40 @@ def main() -> None:
         )
 
 
+def choices() -> str:
+    """What there is to choose from, and every field of a config, for --help."""
+    from iterand_jax.data.augment import AUGMENTATIONS
+    from iterand_jax.data.datasets import DATASETS
+    from iterand_jax.distributions import DISTRIBUTIONS
+    from iterand_jax.methods import METHODS
+    from iterand_jax.networks import NETWORKS
+    from iterand_jax.training.procedures import PROCEDURES
+    from iterand_jax.training.schedules import SCHEDULES
+
+    named = {
+        "Configs": configs.names(),
+        "Methods": (*METHODS, *PROCEDURES),
+        "Networks": NETWORKS,
+        "Datasets": DATASETS,
+        "Distributions": DISTRIBUTIONS,
+        "Augmentations": AUGMENTATIONS,
+        "Schedules": SCHEDULES,
+    }
+    parts = [f"{what}:\n{cli.indented(', '.join(of), 2)}" for what, of in named.items()]
+    parts.append("Fields of a config, with their defaults in configs/default.py:")
+    for field, (value, meaning) in default.FIELDS.items():
+        kind = f"None, or {value.__name__}" if isinstance(value, type) else repr(value)
+        parts[-1] += f"\n  --config.{field} = {kind}\n{cli.indented(meaning, 6)}"
+    for method, recipe in default.get_config().recipe.items():
+        values = ", ".join(f"{field} = {value!r}" for field, value in recipe.items())
+        parts[-1] += f"\n  --config.recipe.{method}.*\n{cli.indented(values, 6)}"
+    return "\n\n".join(parts)
+
+
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, more_help=choices)
+
+
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    run()
