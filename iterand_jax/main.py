@@ -8,6 +8,8 @@ Every field of the config can be overridden: --config.method=edge_popup,
 interrupted run continues and a finished one says so.
 """
 
+from collections.abc import Iterable
+
 from absl import flags
 
 from iterand_jax import configs
@@ -51,7 +53,7 @@ def choices() -> str:
     from iterand_jax.training.procedures import PROCEDURES
     from iterand_jax.training.schedules import SCHEDULES
 
-    named = {
+    named: dict[str, Iterable[str]] = {
         "Configs": configs.names(),
         "Methods": (*METHODS, *PROCEDURES),
         "Networks": NETWORKS,

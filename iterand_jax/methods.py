@@ -228,11 +228,13 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "sgd": sgd,
         "edge_popup": edge_popup,
         "iterand": iterand,
-        "fixed_mask": unfilled_mask,
     },
     as_entry=_as_factory,
 )
 """Methods by name: (subnetwork, *, the method's own fields) -> Method."""
+
+_OF_PROCEDURES: Mapping[str, Callable[..., Method]] = {"fixed_mask": unfilled_mask}
+"""Methods that need what an earlier run left, so that no config can name them."""
 
 
 def register_method(name: str, factory: Callable[..., Method]) -> None:
@@ -248,7 +250,13 @@ def register_method(name: str, factory: Callable[..., Method]) -> None:
 
     >>> register_method("edge_popup", edge_popup)  # the very same: nothing changes
     """
+    if name in _OF_PROCEDURES:
+        raise ValueError(f"there is another method {name!r} already")
     METHODS.register(name, factory)
+
+
+def _factory(name: str) -> Callable[..., Method]:
+    return _OF_PROCEDURES.get(name) or METHODS.get(name)
 
 
 def method_fields(name: str) -> dict[str, bool]:
@@ -260,7 +268,7 @@ def method_fields(name: str) -> dict[str, bool]:
     >>> method_fields("iterand")
     {'k_per': True, 'sampling_rate': True}
     """
-    _, *own = inspect.signature(METHODS.get(name)).parameters.values()
+    _, *own = inspect.signature(_factory(name)).parameters.values()
     for field in own:
         if field.kind in (field.VAR_KEYWORD, field.VAR_POSITIONAL):
             raise ValueError(
@@ -286,4 +294,4 @@ def build_method(name: str, subnetwork: Subnetwork, fields: Mapping) -> Method:
             own[field] = fields[field]
         elif needed:
             raise ValueError(f"the method {name!r} needs a value for {field}")
-    return METHODS.get(name)(subnetwork, **own)
+    return _factory(name)(subnetwork, **own)

@@ -1,9 +1,6 @@
 """Order statistics of integers against NumPy's sort; all ways give the same."""
 
 import functools
-import os
-import subprocess
-import sys
 import textwrap
 
 import jax
@@ -15,6 +12,7 @@ import pytest
 from iterand_jax import Subnetwork, masks
 from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.selection import ROW, select_all, select_blocked, select_each
+from tests import helpers
 
 WAYS = (select_all, select_each, select_blocked)
 SIZES = (1, 2, ROW - 1, ROW, ROW + 1, 3 * ROW, 5000)
@@ -169,16 +167,10 @@ def test_shard_map_selects_in_each_shard_alone():
             np.testing.assert_array_equal(found, expected)
         print("all equal")
     """
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
+    run = helpers.python(
+        *("-W", "error", "-c", textwrap.dedent(script)),
+        devices=4,
+        env={"JAX_PLATFORMS": "cpu"},
         timeout=120,
-        check=False,
     )
     assert run.stdout == "all equal\n", run.stderr[-3000:]

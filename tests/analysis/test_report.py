@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -26,6 +24,7 @@ from iterand_jax.training.config import resolve
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 STEP = 21  # three refreshes, one every seven steps
 
@@ -247,18 +246,13 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
 
 def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
     folder = workdir("run")
-    command = [sys.executable, "-m", "iterand_jax.analyze"]
-    done = subprocess.run(
-        [*command, f"--workdir={folder}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", done.stdout)
+    command = helpers.command("analyze")
+    said = helpers.printed(*command, f"--workdir={folder}")
+    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", said)
     assert (folder / "analysis.png").exists()
-    absent = subprocess.run(
-        [*command, f"--workdir={tmp_path / 'no'}"], capture_output=True, text=True
-    )
+    absent = helpers.python(*command, f"--workdir={tmp_path / 'no'}")
     assert absent.returncode == 2
     assert re.fullmatch(r"error: .*config\.json.*\n", absent.stderr)
-    neither = subprocess.run(command, capture_output=True, text=True)
+    neither = helpers.python(*command)
     assert neither.returncode == 2
     assert "either --workdir=DIR or --ticket=FILE" in neither.stderr

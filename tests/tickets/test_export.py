@@ -2,8 +2,6 @@
 
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from iterand_jax.training import exporting
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 
 def accuracy_of(ticket):
@@ -186,13 +185,10 @@ def test_a_format_holds_what_the_run_found(
 
 def test_the_command_writes_into_the_workdir(run_of):
     run = run_of("conv2")
-    command = [sys.executable, "-m", "iterand_jax.export", "--format=safetensors"]
-    done = subprocess.run(
-        [*command, f"--workdir={run.folder}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    flags = ["--format=safetensors", f"--workdir={run.folder}"]
+    said = helpers.printed(*helpers.command("export", *flags))
     output = run.folder / "weights.safetensors"
-    assert f"{output} ({output.stat().st_size:,} bytes)" in done.stdout
+    assert f"{output} ({output.stat().st_size:,} bytes)" in said
     check_safetensors(output, run)
 
 
@@ -225,10 +221,8 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(name, untrained):
 
 def test_the_command_says_in_one_line_that_a_folder_is_not_there(untrained):
     output = untrained / "nowhere" / "out"
-    command = [sys.executable, "-m", "iterand_jax.export", f"--output={output}"]
-    done = subprocess.run(
-        [*command, f"--workdir={untrained}"], capture_output=True, text=True
-    )
+    flags = [f"--output={output}", f"--workdir={untrained}"]
+    done = helpers.python(*helpers.command("export", *flags))
     assert done.returncode == 2
     expected = f"error: cannot write {output}: there is no folder {output.parent}\n"
     assert done.stderr == expected

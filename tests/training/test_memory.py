@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from configs import imagenet_resnet50_x2, imagenet_resnet101
-from iterand_jax.data import datasets
 from iterand_jax.training import loop, memory
 from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
+from tests import helpers
 
 
 def test_the_report_is_printed_before_the_first_step_when_asked(
     tiny_config, tmp_path, capsys
 ):
     config = tiny_config(epochs=1, report_memory=True, **{"network.width": 0.25})
-    built = building.build(resolve(config), datasets.open_source("digits"))
+    built = helpers.build(config)
     loop.train_and_evaluate(built, tmp_path)
     printed = capsys.readouterr().out
     weights = sum(leaf.size for leaf in jax.tree.leaves(built.weights(built.abstract)))
@@ -56,7 +56,7 @@ def test_values_inside_a_program_count():
 
 
 def test_the_largest_step_is_told(tiny_config):
-    built = building.build(resolve(tiny_config()), datasets.open_source("digits"))
+    built = helpers.build(tiny_config())
     state = jax.jit(built.init_state)(built.root)
     steps = [
         jax.jit(lambda x: x @ x).lower(np.ones((n, n))).compile() for n in (9, 512)

@@ -1,35 +1,21 @@
-"""Runs that train together: as each alone, and nothing lost when they are killed."""
+"""Runs that train together: each as alone, however many steps a dispatch does."""
 
 import importlib
-import signal
 from typing import Any
 
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from iterand_jax.data import datasets
 from iterand_jax.networks import NETWORKS, Network
-from iterand_jax.runtime.signals import InterruptedRunError
 from iterand_jax.training import loop
-from iterand_jax.training import run as building
 from iterand_jax.training import workdir as workdirs
-from iterand_jax.training.config import replicas_of, resolve
+from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
-from iterand_jax.training.replica import Replica
 from iterand_jax.training.train import train_config
+from tests.helpers import train_together as train
 
 SEEDS = (3, 4, 5)
-
-
-def train(config, folder):
-    """Trains the runs of a config together, and returns their outcomes."""
-    source = datasets.open_source("digits")
-    runs = [building.build(own, source) for own in replicas_of(resolve(config))]
-    folders = [folder / str(run.config.seed) for run in runs]
-    for own in folders:
-        own.mkdir(parents=True, exist_ok=True)
-    return loop.train_together(runs, folders)
 
 
 def test_each_reproduces_its_own_single_run(tiny_config, tmp_path):
@@ -47,40 +33,6 @@ def test_each_reproduces_its_own_single_run(tiny_config, tmp_path):
         for a, b in zip(own, other, strict=True):
             assert a["train_loss"] == b["train_loss"]
     assert len({outcome.test_loss for outcome in together}) == 3
-
-
-class Killed(Exception):
-    pass
-
-
-def test_a_kill_while_some_have_saved_and_others_not_loses_nothing(
-    tiny_config, tmp_path, monkeypatch, capsys
-):
-    config = tiny_config(seed=3, replicas=3)
-    whole = train(config, tmp_path / "whole")
-    save = Replica.save
-
-    def killed_in_the_second_at_40(self, programs, step):
-        if step == 40 and self.run.config.seed == 4:
-            self.checkpoints.wait()
-            raise Killed
-        save(self, programs, step)
-
-    monkeypatch.setattr(Replica, "save", killed_in_the_second_at_40)
-    with pytest.raises(Killed):
-        train(config, tmp_path / "killed")
-    monkeypatch.undo()
-    saved = [
-        max(int(path.name) for path in folder.glob("checkpoints/*"))
-        for folder in sorted((tmp_path / "killed").iterdir())
-    ]
-    assert saved == [40, 30, 30]
-    capsys.readouterr()
-    resumed = train(config, tmp_path / "killed")
-    assert "continuing from the checkpoint at step 30" in capsys.readouterr().out
-    for own, other in zip(resumed, whole, strict=True):
-        assert own.state_sha256 == other.state_sha256
-        assert own.record.redrawn == other.record.redrawn
 
 
 def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
@@ -197,25 +149,3 @@ def test_many_steps_in_one_dispatch_have_the_same_bits_without_convolutions(
     for own, other in zip(many, ones, strict=True):
         assert own.state_sha256 == other.state_sha256
         assert own.record.redrawn == other.record.redrawn > 0
-
-
-def test_what_is_dispatched_at_once_does_not_change_the_bits(
-    tiny_config, tmp_path, monkeypatch
-):
-    """A run that stops in the middle of a dispatch's steps continues with the rest."""
-    config = tiny_config(steps_per_dispatch=20)
-    (whole,) = train(config, tmp_path / "whole")
-    dispatch = loop._Trainer._dispatch
-
-    def stopped(self, step, end, batches):
-        if step == 32:
-            signal.raise_signal(signal.SIGTERM)
-        return dispatch(self, step, min(end, step + 2), batches)
-
-    monkeypatch.setattr(loop._Trainer, "_dispatch", stopped)
-    with pytest.raises(InterruptedRunError) as interrupted:
-        train(config, tmp_path / "stopped")
-    assert interrupted.value.step == 34
-    monkeypatch.undo()
-    (resumed,) = train(config, tmp_path / "stopped")
-    assert resumed.state_sha256 == whole.state_sha256

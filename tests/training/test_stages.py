@@ -4,42 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import config_dict
 
-from configs import default
 from iterand_jax import Subnetwork, magnitude
 from iterand_jax.data import datasets
 from iterand_jax.rules import DEFAULT_RULES, Rule
-from iterand_jax.training import exporting, procedures
+from iterand_jax.training import exporting, procedures, stages
 from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
-from iterand_jax.training.replica import Replica
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
+from tests import helpers
 
 SPARSITIES = (0.0, 0.3, 0.5, 0.9)
-
-
-@pytest.fixture
-def imp_config(tiny_config):
-    """Conv2 at width 1/16: two retrainings of two epochs, rewound to the first."""
-
-    def make(**overrides):
-        config = tiny_config(epochs=2, checkpoint_every_steps=0)
-        imp = default.recipe(
-            distribution="kaiming_uniform",
-            sparsity=0.75,
-            retrainings=2,
-            rewind_epochs=1,
-            unpruned=("Dense_2/kernel",),
-        )
-        with config.unlocked():
-            config.recipe = config_dict.ConfigDict({"imp": imp})
-        config.method = "imp"
-        config.update_from_flattened_dict(overrides)
-        return config
-
-    return make
 
 
 def weights():
@@ -137,7 +113,7 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
     assert train_config(imp_config(), str(tmp_path)) == result
     with pytest.raises(ValueError, match="in the folders stage_0 to stage_2"):
         restore(tmp_path)
-    ticket = exporting.ticket_of(stages[2].model, stages[2].state)
+    ticket = exporting.ticket_of(stages[2].run, stages[2].state)
     assert ticket.description.network["affine"]
 
 
@@ -166,43 +142,12 @@ def test_a_retraining_begins_with_early_weights(rewind_epochs, imp_config, tmp_p
         )
 
 
-def test_a_kill_in_any_stage_loses_nothing(imp_config, tmp_path, monkeypatch):
-    # The early checkpoint is not the newest when the dense training ends.
-    config = imp_config(keep_checkpoints=1)
-    whole = train_config(config, str(tmp_path / "whole"))
-
-    class Killed(Exception):
-        pass
-
-    for stage in range(3):
-        log_step = Replica.log_step
-
-        def killed(self, programs, step, log_step=log_step, stage=stage):
-            log_step(self, programs, step)
-            if step == 30 and self._workdir.name == f"stage_{stage}":
-                raise Killed
-
-        monkeypatch.setattr(Replica, "log_step", killed)
-        with pytest.raises(Killed):
-            train_config(config, str(tmp_path / "killed"))
-        monkeypatch.undo()
-    resumed = train_config(config, str(tmp_path / "killed"))
-    hashes = [
-        [stage["state_sha256"] for stage in result["stages"]]
-        for result in (whole, resumed)
-    ]
-    assert hashes[0] == hashes[1]
-
-
 def test_masks_are_those_of_the_last_step_or_none(imp_config, tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
-
     def killed(*arguments):
-        raise Killed
+        raise helpers.Killed
 
-    monkeypatch.setattr(magnitude, "_begin", killed)
-    with pytest.raises(Killed):
+    monkeypatch.setattr(stages, "_begin", killed)
+    with pytest.raises(helpers.Killed):
         train_config(imp_config(), str(tmp_path))
     monkeypatch.undo()
     checkpoint = tmp_path / "stage_0" / "checkpoints" / "40"
