@@ -232,6 +232,44 @@ def test_the_figure_draws_what_there_is(distribution, workdir, tmp_path):
         figure.draw(report.report(folder), tmp_path / "nowhere" / "a.png")
 
 
+def test_no_dot_hides_another_and_churn_is_a_row_for_each_layer(
+    workdir, tmp_path, monkeypatch
+):
+    made, new = [], figure.new_figure
+    monkeypatch.setattr(
+        figure, "new_figure", lambda *size: made.append(new(*size)) or made[0]
+    )
+    found = report.report(workdir("run"))
+    figure.draw(found, tmp_path / "a.png")
+    by_label = {axes.get_xlabel(): axes for axes in made[0].axes}
+    outputs, inputs = by_label["dead channels (%)"].get_lines()
+    assert outputs.get_label() == "outputs"
+    assert set(outputs.get_ydata()).isdisjoint(inputs.get_ydata())
+    (mesh,) = (axes.collections[0] for axes in made[0].axes if axes.collections)
+    expected = [[100 * share for share in layer.churn] for layer in found.layers]
+    np.testing.assert_allclose(mesh.get_array(), expected)
+    assert made[0]._suptitle.get_text() == found.title
+
+
+@pytest.mark.parametrize("number", [1, 7, 250])
+def test_colours_of_churn_are_means_over_as_many_steps_as_a_column_has(
+    number, workdir, tmp_path
+):
+    """Also of a run in which no mask changed any more."""
+    found = report.report(workdir("run"))
+    for share in (0.0, 0.25):
+        layers = [la._replace(churn=[share] * number) for la in found.layers]
+        churn = {10 * (i + 1): share for i in range(number)}
+        figure.draw(found._replace(layers=layers, churn=churn), tmp_path / "a.png")
+        axes = figure.new_figure(4, 4).subplots()
+        figure._draw_layer_churn(axes, found._replace(layers=layers, churn=churn))
+        (mesh,) = axes.collections
+        colours = np.asarray(mesh.get_array())
+        assert colours.shape == (len(layers), min(number, figure.COLUMNS))
+        assert np.ptp(colours) < 1e-9
+        assert axes.get_xlim() == (0, 10 * number)
+
+
 def test_runs_that_cannot_be_compared_are_refused(workdir):
     small = workdir("small", method="edge_popup")
     large = workdir("large", method="edge_popup", **{"network.width": 0.125})
