@@ -16,6 +16,10 @@ from iterand_jax.rules import DEFAULT_RULES, OUTPUTS_FIRST_RULES, Rule
 from iterand_jax.subnetwork import Subnetwork, apply_masks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from iterand_jax.data.datasets import Dataset
     from iterand_jax.tickets.ticket import Ticket
 
 __all__ = [
@@ -32,6 +36,8 @@ __all__ = [
     "iterand",
     "layers",
     "load_ticket",
+    "register_dataset",
+    "register_network",
     "sgd",
     "threshold",
     "topk_mask",
@@ -58,3 +64,19 @@ def load_ticket(path: "str | PathLike[str]") -> "Ticket":
     from iterand_jax.tickets import ticket as tickets
 
     return tickets.load(path)
+
+
+def register_network(
+    name: str, factory: "Callable[..., Any]", *, takes_texts: bool = False
+) -> None:
+    """Makes a network known by a name: see `iterand_jax.networks.register_network`."""
+    from iterand_jax import networks
+
+    networks.register_network(name, factory, takes_texts=takes_texts)
+
+
+def register_dataset(name: str, dataset: "Dataset") -> None:
+    """Makes a dataset known by a name: see `iterand_jax.data.datasets`."""
+    from iterand_jax.data import datasets
+
+    datasets.register_dataset(name, dataset)

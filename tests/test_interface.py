@@ -6,13 +6,12 @@ Public is what stands in `__all__` of the modules on the API page.
 import importlib
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import iterand_jax
+from tests.helpers import printed
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -77,13 +76,7 @@ def test_the_marker_of_types_is_packaged():
 @pytest.mark.slow
 def test_the_page_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="needs the extra docs")
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "-b", "html", "docs", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    printed("-m", "sphinx", "-W", "-b", "html", "docs", tmp_path)
     page = (tmp_path / "api.html").read_text()
     for name, function in functions():
         assert re.search(rf'id="iterand_jax[\w.]*\.{function.__name__}"', page), name
