@@ -65,7 +65,8 @@ def load_ticket(
         logits = ticket.apply(images)  # pixels from 0 to 255, (N, H, W, C)
 
     A network that is not this library's is given, registered by `register_network`, or
-    of a module that was imported before. Its arrays are `ticket.params`, `ticket.masks` and `ticket.batch_stats`.
+    of a module that was imported before. Its arrays are `ticket.params`,
+    `ticket.masks` and `ticket.batch_stats`.
 
     Raises:
       ValueError: in one line, a file that is not there, is not a ticket, is cut short,

@@ -46,7 +46,8 @@ def test_a_config_by_its_name_gives_what_its_workdir_holds(by_name):
     assert records == [{"seed": 3, **line} for line in result.history]
     assert {line["kind"] for line in result.history} == {"step", "epoch"}
     assert result.test_accuracy == result.record["test_accuracy"] > 20
-    for mask, leaf in zip(*map(jax.tree.leaves, (result.masks, result.params))):
+    leaves = map(jax.tree.leaves, (result.masks, result.params))
+    for mask, leaf in zip(*leaves, strict=True):
         np.testing.assert_array_equal(leaf != 0, mask != 0)
         assert 0.4 < mask.mean() < 0.6
 
@@ -59,7 +60,7 @@ def test_the_ticket_of_a_result_is_written_and_read(by_name, tmp_path):
 
 
 def test_the_same_call_continues_a_workdir(by_name):
-    result, records, folder = by_name
+    result, _, folder = by_name
     again = iterand_jax.train("digits", TINY | {"seed": 3}, workdir=folder)
     assert again.record == result.record
 
