@@ -181,7 +181,7 @@ def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name, papers_num
         assert told <= papers_numbers[name.split("_", 1)[1].removesuffix("_imp")]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_builds_the_papers_run(name, method):
     paper = CONFIGS[name]
@@ -286,7 +286,7 @@ def load_tiny(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
     config = load_tiny(name)

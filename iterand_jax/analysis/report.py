@@ -112,7 +112,7 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
     subject = _of_ticket(path) if path.is_file() else _of_run(path, step)
     redraws, no_ages, refreshes, k_per = None, None, 0, 0
     if subject.draws is None:
-        no_ages = "no weight was drawn anew"
+        no_ages = "no weight was resampled"
     else:
         key, done, k_per, sampling_rate = subject.draws
         refreshes = done // k_per
@@ -225,10 +225,7 @@ def _of_ticket(path: Path) -> Subject:
 
 
 def _no_masks(subject: str, method: str) -> ValueError:
-    return ValueError(
-        f"{subject} has no masks: its method is {method}; possible: edge_popup, "
-        f"iterand, fixed_mask"
-    )
+    return ValueError(f"{subject} has no masks: its method, {method}, prunes nothing")
 
 
 def _title(
@@ -238,7 +235,7 @@ def _title(
         f"{network['name']} (width {network['width']:g})",
         run["method"],
         run["distribution"],
-        f"sparsity {run['sparsity']:g}",
+        *([] if run["sparsity"] is None else [f"sparsity {run['sparsity']:g}"]),
         *([] if seed is None else [f"seed {seed}"]),
         f"step {step:,}",
     ]

@@ -19,6 +19,7 @@ from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description, Draws
 from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.run import Run, build
 from iterand_jax.training.step import State
 from iterand_jax.training.workdir import read_json, restore
@@ -106,13 +107,16 @@ def _check_output(output: Path, *, is_folder: bool) -> None:
         raise ValueError(f"cannot write the file {output}: it is a folder")
 
 
-def words_of(workdir: Path, config: Mapping[str, Any]) -> tuple[str, ...] | None:
+def words_of(
+    workdir: Path, config: Mapping[str, Any], given: Given = NOTHING_GIVEN
+) -> tuple[str, ...] | None:
     """The vocabulary that a run on texts left in its folder, None of a run on images.
 
     Raises:
       ValueError: it is not there.
     """
-    if not get_dataset(config["dataset"]["name"]).is_text:
+    dataset = given.dataset or get_dataset(config["dataset"]["name"])
+    if not dataset.is_text:
         return None
     try:
         return from_lines((workdir / VOCABULARY_FILE).read_bytes().decode())
@@ -149,6 +153,7 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
         mean=tuple(config.dataset.mean) if of_pixels else None,
         std=tuple(config.dataset.std) if of_pixels else None,
         draws=draws,
+        module=run.network,
         run={
             "dataset": config.dataset.name,
             "method": config.method,

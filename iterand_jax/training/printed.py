@@ -57,15 +57,15 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
         "validation": f"{result['validation_accuracy_last']:.2f} % at the end, "
         f"{result['validation_accuracy_best']:.2f} % at best",
         "kept": f"{kept:,} of {result['parameters']:,} weights",
-        "redrawn": f"{result['redrawn']:,} times a weight was drawn anew",
+        "resampled": f"{result['redrawn']:,} weights were resampled in all",
         "time": f"{times}; {result['examples_per_second']:,.0f} examples/s",
         "written": f"{workdir}/ (result.json, curves.png, metrics.jsonl, tensorboard/, "
         f"checkpoints/, config.json)",
     }
-    if result["method"] != "iterand":
-        del rows["redrawn"]
-    if result["method"] == "sgd":
-        rows["kept"] = f"all {kept:,} weights, trained"
+    if not result["redrawn"]:
+        del rows["resampled"]
+    if kept == result["parameters"]:
+        rows["kept"] = f"all {kept:,} weights"
     if "stages" in result:
         rows["stages"] = ", ".join(
             f"{own['test_accuracy']:.2f} % at sparsity {own['sparsity_achieved']:.3f}"

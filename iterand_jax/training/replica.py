@@ -197,7 +197,7 @@ class Replica:
                     callback({"seed": self.run.config.seed, **line})
 
     def _common(self, kind: str, step: int) -> dict[str, float]:
-        """What every line tells; speed is that of training since its last line."""
+        """The fields of every record; speed is that of training since the last one."""
         timed, seconds = self._timed[kind]
         self._timed[kind] = step, self._clock.seconds["training"]
         examples = (step - timed) * self.run.config.batch_size
@@ -212,12 +212,17 @@ class Replica:
     def save(self, programs: Programs, step: int) -> None:
         """Saves a checkpoint, in the background once the state is copied."""
         with self._clock.measure("checkpoints"):
+            # All devices must hold the same state, or nothing is saved.
             if programs.check:
                 programs.check(self.state)
+            # What the host knows beside the state: times, and where the feed stands.
             self.record.seconds = self._clock.seconds
             self.record.position = self.run.feed.position()
+            # Only a checkpoint at the end of an epoch has a validation accuracy of its
+            # own, by which the best are kept.
             at_epoch_end = step % self.run.feed.steps_per_epoch == 0
             score = self.record.validation_accuracy[-1] if at_epoch_end else None
+            # Copied now, as the next step donates the state; written in the background.
             record = dataclasses.asdict(self.record)
             self.checkpoints.save(step, self.state, record, score)
 

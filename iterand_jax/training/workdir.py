@@ -16,7 +16,13 @@ from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.training import procedures
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.config import differences, replicas_of, to_json
+from iterand_jax.training.config import (
+    NOTHING_GIVEN,
+    Given,
+    differences,
+    replicas_of,
+    to_json,
+)
 from iterand_jax.training.run import Run, describe
 from iterand_jax.training.step import State
 
@@ -115,12 +121,15 @@ class Restored(NamedTuple):
     record: dict[str, Any]
 
 
-def restore(workdir: Path, step: int | None = None) -> Restored:
+def restore(
+    workdir: Path, step: int | None = None, given: Given = NOTHING_GIVEN
+) -> Restored:
     """Reads the config and a checkpoint of a run; needs no data.
 
     Args:
       workdir: the folder of the run.
       step: which checkpoint; None for the newest whole one.
+      given: values in the place of names in its config.
 
     Raises:
       ValueError: there is no run, no such checkpoint, or none that is whole.
@@ -130,7 +139,7 @@ def restore(workdir: Path, step: int | None = None) -> Restored:
     if workdir not in own:
         folders = ", ".join(map(str, own))
         raise ValueError(f"{workdir} holds no checkpoint; its runs are in {folders}")
-    run, folder, restored = describe(config), workdir / "checkpoints", None
+    run, folder, restored = describe(config, given), workdir / "checkpoints", None
     if hosts.from_first(folder.is_dir):
         checkpoints = Checkpoints(folder, keep=config.keep_checkpoints, only_read=True)
         with contextlib.closing(checkpoints):

@@ -14,13 +14,13 @@ from iterand_jax import magnitude
 from iterand_jax.analysis import figure, report
 from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
-from iterand_jax.export import export
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
+from iterand_jax.training.exporting import export
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
@@ -119,7 +119,7 @@ def test_sparse_layers_have_dead_channels(workdir):
     printed = text(found)
     removable = sum(layer.removable for layer in found.layers)
     assert f"the network has {removable:,} weights less" in printed
-    assert "not shown: no weight was drawn anew" in printed
+    assert "not shown: no weight was resampled" in printed
 
 
 def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
@@ -190,7 +190,7 @@ def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_p
     printed = text(found)
     assert "fixed_mask" in printed.splitlines()[0]
     assert found.constant  # what is pruned is zero
-    assert "not shown: no weight was drawn anew" in printed
+    assert "not shown: no weight was resampled" in printed
     figure.draw(found, tmp_path / "fixed.png")
     export(folder, "ticket", tmp_path / "ticket")
     ticket = report.report(tmp_path / "ticket", folder)
