@@ -85,14 +85,26 @@ def load_ticket(
 def register_network(
     name: str, factory: "Callable[..., Any]", *, takes_texts: bool = False
 ) -> None:
-    """Makes a network known by a name: see `iterand_jax.networks.register_network`."""
+    """Makes a network known by a name: see `iterand_jax.networks.register_network`.
+
+    >>> register_network("my convnet", None)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: the name 'my convnet' of a network is not possible; ...
+    """
     from iterand_jax import networks
 
     networks.register_network(name, factory, takes_texts=takes_texts)
 
 
 def register_dataset(name: str, dataset: "Dataset") -> None:
-    """Makes a dataset known by a name: see `iterand_jax.data.datasets`."""
+    """Makes a dataset known by a name: see `iterand_jax.data.own` for those of arrays.
+
+    >>> register_dataset("flowers", "flowers.npz")
+    Traceback (most recent call last):
+    ...
+    ValueError: the dataset 'flowers': 'flowers.npz' is no iterand_jax.data.datasets.Dataset
+    """
     from iterand_jax.data import datasets
 
     datasets.register_dataset(name, dataset)
