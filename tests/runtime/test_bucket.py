@@ -26,6 +26,7 @@ def contents(store):
     return {path: store.cat_file(path) for path in store.find("/")}
 
 
+@pytest.mark.smoke
 def test_the_bucket_has_what_the_folder_has_but_nothing_unfinished(store):
     store.pipe_file("/runs/a/old", b"before")
     store.pipe_file("/runs/a/deep/er", b"too")
