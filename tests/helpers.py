@@ -18,7 +18,8 @@ from configs import imdb_lstm
 from iterand_jax.data import datasets, feeds
 from iterand_jax.data.sources import Source
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
-from iterand_jax.training import loop, setup
+from iterand_jax.training import loop
+from iterand_jax.training import run as building
 from iterand_jax.training.config import replicas_of, resolve
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Replica
@@ -31,7 +32,7 @@ def build(config, source="digits"):
     """The run of a config, on a source or on the dataset of this name."""
     if isinstance(source, str):
         source = datasets.open_source(source)
-    return setup.build(resolve(config), source)
+    return building.build(resolve(config), source)
 
 
 def train(config, workdir, source="digits"):
@@ -43,7 +44,7 @@ def train(config, workdir, source="digits"):
 def train_together(config, folder):
     """Trains the replicas of a config, each in a folder named after its seed."""
     source = datasets.open_source("digits")
-    runs = [setup.build(own, source) for own in replicas_of(resolve(config))]
+    runs = [building.build(own, source) for own in replicas_of(resolve(config))]
     folders = [folder / str(run.config.seed) for run in runs]
     for own in folders:
         own.mkdir(parents=True, exist_ok=True)

@@ -93,10 +93,11 @@ def test_an_error_of_the_first_process_is_a_line_of_each(name, tmp_path):
 LAUNCH = """
 import signal, sys
 from iterand_jax import launch
+sys.argv[1:] = ["--heartbeat_seconds=1"]
 launch.COMMAND = (sys.executable, "-c", {script!r})
 launch._PARTING_SECONDS = 0
 {change}
-sys.exit(launch.main(["--heartbeat_seconds=1"]))
+launch.run()
 """
 # Holds a file open, as a child does in the same group; goes on once the other does too.
 HOLD = """

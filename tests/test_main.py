@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from iterand_jax import main
 from iterand_jax.data import datasets
+from iterand_jax.training.train import train_config
 from tests import helpers
 from tests.helpers import assert_one_line_error
 
@@ -89,21 +89,21 @@ def test_a_finished_run_says_so_and_another_config_is_refused(
     tiny_config, tmp_path, capsys
 ):
     config = tiny_config(epochs=1)
-    first = main.train(config, str(tmp_path))
+    first = train_config(config, str(tmp_path))
     capsys.readouterr()
-    assert main.train(config, str(tmp_path)) == first
+    assert train_config(config, str(tmp_path)) == first
     assert "finished already" in capsys.readouterr().out
     config.seed = 3
     config.network.width = 0.125
     with pytest.raises(
         ValueError, match=r"network\.width: 0\.0625 / 0\.125; seed: 0 / 3"
     ):
-        main.train(config, str(tmp_path))
+        train_config(config, str(tmp_path))
 
 
 @pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
 def test_the_result_holds_the_evidence(method, tiny_config, tmp_path):
-    result = main.train(tiny_config(epochs=1, method=method), str(tmp_path))
+    result = train_config(tiny_config(epochs=1, method=method), str(tmp_path))
     assert result == json.loads((tmp_path / "result.json").read_text())
     resolved = json.loads((tmp_path / "config.json").read_text())
     assert "recipe" not in resolved

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from iterand_jax import Subnetwork, masks
-from iterand_jax.networks import NETWORKS, TEXT_NETWORKS, build_network
+from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.selection import ROW, select_all, select_blocked, select_each
 from tests import helpers
 
@@ -57,7 +57,7 @@ thresholds_blocked = jax.jit(functools.partial(masks.thresholds, select=select_b
 def shapes_of(name, width):
     """The leaves that are pruned of a network."""
     inputs = (jnp.zeros((1, 64, 64, 3)),)
-    if name in TEXT_NETWORKS:
+    if NETWORKS.get(name).takes_texts:
         inputs = (jnp.zeros((1, 4), int), jnp.full(1, 4))
     network = build_network(name, num_classes=10, width=width)
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
@@ -122,18 +122,18 @@ def test_a_tree_of_many_leaves_is_one_matrix_for_each_dtype():
     tree = {f"{i}/kernel": jnp.ones((8, 9 + i)) for i in range(10)}
     for i in range(3):
         tree[f"half_{i}/kernel"] = jnp.ones((5, 6), jnp.bfloat16)
-    weights, scores = jax.eval_shape(subnetwork.init, jax.random.key(0), tree)
+    scores, weights = jax.eval_shape(subnetwork.init, jax.random.key(0), tree)
 
-    def redraw(weights, scores):
-        return subnetwork.rerandomize(jax.random.key(1), weights, scores, 0.1)
+    def redraw(scores, weights):
+        return subnetwork.rerandomize(jax.random.key(1), scores, weights, 0.1)
 
-    def masks_of(weights, scores):
+    def masks_of(scores, weights):
         del weights
         return subnetwork.masks(scores)
 
     for function in (masks_of, subnetwork.prune, redraw):
         for platform, matrices in (("cuda", 2), ("cpu", 0)):
-            text = lowered(function, weights, scores, platform=platform)
+            text = lowered(function, scores, weights, platform=platform)
             assert text.count('"stablehlo.scatter"') == matrices  # a sum of the rows
 
 

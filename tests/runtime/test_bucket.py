@@ -6,10 +6,10 @@ import fsspec
 import orbax.checkpoint as ocp
 import pytest
 
-from iterand_jax import main
 from iterand_jax.data import sources
 from iterand_jax.runtime import bucket
 from iterand_jax.runtime.files import write_atomically
+from iterand_jax.training.train import train_config
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_datasets_are_not_read_from_buckets():
 
 def test_a_run_in_a_bucket_is_found_finished_there(store, tiny_config):
     config = tiny_config(epochs=1)
-    whole = main.train(config, "memory://runs/a")
-    assert main.train(config, "memory://runs/a") == whole
+    whole = train_config(config, "memory://runs/a")
+    assert train_config(config, "memory://runs/a") == whole
     paths = contents(store)
     assert "/runs/a/config.json" in paths
     assert not any("tmp" in path or "lock" in path for path in paths)

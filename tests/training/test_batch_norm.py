@@ -43,10 +43,10 @@ from pathlib import Path
 import jax
 import numpy as np
 from configs import digits
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import register_network
 from iterand_jax.networks.resnet import ResNet
 from tests import helpers
-NETWORKS["small"] = partial(ResNet, stages=(1, 1), channels=4)
+register_network("small", partial(ResNet, stages=(1, 1), channels=4))
 config = digits.get_config()
 config.network.name = "small"
 config.epochs, config.batch_size, config.eval_batch_size = 1, 128, 512

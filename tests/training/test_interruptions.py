@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from iterand_jax import main
 from iterand_jax.training import loop
 from iterand_jax.training.replica import Replica
+from iterand_jax.training.train import train_config
 from tests import helpers
 
 
@@ -153,7 +153,7 @@ class Stages(Single):
         return self.fixture("imp_config")(keep_checkpoints=1)
 
     def train(self, folder):
-        result = main.train(self.config, str(folder))
+        result = train_config(self.config, str(folder))
         assert len({stage["state_sha256"] for stage in result["stages"]}) == 3
         return helpers.untimed(result)
 
@@ -169,7 +169,7 @@ class InABucket(Single):
         self.store.store.clear()
 
     def train(self, folder):
-        facts = helpers.untimed(main.train(self.config, f"memory://{folder.name}"))
+        facts = helpers.untimed(train_config(self.config, f"memory://{folder.name}"))
         folder.mkdir(exist_ok=True)
         self.store.get_file(f"/{folder.name}/metrics.jsonl", folder / "metrics.jsonl")
         return facts

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from iterand_jax import main
 from iterand_jax.data import datasets
 from iterand_jax.training import loop
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import NonFiniteLossError
 from iterand_jax.training.step import sgd_optimizer
+from iterand_jax.training.train import train_config
 from tests.helpers import build, metrics, train
 
 
@@ -57,11 +57,11 @@ def test_the_train_step_is_traced_once(tiny_config, tmp_path):
     traces = []
 
     def train_inputs(arguments, step, root):
-        inputs, labels = built.task.train_inputs(arguments, step, root)
+        inputs, labels = built.train_inputs(arguments, step, root)
         traces.append(inputs[0].shape)
         return inputs, labels
 
-    counting = built._replace(task=built.task._replace(train_inputs=train_inputs))
+    counting = dataclasses.replace(built, train_inputs=train_inputs)
     loop.train_and_evaluate(counting, tmp_path)
     assert traces == [(64, 8, 8, 1)]
 
@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
         return jax.numpy.where(step < 33, 0.05, float("inf"))
 
     optimizer = sgd_optimizer(poisoned, momentum=0.9, weight_decay=0.0)
-    built = built._replace(task=built.task._replace(optimizer=optimizer))
+    built = dataclasses.replace(built, optimizer=optimizer)
     with pytest.raises(NonFiniteLossError, match="not finite at step 34"):
         loop.train_and_evaluate(built, tmp_path)
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 30
@@ -130,7 +130,7 @@ def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
 def test_the_main_job_finds_an_accurate_subnetwork(tmp_path, capsys):
     from configs import digits
 
-    result = main.train(digits.get_config(), str(tmp_path))
+    result = train_config(digits.get_config(), str(tmp_path))
     assert result["test_accuracy"] >= 95
     assert result["parameters_kept"] / result["parameters"] == pytest.approx(
         0.5, abs=1e-3

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -23,8 +25,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(size):
 def test_the_refresh_of_all_devices_is_the_methods_own(tiny_config, make):
     built = build(tiny_config())
     method = iterand(Subnetwork(), k_per=1, sampling_rate=0.5)
-    task = built.task._replace(method=method)
-    state = built._replace(task=task).init_state(built.root)
+    state = dataclasses.replace(built, method=method).init_state(built.root)
     state = jax.device_put(state, parallel.replicated(built.mesh))
     refresh = make(method, built.mesh, built.root, state)
     for step in (0, 1):

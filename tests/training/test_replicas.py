@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from iterand_jax import main
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import NETWORKS, Network
 from iterand_jax.training import loop
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
+from iterand_jax.training.train import train_config
 from tests.helpers import train_together as train
 
 SEEDS = (3, 4, 5)
@@ -39,10 +39,10 @@ def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
     tiny_config, tmp_path, capsys
 ):
     config = tiny_config(seed=3, replicas=2, epochs=1)
-    written = main.train(config, str(tmp_path / "group"))
+    written = train_config(config, str(tmp_path / "group"))
     printed = capsys.readouterr().out
     assert "3, 4, in one program" in printed
-    alone = main.train(tiny_config(seed=4, epochs=1), str(tmp_path / "alone"))
+    alone = train_config(tiny_config(seed=4, epochs=1), str(tmp_path / "alone"))
     own = written["replicas"]["seed_4"]
     assert own["seed"] == 4
     assert own["test_accuracy"] == pytest.approx(alone["test_accuracy"], abs=1)
@@ -51,11 +51,11 @@ def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
     difference = abs(accuracies[0] - accuracies[1])
     assert written["test_accuracy_deviation"] == pytest.approx(difference / 2**0.5)
     capsys.readouterr()
-    assert main.train(config, str(tmp_path / "group")) == written
+    assert train_config(config, str(tmp_path / "group")) == written
     assert "finished already" in capsys.readouterr().out
     # Each folder is the workdir of a single run, which its own config finds finished.
     single = tiny_config(seed=4, epochs=1)
-    assert main.train(single, str(tmp_path / "group" / "seed_4")) == own
+    assert train_config(single, str(tmp_path / "group" / "seed_4")) == own
     assert workdirs.restore(tmp_path / "group" / "seed_3").state.step == 20
     with pytest.raises(ValueError, match=r"its runs are in .*seed_3, .*seed_4"):
         workdirs.restore(tmp_path / "group")
@@ -63,11 +63,11 @@ def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
 
 def test_what_one_of_them_has_finished_is_not_trained_again(tiny_config, tmp_path):
     folder = tmp_path / "seed_4"
-    first = main.train(tiny_config(seed=4, epochs=1), str(folder))
-    group = main.train(tiny_config(seed=3, replicas=2, epochs=1), str(tmp_path))
+    first = train_config(tiny_config(seed=4, epochs=1), str(folder))
+    group = train_config(tiny_config(seed=3, replicas=2, epochs=1), str(tmp_path))
     assert group["replicas"]["seed_4"] == first
     with pytest.raises(ValueError, match="another config"):
-        main.train(tiny_config(seed=3, replicas=2, epochs=2), str(tmp_path))
+        train_config(tiny_config(seed=3, replicas=2, epochs=2), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ class Perceptron(nn.Module):
 def test_many_steps_in_one_dispatch_have_the_same_bits_without_convolutions(
     replicas, dtype, tiny_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(NETWORKS, "conv2", Perceptron)
+    monkeypatch.setitem(NETWORKS.table, "conv2", Network(Perceptron))
     options = {"seed": 3, "replicas": replicas, "dtype": dtype, "epochs": 2}
     ones = train(tiny_config(**options), tmp_path / "ones")
     many = train(tiny_config(steps_per_dispatch=5, **options), tmp_path / "many")

@@ -1,14 +1,15 @@
 """Whole runs on reviews: several padded shapes, one logit, dropout."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
-from iterand_jax import export, load_ticket
+from iterand_jax import load_ticket
 from iterand_jax.data.text import VOCABULARY_FILE
-from iterand_jax.training import loop
+from iterand_jax.training import exporting, loop
 from iterand_jax.training.config import resolve, to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
@@ -40,7 +41,7 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(
         train = jax.jit(
             functools.partial(
                 train_step,
-                task=built.task,
+                task=built,
                 steps_per_epoch=5,
                 log_every=5,
                 accumulate_steps=parts,
@@ -60,7 +61,7 @@ def test_the_ticket_of_a_run_reads_texts(reviews_config, tmp_path):
     (tmp_path / "config.json").write_text(to_json(resolve(config)))
     outcome = helpers.train(config, tmp_path, SOURCE)
     path = tmp_path / "ticket.safetensors"
-    export.export(tmp_path, "ticket", path)
+    exporting.export(tmp_path, "ticket", path)
     ticket = load_ticket(path)
     texts, labels = helpers.read_reviews("test")
     right = (ticket.apply(*ticket.tokenize(texts))[:, 0] > 0) == labels
@@ -72,7 +73,7 @@ def test_the_ticket_of_a_run_reads_texts(reviews_config, tmp_path):
     (tmp_path / VOCABULARY_FILE).unlink()
     refusal = r"cannot read the vocabulary of the run: .*vocabulary\.txt"
     with pytest.raises(ValueError, match=refusal):
-        export.export(tmp_path, "ticket", path)
+        exporting.export(tmp_path, "ticket", path)
 
 
 def test_a_step_is_traced_once_for_each_shape(reviews_config, tmp_path):
@@ -83,7 +84,7 @@ def test_a_step_is_traced_once_for_each_shape(reviews_config, tmp_path):
         traces.append(arguments.tokens.shape)
         return built.feed.train_inputs(arguments, step, root)
 
-    counting = built._replace(task=built.task._replace(train_inputs=train_inputs))
+    counting = dataclasses.replace(built, train_inputs=train_inputs)
     loop.train_and_evaluate(counting, tmp_path)
     assert traces == [(8, 6), (8, 15)]
 
