@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from iterand_jax.data import imagenet
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
@@ -25,11 +24,6 @@ from iterand_jax.training.config import IMP, differences, replicas_of, to_json
 from iterand_jax.training.replica import Outcome
 from iterand_jax.training.setup import Model, Setup, build_model
 from iterand_jax.training.step import State
-
-_DEVIATION = {
-    "cifar10": "stored as JPEG: not the official pixels",
-    imagenet.NAME: "not the numbers of images that ImageNet has",
-}
 
 
 def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -176,8 +170,8 @@ def plan(runs: Sequence[Setup], workdir: Path) -> str:
         f"{run.feed.sizes['validation']:,} validation, "
         f"{run.feed.sizes['test']:,} test"
     )
-    if not is_official(run):
-        dataset += f" ({_DEVIATION[run.source.name]})"
+    if run.source.deviation is not None:
+        dataset += f" ({run.source.deviation})"
     return table(
         {
             "network": f"{network}: {parameters}",
@@ -192,14 +186,6 @@ def plan(runs: Sequence[Setup], workdir: Path) -> str:
             "workdir": str(workdir),
         }
     )
-
-
-def is_official(run: Setup) -> bool:
-    """Whether the images are the dataset's own, all of them and no lossy copy."""
-    source = run.source
-    if source.name == imagenet.NAME:
-        return source.sizes == imagenet.OFFICIAL_SIZES
-    return not (source.name == "cifar10" and source.encoding == "jpeg")
 
 
 def write_result(run: Setup, outcome: Outcome, workdir: Path) -> dict[str, Any]:
@@ -217,7 +203,7 @@ def write_result(run: Setup, outcome: Outcome, workdir: Path) -> dict[str, Any]:
         "width": config.network.width,
         "dataset": run.source.name,
         "dataset_fingerprint": run.source.fingerprint,
-        "dataset_official": is_official(run),
+        "dataset_official": run.source.deviation is None,
         "distribution": config.distribution,
         "sparsity": config.sparsity,
         "sparsity_achieved": 1 - kept / total,
