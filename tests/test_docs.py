@@ -146,7 +146,9 @@ def test_a_ticket_and_a_program_are_read(tmp_path, monkeypatch, capsys):
     exec(compile(text, "tickets.md", "exec"), namespace)
     ticket = namespace["ticket"]
     kernel = ticket.params["Conv_0"]["kernel"]
-    np.testing.assert_array_equal(namespace["dense"]("Conv_0/kernel", kernel.shape), kernel)
+    np.testing.assert_array_equal(
+        namespace["dense"]("Conv_0/kernel", kernel.shape), kernel
+    )
     np.testing.assert_allclose(namespace["logits"], ticket.apply(images), atol=1e-5)
 
 
