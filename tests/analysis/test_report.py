@@ -16,13 +16,13 @@ from iterand_jax import magnitude
 from iterand_jax.analysis import figure, report
 from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
-from iterand_jax.export import export
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import setup
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
+from iterand_jax.training.exporting import export
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
@@ -278,7 +278,7 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
     large = workdir("large", method="edge_popup", **{"network.width": 0.125})
     with pytest.raises(ValueError, match="masks of different networks"):
         report.report(small, large)
-    dense, refusal = workdir("dense", method="sgd"), "method is sgd; possible: edge_pop"
+    dense, refusal = workdir("dense", method="sgd"), "its method, sgd, prunes nothing"
     export(dense, "ticket", dense / "ticket")
     for path in (dense, dense / "ticket"):
         with pytest.raises(ValueError, match=refusal):
