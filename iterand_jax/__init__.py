@@ -87,10 +87,8 @@ def register_network(
 ) -> None:
     """Makes a network known by a name: see `iterand_jax.networks.register_network`.
 
-    >>> register_network("my convnet", None)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    ValueError: the name 'my convnet' of a network is not possible; ...
+    >>> from iterand_jax.networks import resnet
+    >>> register_network("my_resnet", resnet.ResNet18)
     """
     from iterand_jax import networks
 
@@ -98,12 +96,11 @@ def register_network(
 
 
 def register_dataset(name: str, dataset: "Dataset") -> None:
-    """Makes a dataset known by a name: see `iterand_jax.data.own` for those of arrays.
+    """Makes a dataset known by a name: see `iterand_jax.data.datasets`.
 
-    >>> register_dataset("flowers", "flowers.npz")
-    Traceback (most recent call last):
-    ...
-    ValueError: the dataset 'flowers': 'flowers.npz' is no iterand_jax.data.datasets.Dataset
+    >>> from iterand_jax.data import own
+    >>> x, y = [[0.0], [1.0], [0.5], [0.2]], [0, 1, 1, 0]
+    >>> register_dataset("my_numbers", own.from_arrays(x, y, test=(x, y)))
     """
     from iterand_jax.data import datasets
 

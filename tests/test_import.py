@@ -104,6 +104,7 @@ def test_all_rooms_are_found():
     assert "subnetwork" in own_imports()["methods"]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", list(own_imports()))
 def test_imports_point_downward_only(name):
     floor = FLOORS.get(room(name), COMMANDS)
@@ -116,6 +117,7 @@ def test_imports_point_downward_only(name):
             assert floor > FLOORS.get(room(other), COMMANDS), f"{name} imports {other}"
 
 
+@pytest.mark.smoke
 def test_imports_have_no_circles():
     graph = own_imports()
     done: set[str] = set()

@@ -16,6 +16,7 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
+@pytest.mark.smoke
 def test_a_literal_dense_layer():
     x = jnp.array([[1.0, 10.0], [100.0, 1000.0]])
     weights = jnp.array([[1.0, 2.0], [3.0, 4.0]])
@@ -24,6 +25,7 @@ def test_a_literal_dense_layer():
     np.testing.assert_array_equal(result, [[30, 2], [3000, 200]])
 
 
+@pytest.mark.smoke
 def test_a_literal_convolution():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     weights = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(2, 2, 1, 1)

@@ -92,6 +92,7 @@ def test_the_three_doors_agree_on_an_lstm():
     )
 
 
+@pytest.mark.smoke
 def test_collections_hold_weights_and_scores_of_the_same_paths():
     class Model(nn.Module):
         @nn.compact

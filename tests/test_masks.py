@@ -60,6 +60,7 @@ def same(value, expected):
     return value == expected or (math.isnan(value) and math.isnan(expected))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("scores", "sparsity", "mask", "smallest"),
     [
@@ -89,6 +90,7 @@ def test_literal_scores_give_literal_masks(scores, sparsity, mask, smallest):
     assert same(jit_threshold(scores, sparsity), float(np.float32(smallest)))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("size", "sparsity", "removed"),
     [

@@ -81,6 +81,7 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.smoke
 def test_the_laws_below_cover_every_method():
     public = {
         name
@@ -130,6 +131,7 @@ def test_a_refresh_changes_nothing_but_what_iterand_redraws(name):
         assert_equal(new, frozen)
 
 
+@pytest.mark.smoke
 def test_iterand_with_rate_zero_is_edge_popup_bit_for_bit():
     *iterand_run, redrawn = train(iterand(HALF, k_per=2, sampling_rate=0.0))
     *popup_run, _ = train(edge_popup(HALF))

@@ -18,6 +18,7 @@ WAYS = (select_all, select_each, select_blocked)
 SIZES = (1, 2, ROW - 1, ROW, ROW + 1, 3 * ROW, 5000)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
 def test_every_order_statistic_of_integers_is_found(dtype):
     keys = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, 37, dtype)

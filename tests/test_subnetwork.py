@@ -59,6 +59,7 @@ def by_path(tree):
     return {path_string(path): leaf for path, leaf in leaves}
 
 
+@pytest.mark.smoke
 def test_a_literal_tree_is_pruned():
     subnetwork = Subnetwork(sparsity=0.5)
     weights = {"kernel": jnp.array([[1.0, -2.0], [3.0, -4.0]]), "bias": jnp.ones(2)}
@@ -75,6 +76,7 @@ def test_a_literal_tree_is_pruned():
     assert subnetwork.count(weights) == (6, 4)
 
 
+@pytest.mark.smoke
 def test_kernels_and_embeddings_are_scored_and_nothing_else():
     scores, weights = drawn()
     assert jax.tree.structure(weights) == jax.tree.structure(PARAMS)

@@ -1,4 +1,4 @@
-"""ResNet50 on ImageNet by the command, which is stopped twice as if nothing was."""
+"""A ResNet on ImageNet by the command, which is stopped twice as if nothing was."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ from tests.helpers import encode
 
 STEPS = 25
 FIELDS = {
+    "network.name": "imagenet_resnet18",
     "network.width": 0.0625,
     "batch_size": 4,
     "eval_batch_size": 4,

@@ -26,6 +26,7 @@ def contents(store):
     return {path: store.cat_file(path) for path in store.find("/")}
 
 
+@pytest.mark.smoke
 def test_the_bucket_has_what_the_folder_has_but_nothing_unfinished(store):
     store.pipe_file("/runs/a/old", b"before")
     store.pipe_file("/runs/a/deep/er", b"too")
@@ -110,7 +111,7 @@ def test_a_copy_that_fails_is_told_once_and_so_is_its_end(store, monkeypatch, ca
         while len(caplog.messages) < 2:
             pass
     assert caplog.messages == [
-        "copying to memory://a fails and is tried again every 0.01 seconds: no rights",
+        "copying to memory://a fails and is retried every 0.01 seconds: no rights",
         "copying to memory://a works again",
     ]
     assert contents(store) == {"/a/log": b""}

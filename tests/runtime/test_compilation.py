@@ -85,6 +85,7 @@ def test_a_program_that_was_kept_gives_the_same_bits_and_no_complaint(tmp_path):
     assert first.stdout == second.stdout != ""
 
 
+@pytest.mark.smoke
 def test_commands_switch_it_on_and_the_library_does_not(tmp_path):
     imported = run("-c", "import iterand_jax", cache=tmp_path)
     assert imported.returncode == 0, imported.stderr

@@ -56,6 +56,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_acts_as_ever():
     with stop_requests() as request:
@@ -120,7 +121,7 @@ def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
 @pytest.mark.usefixtures("attended")
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
+    [(signal.SIGTERM, 75), (signal.SIGINT, 130)],
 )
 def test_the_command_tells_by_its_status_who_stopped_it(number, status, tmp_path):
     command = helpers.command("main", f"--workdir={tmp_path}", *LONG)

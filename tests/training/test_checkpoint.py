@@ -72,6 +72,7 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
     assert restore(tmp_path / "checkpoints") is None
 
 
+@pytest.mark.smoke
 def test_the_newest_state_comes_back_bit_for_bit(tmp_path):
     save(tmp_path / "c", [5, 10])
     state, record = restore(tmp_path / "c")

@@ -60,11 +60,19 @@ class Single:
         assert (outcome.record.redrawn > 0) == (self.method == "iterand")
 
 
-class StoppedTwice(Single):
-    """By two signals; what they stop is saved, so no step is repeated."""
+class StoppedThrice(Single):
+    """By signals; what they stop is saved, so no step is repeated."""
 
-    interruptions = (signalled(33, signal.SIGTERM), signalled(45, signal.SIGINT))
-    continues_from = 46
+    interruptions = (
+        signalled(33, signal.SIGTERM),
+        signalled(45, signal.SIGINT),
+        signalled(46, signal.SIGHUP),
+    )
+    continues_from = 47
+
+    def make_config(self, **fields):
+        self.fixture("attended")
+        return super().make_config(**fields)
 
 
 class StoppedInADispatch(Single):
@@ -240,8 +248,8 @@ RESNET20 = {"network.name": "resnet20"}
     [
         (Single, "sgd", {}),
         (Single, "edge_popup", {}),
-        (Single, "iterand", {}),
-        (StoppedTwice, "iterand", {}),
+        pytest.param(Single, "iterand", {}, marks=pytest.mark.smoke),
+        (StoppedThrice, "iterand", {}),
         (StoppedInADispatch, "iterand", {}),
         (Replicas, "iterand", {}),
         (Stages, "imp", {}),
@@ -252,7 +260,7 @@ RESNET20 = {"network.name": "resnet20"}
         slow(OfReviews, "sgd", {}),
         slow(OfReviews, "edge_popup", {}),
         slow(OfReviews, "iterand", {}),
-        (OfAStream, "iterand", {}),
+        slow(OfAStream, "iterand", {}),
     ],
 )
 # What the reader leaves unawaited when a file is damaged is its own affair.

@@ -90,9 +90,8 @@ def test_only_data_on_the_devices_is_shared(name):
         resolve(config)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
 def test_many_steps_in_one_dispatch_are_the_same_steps(
-    replicas, tiny_config, tmp_path, monkeypatch
+    tiny_config, tmp_path, monkeypatch
 ):
     """Of 60 steps: ends of epochs, log steps, refreshes every 7 cut the dispatches.
 
@@ -107,7 +106,7 @@ def test_many_steps_in_one_dispatch_are_the_same_steps(
         return calls[-1]
 
     monkeypatch.setattr(loop._Trainer, "_dispatch", counting)
-    options = {"seed": 3, "replicas": replicas}
+    options = {"seed": 3, "replicas": 2}
     ones = train(tiny_config(**options), tmp_path / "ones")
     assert set(calls) == {1}
     calls.clear()

@@ -19,8 +19,15 @@ from tests import helpers
 SOURCE = helpers.reviews_source()
 
 
-@pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
-@pytest.mark.parametrize("network", ["lstm", "bilstm"])
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [
+        ("lstm", "sgd"),
+        ("lstm", "edge_popup"),
+        ("lstm", "iterand"),
+        ("bilstm", "iterand"),
+    ],
+)
 def test_a_batch_in_parts_gives_the_update_of_the_whole(
     reviews_config, network, method
 ):

@@ -67,6 +67,7 @@ def batch_of(data, indices):
     return Images(data.images[indices], data.labels[indices])
 
 
+@pytest.mark.smoke
 def test_sgd_update_is_pytorchs():
     """buffer = 0.9 * buffer + (g + decay * w); w -= eta * buffer, by hand."""
     optimizer = step.sgd_optimizer(
