@@ -20,13 +20,13 @@ def define_flags() -> None:
 def main() -> None:
     """Restores a checkpoint and evaluates it on the test split."""
     from iterand_jax.data.datasets import open_source
-    from iterand_jax.training import setup
     from iterand_jax.training.evaluation import Evaluator
+    from iterand_jax.training.run import build
     from iterand_jax.training.workdir import restore
 
-    model, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
-    source = open_source(model.config.dataset.name, flags.FLAGS.data_dir)
-    run = setup.build(model.config, source)
+    described, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
+    source = open_source(described.config.dataset.name, flags.FLAGS.data_dir)
+    run = build(described.config, source)
     test = Evaluator(run)(state, "test")
     print(f"step {int(state.step):,} of {run.total_steps:,}")
     print(

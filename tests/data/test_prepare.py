@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from iterand_jax.data import archives, datasets, imagenet_files, prepare, sources
+from tests import helpers
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8)
 CLASSES = [f"class{i}" for i in range(10)]
@@ -370,12 +371,11 @@ def start(cifar10):
     content = Path(archive).read_bytes()
     arguments = [str(len(content)), hashlib.sha256(content).hexdigest()]
     flags = [f"--data_dir={data_dir}", f"--archive={archive}"]
-    command = [sys.executable, "-c", PAUSING_PROGRAM, *arguments, *flags]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    arguments = ["-c", PAUSING_PROGRAM, *arguments, *flags]
     started = []
 
     def start():
-        started.append(subprocess.Popen(command, text=True, **pipes))
+        started.append(helpers.started(*arguments, stdin=subprocess.PIPE))
         return started[-1]
 
     yield start
@@ -431,8 +431,7 @@ def test_killed_and_interrupted_preparations_leave_nothing(cifar10, start):
 
 
 def test_command_runs_as_a_module():
-    command = [sys.executable, "-m", "iterand_jax.data.prepare", "mnist"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = helpers.python(*helpers.command("data.prepare", "mnist"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "unknown dataset 'mnist'" in done.stderr
