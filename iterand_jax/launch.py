@@ -1,17 +1,15 @@
-"""Trains with several processes on the CPU of this machine, as on several hosts.
+"""Trains with several processes on this machine's CPU, as on several hosts.
 
-    python -m iterand_jax.launch --processes=2 --devices_per_process=2 -- \\
-        --config=configs/cifar_conv6.py
+python -m iterand_jax.launch [--processes=2] [--devices_per_process=2] -- FLAGS
 
-What stands after -- are the flags of iterand_jax.main. Each line of output is preceded
-by the number of its process. Ctrl-C, SIGTERM and the end of the terminal are handed on
-to all. The command ends with the status of the first process that fails, 128 more than
-its signal if that killed it, and says which that was; the others then have as long as
-the heartbeat to end by themselves. What a process has started ends with it, and
+FLAGS are those of iterand_jax.main, as --config=cifar_conv6. Each line of output is
+preceded by the number of its process. Ctrl-C, SIGTERM and the end of the terminal are
+handed on to all. The command ends with the status of the first process that fails, 128
+more than its signal if that killed it, and says which that was; the others then have as
+long as the heartbeat to end by themselves. What a process has started ends with it, and
 everything ends if this command is killed.
 """
 
-import argparse
 import contextlib
 import os
 import queue
@@ -24,6 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import IO
 
+from absl import flags
+
+from iterand_jax.runtime import cli
 from iterand_jax.runtime.signals import heeded
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
@@ -34,28 +35,27 @@ _PARTING_SECONDS = 10
 _WATCHDOG = 'while read -r id; do all="$all -$id"; done; kill -s KILL -- $all'
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Starts the processes and follows them; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m iterand_jax.launch")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices_per_process", type=int, default=1)
-    parser.add_argument(
-        "--heartbeat_seconds", type=int, default=10, help="all end when one is silent"
-    )
-    parser.add_argument("flags", nargs="*", help="-- and flags of iterand_jax.main")
-    chosen = parser.parse_args(arguments)
-    for name in ("processes", "devices_per_process", "heartbeat_seconds"):
-        if getattr(chosen, name) < 1:
-            parser.error(f"--{name} is {getattr(chosen, name)}; possible: from 1")
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    for name, default, meaning in (
+        ("processes", 2, "how many to start"),
+        ("devices_per_process", 1, "devices that each sees on the CPU"),
+        ("heartbeat_seconds", 10, "all end when one was silent for so long"),
+    ):
+        flags.DEFINE_integer(name, default, meaning, lower_bound=1)
+
+
+def main(*given: str) -> int:
+    """Starts the processes with these flags and follows them; the exit status."""
     early: list[int] = []  # signals that come before there is somebody to have them
     _handle_signals(early.append)
     with _Output() as output, _watchdog() as ids:
-        processes = _start(chosen, ids)
+        processes = _start(given, ids)
         _handle_signals(lambda number: _send(processes, number))
         for number in early:
             _send(processes, number)
         output.say("processes " + ", ".join(str(p.pid) for p in processes))
-        limit = chosen.heartbeat_seconds + _PARTING_SECONDS
+        limit = flags.FLAGS.heartbeat_seconds + _PARTING_SECONDS
         status = _follow(processes, output, limit=limit)
         for number in heeded():  # nobody is left to have them: a signal ends the wait
             signal.signal(number, signal.SIG_DFL)
@@ -86,13 +86,15 @@ def _watchdog() -> Iterator[IO[str]]:
         watchdog.kill()  # nothing is left to end, and ids may come again
 
 
-def _start(chosen: argparse.Namespace, ids: IO[str]) -> list[subprocess.Popen[str]]:
+def _start(given: Sequence[str], ids: IO[str]) -> list[subprocess.Popen[str]]:
+    chosen = flags.FLAGS
     command = [
         *COMMAND,
         f"--coordinator=localhost:{free_port()}",
         f"--processes={chosen.processes}",
         f"--heartbeat_seconds={chosen.heartbeat_seconds}",
-        *chosen.flags,
+        *(f"--import={name}" for name in cli.imports()),
+        *given,
     ]
     processes = []
     for index in range(chosen.processes):
@@ -136,10 +138,15 @@ def _send(processes: Sequence[subprocess.Popen[str]], number: int) -> None:
 def _follow(
     processes: Sequence[subprocess.Popen[str]], output: "_Output", *, limit: float
 ) -> int:
-    """Prints what processes print until all have ended; the first failure's status."""
+    """Prints the processes' output until all have ended.
+
+    Returns the status of the first that fails, 0 if none does.
+    """
     status = 0
+    # Started by the first failure: the others have this long to end by themselves.
     stopping = threading.Timer(limit, _stop_all, [processes, output])
-    # Apart from waiting: what a process has started can hold its output for longer.
+    # Each process has a thread that reads its output and one that waits for its end.
+    # They are two, since a child that outlives the process can keep the output open.
     reading = [
         threading.Thread(target=_read_all, args=(*each, output), daemon=True)
         for each in enumerate(processes)
@@ -148,16 +155,18 @@ def _follow(
         thread.start()
     with futures.ThreadPoolExecutor(len(processes)) as threads:
         following = {threads.submit(_wait, p): i for i, p in enumerate(processes)}
-        for done in futures.as_completed(following):
+        for done in futures.as_completed(following):  # in the order in which they end
             index, ended = following[done], done.result()
             if ended and not status:
                 status = ended if ended > 0 else 128 - ended
                 how = (
                     f"status {ended}" if ended > 0 else f"{signal.Signals(-ended).name}"
                 )
-                reading[index].join(1)  # its own last lines come before
+                reading[index].join(1)  # so that its last lines are printed first
                 output.say(f"process {index} ended first, by {how}")
                 stopping.start()
+    # All have ended, and `_wait` has killed what they started, so the outputs end too.
+    # The limit is for a child that left its process group and holds one open.
     stopping.cancel()
     for thread in reading:
         thread.join(_PARTING_SECONDS)
@@ -165,7 +174,7 @@ def _follow(
 
 
 def _wait(process: subprocess.Popen[str]) -> int:
-    """Waits for a process and ends what it leaves behind; returns its status."""
+    """Waits for a process and kills what is left of its group; returns its status."""
     status = process.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -173,6 +182,7 @@ def _wait(process: subprocess.Popen[str]) -> int:
 
 
 def _read_all(index: int, process: subprocess.Popen[str], output: "_Output") -> None:
+    """Copies the lines of a process to our output, with its number, until they end."""
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
@@ -180,6 +190,7 @@ def _read_all(index: int, process: subprocess.Popen[str], output: "_Output") -> 
 
 
 def _stop_all(processes: Sequence[subprocess.Popen[str]], output: "_Output") -> None:
+    """Kills the processes that still run, and says which these are."""
     running = [i for i, process in enumerate(processes) if process.poll() is None]
     if running:
         names = ", ".join(map(str, running))
@@ -188,10 +199,11 @@ def _stop_all(processes: Sequence[subprocess.Popen[str]], output: "_Output") -> 
 
 
 class _Output:
-    """Lines on their way out: who hands one over never waits for a reader.
+    """A queue of output lines and a thread that writes them: callers never block.
 
-    Left, it waits until all are read. What can be read by nobody, since the pipe or the
-    terminal is gone, is dropped, and the training goes on.
+    A pipe that is read slowly so holds up neither the processes, whose own pipes would
+    fill up, nor the wait for them. Leaving the context waits until all is written. When
+    the pipe or the terminal is closed, lines are dropped and the training goes on.
     """
 
     def __init__(self):
@@ -207,11 +219,11 @@ class _Output:
         self._thread.join()
 
     def write(self, stream: IO[str], line: str) -> None:
-        """Writes a line to a stream, after those before."""
+        """Queues a line for a stream, after those before it."""
         self._lines.put((stream, line))
 
     def say(self, line: str) -> None:
-        """A line of this command's own."""
+        """Queues a line of this command's own, for stderr."""
         self.write(sys.stderr, f"launch: {line}\n")
 
     def _write_all(self) -> None:
@@ -221,9 +233,16 @@ class _Output:
                 stream.write(line)
                 stream.flush()
             except OSError:  # EIO of a terminal, EPIPE of a pipe
+                # The stream's buffer still holds the line, and every later flush, that
+                # at the exit of Python too, would fail with it: send it to nowhere.
                 with open(os.devnull, "w") as nowhere:
                     os.dup2(nowhere.fileno(), stream.fileno())
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, positional=None)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

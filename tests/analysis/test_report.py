@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,16 +14,17 @@ from iterand_jax import magnitude
 from iterand_jax.analysis import figure, report
 from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
-from iterand_jax.export import export
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import setup
+from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
+from iterand_jax.training.exporting import export
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 STEP = 21  # three refreshes, one every seven steps
 
@@ -42,9 +41,9 @@ def workdir(tiny_config, tmp_path):
         if fixed_sparsity:
             fields = {"method": "fixed_mask", "sparsity": fixed_sparsity}
             config = ConfigDict(config.to_dict() | fields)
-        built = setup.build(config, datasets.open_source("digits"))
+        built = building.build(config, datasets.open_source("digits"))
         state = jax.jit(built.init_state)(built.root)._replace(step=np.int32(STEP))
-        method = built.task.method
+        method = built.method
         for step in range(7, STEP + 1, 7) if method.refresh_every else ():
             frozen, _ = jax.jit(method.refresh)(
                 built.root, step, state.trainable, state.frozen
@@ -52,7 +51,7 @@ def workdir(tiny_config, tmp_path):
             state = state._replace(frozen=frozen)
         if fixed_sparsity:
             masks = magnitude.magnitude_masks(
-                built.model.subnetwork, state.trainable, fixed_sparsity
+                built.subnetwork, state.trainable, fixed_sparsity
             )
             state = state._replace(
                 frozen=masks, trainable=apply_masks(state.trainable, masks)
@@ -63,7 +62,9 @@ def workdir(tiny_config, tmp_path):
             contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
         ):
             saved.save(STEP, state, dataclasses.asdict(Record()))
-        number = sum(p.endswith("kernel") for p in leaves_of(built.model.weights))
+        number = sum(
+            p.endswith("kernel") for p in leaves_of(built.weights(built.abstract))
+        )
         lines = [
             {
                 "kind": "step",
@@ -287,18 +288,13 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
 
 def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
     folder = workdir("run")
-    command = [sys.executable, "-m", "iterand_jax.analyze"]
-    done = subprocess.run(
-        [*command, f"--workdir={folder}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", done.stdout)
+    command = helpers.command("analyze")
+    said = helpers.printed(*command, f"--workdir={folder}")
+    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", said)
     assert (folder / "analysis.png").exists()
-    absent = subprocess.run(
-        [*command, f"--workdir={tmp_path / 'no'}"], capture_output=True, text=True
-    )
+    absent = helpers.python(*command, f"--workdir={tmp_path / 'no'}")
     assert absent.returncode == 2
     assert re.fullmatch(r"error: .*config\.json.*\n", absent.stderr)
-    neither = subprocess.run(command, capture_output=True, text=True)
+    neither = helpers.python(*command)
     assert neither.returncode == 2
     assert "either --workdir=DIR or --ticket=FILE" in neither.stderr
