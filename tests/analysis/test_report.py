@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -17,14 +19,13 @@ from iterand_jax.data import datasets
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import run as building
+from iterand_jax.training import setup
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.exporting import export
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
-from tests import helpers
 
 STEP = 21  # three refreshes, one every seven steps
 
@@ -41,9 +42,9 @@ def workdir(tiny_config, tmp_path):
         if fixed_sparsity:
             fields = {"method": "fixed_mask", "sparsity": fixed_sparsity}
             config = ConfigDict(config.to_dict() | fields)
-        built = building.build(config, datasets.open_source("digits"))
+        built = setup.build(config, datasets.open_source("digits"))
         state = jax.jit(built.init_state)(built.root)._replace(step=np.int32(STEP))
-        method = built.method
+        method = built.task.method
         for step in range(7, STEP + 1, 7) if method.refresh_every else ():
             frozen, _ = jax.jit(method.refresh)(
                 built.root, step, state.trainable, state.frozen
@@ -51,7 +52,7 @@ def workdir(tiny_config, tmp_path):
             state = state._replace(frozen=frozen)
         if fixed_sparsity:
             masks = magnitude.magnitude_masks(
-                built.subnetwork, state.trainable, fixed_sparsity
+                built.model.subnetwork, state.trainable, fixed_sparsity
             )
             state = state._replace(
                 frozen=masks, trainable=apply_masks(state.trainable, masks)
@@ -62,9 +63,7 @@ def workdir(tiny_config, tmp_path):
             contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
         ):
             saved.save(STEP, state, dataclasses.asdict(Record()))
-        number = sum(
-            p.endswith("kernel") for p in leaves_of(built.weights(built.abstract))
-        )
+        number = sum(p.endswith("kernel") for p in leaves_of(built.model.weights))
         lines = [
             {
                 "kind": "step",
@@ -279,7 +278,7 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
     large = workdir("large", method="edge_popup", **{"network.width": 0.125})
     with pytest.raises(ValueError, match="masks of different networks"):
         report.report(small, large)
-    dense, refusal = workdir("dense", method="sgd"), "method is sgd; possible: edge_pop"
+    dense, refusal = workdir("dense", method="sgd"), "its method, sgd, prunes nothing"
     export(dense, "ticket", dense / "ticket")
     for path in (dense, dense / "ticket"):
         with pytest.raises(ValueError, match=refusal):
@@ -288,13 +287,18 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
 
 def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
     folder = workdir("run")
-    command = helpers.command("analyze")
-    said = helpers.printed(*command, f"--workdir={folder}")
-    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", said)
+    command = [sys.executable, "-m", "iterand_jax.analyze"]
+    done = subprocess.run(
+        [*command, f"--workdir={folder}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", done.stdout)
     assert (folder / "analysis.png").exists()
-    absent = helpers.python(*command, f"--workdir={tmp_path / 'no'}")
+    absent = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'no'}"], capture_output=True, text=True
+    )
     assert absent.returncode == 2
     assert re.fullmatch(r"error: .*config\.json.*\n", absent.stderr)
-    neither = helpers.python(*command)
+    neither = subprocess.run(command, capture_output=True, text=True)
     assert neither.returncode == 2
     assert "either --workdir=DIR or --ticket=FILE" in neither.stderr

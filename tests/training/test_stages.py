@@ -84,7 +84,7 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
 ):
     result = train_config(imp_config(), str(tmp_path))
     stages = [restore(tmp_path / f"stage_{index}") for index in range(3)]
-    assert [stage.config.method for stage in stages] == [
+    assert [stage.run.config.method for stage in stages] == [
         "sgd",
         *["fixed_mask"] * 2,
     ]
