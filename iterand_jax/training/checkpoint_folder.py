@@ -155,7 +155,7 @@ class CheckpointFolder:
                 self._set_aside([s for s in self.steps() if s > step])
             return restored
         # 4. None is whole. The run may start from scratch only if there is no
-        # checkpoint at all; Orbax overlooks one that is a file, as a failed copy may leave.
+        # checkpoint at all. Orbax overlooks one that is a file, as a failed copy leaves.
         files = [path for path in self._folder.iterdir() if path.is_file()]
         damaged += [str(path) for path in files if path.name.isdecimal()]
         if damaged:
