@@ -10,7 +10,7 @@ A run takes about 15 hours on an A100 in bfloat16: an estimate, 105 epochs at 2,
 images/s. `python -m experiments.input_rate` tells whether the host can decode as many.
 """
 
-from configs import default
+from iterand_jax.configs import default
 
 
 def get_config():

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.names import label_text
 from experiments.sweep import Cell, Run
 from iterand_jax.data.datasets import get_dataset
-from iterand_jax.training.config import IMP
+from iterand_jax.training.procedures import PROCEDURES
 
 
 def select(cells: Sequence[Cell], only: str) -> list[Cell]:
@@ -145,7 +145,7 @@ def can_be_replicas(runs: Job) -> bool:
         len(seeds) > 1
         and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
         and get_dataset(config.dataset.name).resident
-        and config.method != IMP
+        and config.method not in PROCEDURES
     )
 
 

@@ -1,12 +1,10 @@
 """The figures of a report: ours as filled markers, the paper's as hollow ones."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.catalogue import published
@@ -14,6 +12,7 @@ from experiments.evidence import FULL, Entry, Version, data_of
 from experiments.metrics import METRICS
 from experiments.names import shown
 from experiments.sweep import Experiment, HeatMap, Lines
+from iterand_jax.runtime.pictures import new_figure, set_title
 
 PAPER, OURS = "paper", "ours"
 
@@ -35,27 +34,25 @@ def draw(experiment: Experiment, version: Version) -> Figure:
     spec = experiment.figure
     columns = _columns(version, spec)
     width = 1.6 + 4.4 * len(columns)
-    figure = Figure(figsize=(width, 5.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, 5)
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for ax, (panel, whose) in zip(axes, columns, strict=True):
         if isinstance(spec, HeatMap):
             image = _heat_map(ax, experiment, version, panel, spec)
-            ax.set_title(_names_of_data(version).get(panel, ""), fontsize=10)
+            about = _names_of_data(version).get(panel) or _data_note(version.entries)
+            ax.set_title(about.removeprefix(", "), fontsize=10)
             title = METRICS[experiment.metrics[0]].title
             figure.colorbar(image, ax=ax, label=title)
         else:
             members = _members(version, spec, panel)
             _lines(ax, experiment, version, members, spec, whose)
             about = "" if len(whose) > 1 else f" ({whose[0]})"
+            about += _data_note(members) if OURS in whose else ""
             ax.set_title((shown(panel or "") + about).strip(), fontsize=10)
             ax.grid(alpha=0.25)
     if isinstance(spec, Lines):
         _legend(figure, axes)
-    title = "\n".join(
-        textwrap.fill(t, int(13 * width)) for t in _title(experiment, version)
-    )
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, _title(experiment, version), 10)
     return figure
 
 
@@ -74,6 +71,12 @@ def _columns(
             if any(entry.paper for entry in _members(version, spec, panel)):
                 columns.append((panel, (PAPER,)))
     return columns
+
+
+def _data_note(entries: Sequence[Entry]) -> str:
+    """Says of ours that some of it was not trained on a dataset's official data."""
+    official = all(entry.official for entry in entries if entry.lines)
+    return "" if official else ", not the official data"
 
 
 def _names_of_data(version: Version) -> dict[str, str]:
@@ -108,18 +111,14 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
         )
 
 
-def _title(experiment: Experiment, version: Version) -> list[str]:
-    lines = [experiment.title]
-    done = [entry for entry in version.entries if entry.lines]
+def _title(experiment: Experiment, version: Version) -> str:
+    """In a line: the text around the picture says what a version shortens."""
+    number, colon, about = experiment.title.partition(":")
     if version.key != FULL:
-        lines.append(version.title)
-    if not done:
-        lines.append("Nothing of this has been run: what is shown is the paper's")
-    unofficial = [entry for entry in done if not entry.official]
-    if unofficial:
-        names = sorted({entry.lines[0]["dataset"] for entry in unofficial})
-        lines.append(f"Ours not on official data: {', '.join(names)}")
-    return lines
+        number += f", {version.key.replace('_', ' ')}"
+    if not any(entry.lines for entry in version.entries):
+        number += ", not run"
+    return number + colon + about
 
 
 def _values(entries: Sequence[Entry], label: str) -> list[Any]:

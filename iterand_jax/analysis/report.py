@@ -17,7 +17,6 @@ from iterand_jax.analysis.layers import (
 )
 from iterand_jax.analysis.liveness import live_weights
 from iterand_jax.keys import keyed
-from iterand_jax.methods import SCORED
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets.metadata import MAX_REFRESHES
 from iterand_jax.tickets.replay import last_redraws
@@ -113,7 +112,7 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
     subject = _of_ticket(path) if path.is_file() else _of_run(path, step)
     redraws, no_ages, refreshes, k_per = None, None, 0, 0
     if subject.draws is None:
-        no_ages = "no weight was drawn anew"
+        no_ages = "no weight was resampled"
     else:
         key, done, k_per, sampling_rate = subject.draws
         refreshes = done // k_per
@@ -166,29 +165,28 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
 
 
 def _of_run(workdir: Path, step: int | None) -> Subject:
-    model, state, _ = restore(workdir, step)
-    config, masks = model.config, model.masks(state)
+    run, state, _ = restore(workdir, step)
+    config, masks = run.config, run.masks(state)
     if masks is None:
         raise _no_masks(f"the run in {workdir}", config.method)
-    scored, draws = config.method in SCORED, None
-    if config.k_per:
-        root = jax.random.key(config.seed)
-        draws = root, int(state.step), config.k_per, config.sampling_rate
+    draws, resampling = None, run.method.resampling
+    if resampling and resampling[0]:
+        draws = jax.random.key(config.seed), int(state.step), *resampling
     lines = [
         line
         for line in read_lines(workdir / "metrics.jsonl")
         if line["kind"] == "step" and line["step"] <= int(state.step)
     ]
     return Subject(
-        network=model.network,
-        inputs=model.inputs,
+        network=run.network,
+        inputs=run.dataset.inputs,
         title=_title(
             config.network, config.to_dict(), seed=config.seed, step=int(state.step)
         ),
-        subnetwork=model.subnetwork,
-        weights=state.frozen if scored else state.trainable,
+        subnetwork=run.subnetwork,
+        weights=run.weights(state),
         masks=masks,
-        scores=state.trainable if scored else None,
+        scores=None if run.method.trains_weights else state.trainable,
         draws=draws,
         churn={x["step"]: x["mask_churn"] for x in lines if "mask_churn" in x},
         layer_churn={
@@ -227,10 +225,7 @@ def _of_ticket(path: Path) -> Subject:
 
 
 def _no_masks(subject: str, method: str) -> ValueError:
-    return ValueError(
-        f"{subject} has no masks: its method is {method}; possible: edge_popup, "
-        f"iterand, fixed_mask"
-    )
+    return ValueError(f"{subject} has no masks: its method, {method}, prunes nothing")
 
 
 def _title(
@@ -240,7 +235,7 @@ def _title(
         f"{network['name']} (width {network['width']:g})",
         run["method"],
         run["distribution"],
-        f"sparsity {run['sparsity']:g}",
+        *([] if run["sparsity"] is None else [f"sparsity {run['sparsity']:g}"]),
         *([] if seed is None else [f"seed {seed}"]),
         f"step {step:,}",
     ]

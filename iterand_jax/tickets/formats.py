@@ -9,7 +9,6 @@ The first three hold zeros where weights are pruned, so they are as large as the
 network. Unstructured sparsity gives no speed on GPUs or CPUs, in none of the formats.
 """
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -93,7 +92,7 @@ def save_arrays(
     """Writes arrays as safetensors, with the ticket's description as JSON metadata."""
     from safetensors import numpy as safetensors
 
-    text = json.dumps(dataclasses.asdict(description), sort_keys=True)
+    text = json.dumps(description.to_json(), sort_keys=True)
     # Not np.ascontiguousarray, which makes scalars arrays of one entry.
     contiguous = {name: np.asarray(leaf, order="C") for name, leaf in arrays.items()}
     write_atomically(path, safetensors.save(contiguous, {"description": text}))

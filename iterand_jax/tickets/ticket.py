@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax import Array
 
 from iterand_jax.data.text import WORDS, Vocabulary, as_lines, from_lines
@@ -219,7 +220,7 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
     # Safetensors writes bytes as they lie: of a transposed array, the wrong ones.
     packed = _pack(ticket)
     arrays = {name: np.asarray(array, order="C") for name, array in packed.items()}
-    fields = {"version": VERSION, **dataclasses.asdict(ticket.description)}
+    fields = {"version": VERSION, **ticket.description.to_json()}
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
     fields["sha256"] = _content_digest(fields, arrays)
     metadata = {METADATA: json.dumps(fields, sort_keys=True)}
@@ -227,8 +228,10 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def load(path: str | os.PathLike[str]) -> Ticket:
+def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> Ticket:
     """Reads a ticket and rebuilds its weights, bit for bit.
+
+    A network of one's own is given, registered, or of a module that is imported.
 
     Where they follow from a seed this replays the draws of the run: from moments for a
     small network to minutes for a large one that was re-randomized a thousand times.
@@ -245,7 +248,7 @@ def load(path: str | os.PathLike[str]) -> Ticket:
         )
     if fields.pop("sha256", None) != _content_digest(fields, arrays):
         raise ValueError(f"{path} is damaged: it does not have its checksum")
-    description = Description.from_json(fields)
+    description = Description.from_json(fields, network)
     try:
         ticket = _unpack(description, arrays)
     except ValueError as error:

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,16 +14,17 @@ from iterand_jax import magnitude
 from iterand_jax.analysis import figure, report
 from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
-from iterand_jax.export import export
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import setup
+from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
+from iterand_jax.training.exporting import export
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 STEP = 21  # three refreshes, one every seven steps
 
@@ -42,9 +41,9 @@ def workdir(tiny_config, tmp_path):
         if fixed_sparsity:
             fields = {"method": "fixed_mask", "sparsity": fixed_sparsity}
             config = ConfigDict(config.to_dict() | fields)
-        built = setup.build(config, datasets.open_source("digits"))
+        built = building.build(config, datasets.open_source("digits"))
         state = jax.jit(built.init_state)(built.root)._replace(step=np.int32(STEP))
-        method = built.task.method
+        method = built.method
         for step in range(7, STEP + 1, 7) if method.refresh_every else ():
             frozen, _ = jax.jit(method.refresh)(
                 built.root, step, state.trainable, state.frozen
@@ -52,7 +51,7 @@ def workdir(tiny_config, tmp_path):
             state = state._replace(frozen=frozen)
         if fixed_sparsity:
             masks = magnitude.magnitude_masks(
-                built.model.subnetwork, state.trainable, fixed_sparsity
+                built.subnetwork, state.trainable, fixed_sparsity
             )
             state = state._replace(
                 frozen=masks, trainable=apply_masks(state.trainable, masks)
@@ -63,7 +62,9 @@ def workdir(tiny_config, tmp_path):
             contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
         ):
             saved.save(STEP, state, dataclasses.asdict(Record()))
-        number = sum(p.endswith("kernel") for p in leaves_of(built.model.weights))
+        number = sum(
+            p.endswith("kernel") for p in leaves_of(built.weights(built.abstract))
+        )
         lines = [
             {
                 "kind": "step",
@@ -118,7 +119,7 @@ def test_sparse_layers_have_dead_channels(workdir):
     printed = text(found)
     removable = sum(layer.removable for layer in found.layers)
     assert f"the network has {removable:,} weights less" in printed
-    assert "not shown: no weight was drawn anew" in printed
+    assert "not shown: no weight was resampled" in printed
 
 
 def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
@@ -189,7 +190,7 @@ def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_p
     printed = text(found)
     assert "fixed_mask" in printed.splitlines()[0]
     assert found.constant  # what is pruned is zero
-    assert "not shown: no weight was drawn anew" in printed
+    assert "not shown: no weight was resampled" in printed
     figure.draw(found, tmp_path / "fixed.png")
     export(folder, "ticket", tmp_path / "ticket")
     ticket = report.report(tmp_path / "ticket", folder)
@@ -231,6 +232,44 @@ def test_the_figure_draws_what_there_is(distribution, workdir, tmp_path):
         figure.draw(report.report(folder), tmp_path / "nowhere" / "a.png")
 
 
+def test_no_dot_hides_another_and_churn_is_a_row_for_each_layer(
+    workdir, tmp_path, monkeypatch
+):
+    made, new = [], figure.new_figure
+    monkeypatch.setattr(
+        figure, "new_figure", lambda *size: made.append(new(*size)) or made[0]
+    )
+    found = report.report(workdir("run"))
+    figure.draw(found, tmp_path / "a.png")
+    by_label = {axes.get_xlabel(): axes for axes in made[0].axes}
+    outputs, inputs = by_label["dead channels (%)"].get_lines()
+    assert outputs.get_label() == "outputs"
+    assert set(outputs.get_ydata()).isdisjoint(inputs.get_ydata())
+    (mesh,) = (axes.collections[0] for axes in made[0].axes if axes.collections)
+    expected = [[100 * share for share in layer.churn] for layer in found.layers]
+    np.testing.assert_allclose(mesh.get_array(), expected)
+    assert made[0]._suptitle.get_text() == found.title
+
+
+@pytest.mark.parametrize("number", [1, 7, 250])
+def test_colours_of_churn_are_means_over_as_many_steps_as_a_column_has(
+    number, workdir, tmp_path
+):
+    """Also of a run in which no mask changed any more."""
+    found = report.report(workdir("run"))
+    for share in (0.0, 0.25):
+        layers = [la._replace(churn=[share] * number) for la in found.layers]
+        churn = {10 * (i + 1): share for i in range(number)}
+        figure.draw(found._replace(layers=layers, churn=churn), tmp_path / "a.png")
+        axes = figure.new_figure(4, 4).subplots()
+        figure._draw_layer_churn(axes, found._replace(layers=layers, churn=churn))
+        (mesh,) = axes.collections
+        colours = np.asarray(mesh.get_array())
+        assert colours.shape == (len(layers), min(number, figure.COLUMNS))
+        assert np.ptp(colours) < 1e-9
+        assert axes.get_xlim() == (0, 10 * number)
+
+
 def test_runs_that_cannot_be_compared_are_refused(workdir):
     small = workdir("small", method="edge_popup")
     large = workdir("large", method="edge_popup", **{"network.width": 0.125})
@@ -245,18 +284,13 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
 
 def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
     folder = workdir("run")
-    command = [sys.executable, "-m", "iterand_jax.analyze"]
-    done = subprocess.run(
-        [*command, f"--workdir={folder}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", done.stdout)
+    command = helpers.command("analyze")
+    said = helpers.printed(*command, f"--workdir={folder}")
+    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", said)
     assert (folder / "analysis.png").exists()
-    absent = subprocess.run(
-        [*command, f"--workdir={tmp_path / 'no'}"], capture_output=True, text=True
-    )
+    absent = helpers.python(*command, f"--workdir={tmp_path / 'no'}")
     assert absent.returncode == 2
     assert re.fullmatch(r"error: .*config\.json.*\n", absent.stderr)
-    neither = subprocess.run(command, capture_output=True, text=True)
+    neither = helpers.python(*command)
     assert neither.returncode == 2
     assert "either --workdir=DIR or --ticket=FILE" in neither.stderr

@@ -2,8 +2,6 @@
 
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from iterand_jax.data import datasets, sources
+from tests import helpers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
 RECORDS = "cifar10-{}.array_record-00000-of-00001"
@@ -263,8 +262,7 @@ def test_reading_is_silent_and_free_of_tensorflow(prepared):
         "except sources.DataNotFoundError: pass\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    command = [sys.executable, "-W", "error", "-c", program, str(prepared)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = helpers.python("-W", "error", "-c", program, prepared)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -136,6 +136,7 @@ def test_the_laws_below_cover_every_network():
         assert any(member is known for known in entries + bases), member
 
 
+@pytest.mark.smoke
 @every_network
 @pytest.mark.parametrize("affine", [False, True])
 def test_the_parameters_are_as_many_as_by_hand(name, affine):
@@ -143,6 +144,7 @@ def test_the_parameters_are_as_many_as_by_hand(name, affine):
     assert size(shapes(model, *inputs_of(name))["params"]) == COUNTS[name][affine]
 
 
+@pytest.mark.smoke
 def test_conv6_has_the_size_of_the_paper():
     assert COUNTS["conv6"] == (2_261_184, 2_261_184 + 2 * 448 + 512 + 10)
 
