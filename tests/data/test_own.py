@@ -11,6 +11,7 @@ from sklearn.datasets import load_iris
 
 from iterand_jax.data import datasets, own
 from iterand_jax.networks import NETWORKS, register_network
+from iterand_jax.training.config import resolve
 from iterand_jax.training.train import train_config
 
 GREY = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
@@ -424,8 +425,6 @@ def test_a_table_trains(tmp_path, tiny_config, tables):
     ],
 )
 def test_configs_of_floats_have_no_pixels(tiny_config, tables, fields, message):
-    from iterand_jax.training.config import resolve
-
     flat = own.from_arrays(FLOATS, LABELS, test_fraction=0.5)
     datasets.register_dataset("flat", flat)
     base = {"dataset.name": "flat", "dataset.mean": None, "dataset.std": None}
