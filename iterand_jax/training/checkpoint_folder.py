@@ -154,13 +154,8 @@ class CheckpointFolder:
             if not self._only_read:
                 self._set_aside([s for s in self.steps() if s > step])
             return restored
-<<<<<<< HEAD
-        # 4. None is whole. The run may start from scratch only if there is no
-        # checkpoint at all. Orbax overlooks one that is a file, as a failed copy leaves.
-=======
         # 4. None is whole. A run may start from scratch only if there is no checkpoint
         # at all. Orbax overlooks one that is a file, as a bad copy may leave.
->>>>>>> pics
         files = [path for path in self._folder.iterdir() if path.is_file()]
         damaged += [str(path) for path in files if path.name.isdecimal()]
         if damaged:
