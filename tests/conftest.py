@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from configs import digits
-from experiments import catalogue
+from experiments.paper import catalogue
 
 
 def pytest_configure(config):
