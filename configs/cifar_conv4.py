@@ -6,7 +6,7 @@ With --config.dtype=bfloat16 about 5 minutes on a modern GPU: an estimate, from
 ResNet18's time by multiply-adds.
 """
 
-from configs import cifar_conv6
+from iterand_jax.configs import cifar_conv6
 
 
 def get_config():

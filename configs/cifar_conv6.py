@@ -12,7 +12,7 @@ With --config.dtype=bfloat16 about 10 minutes at width 1.0 on a modern GPU: an e
 from ResNet18's time by multiply-adds.
 """
 
-from configs import default
+from iterand_jax.configs import default
 
 
 def get_config():

@@ -12,7 +12,7 @@ The paper's run took 1.7 hours (Table 5). With --config.dtype=bfloat16 about hal
 hour at width 1.0 on a modern GPU: an estimate, at 2,500 images/s.
 """
 
-from configs import default
+from iterand_jax.configs import default
 
 
 def get_config():

@@ -14,7 +14,7 @@ About 10 minutes on a modern GPU: an estimate; its steps are small, and wait for
 other.
 """
 
-from configs import cifar_vgg11
+from iterand_jax.configs import cifar_vgg11
 
 
 def get_config():

@@ -23,7 +23,7 @@ estimate.
 
 from ml_collections import config_dict
 
-from configs import default
+from iterand_jax.configs import default
 
 
 def get_config():

@@ -12,7 +12,7 @@ With --config.dtype=bfloat16 about an hour at width 1.0 on a modern GPU: an esti
 from ResNet18's time by multiply-adds.
 """
 
-from configs import cifar_resnet18
+from iterand_jax.configs import cifar_resnet18
 
 
 def get_config():

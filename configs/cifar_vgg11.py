@@ -14,7 +14,7 @@ With --config.dtype=bfloat16 about 10 minutes on a modern GPU: an estimate, from
 ResNet18's time by multiply-adds.
 """
 
-from configs import cifar_resnet18
+from iterand_jax.configs import cifar_resnet18
 
 
 def get_config():

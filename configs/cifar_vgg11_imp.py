@@ -13,7 +13,7 @@ With --config.dtype=bfloat16 about an hour on a modern GPU for the four training
 estimate.
 """
 
-from configs import cifar_resnet20_imp
+from iterand_jax.configs import cifar_resnet20_imp
 
 
 def get_config():

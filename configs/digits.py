@@ -6,7 +6,7 @@ Not an experiment of the paper. About a minute on two CPU cores, seconds on a GP
 estimate).
 """
 
-from configs import default
+from iterand_jax.configs import default
 
 
 def get_config():

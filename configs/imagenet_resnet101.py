@@ -10,7 +10,7 @@ A run takes about 29 hours on an A100 in bfloat16: an estimate, from ResNet50's 
 multiply-adds (7.8 against 4.1 billion per image).
 """
 
-from configs import imagenet_resnet50
+from iterand_jax.configs import imagenet_resnet50
 
 
 def get_config():

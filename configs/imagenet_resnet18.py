@@ -10,7 +10,7 @@ A run takes about 7 hours on an A100 in bfloat16: an estimate, from ResNet50's b
 multiply-adds (1.8 against 4.1 billion per image), if the host decodes 5,700 images/s.
 """
 
-from configs import imagenet_resnet50
+from iterand_jax.configs import imagenet_resnet50
 
 
 def get_config():

@@ -11,7 +11,7 @@ images/s. `python -m experiments.measurements.input_rate` measures how many imag
 host can decode.
 """
 
-from configs import default
+from iterand_jax.configs import default
 
 
 def get_config():

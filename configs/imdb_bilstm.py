@@ -10,7 +10,7 @@ About 10 minutes on one modern GPU: an estimate, 4,095 steps at 10 steps/s and t
 validation after each epoch.
 """
 
-from configs import imdb_lstm
+from iterand_jax.configs import imdb_lstm
 
 
 def get_config():

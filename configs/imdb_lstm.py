@@ -17,7 +17,7 @@ About 5 minutes on one modern GPU: an estimate, 4,095 steps at 20 steps/s and th
 validation after each epoch.
 """
 
-from configs import default
+from iterand_jax.configs import default
 
 
 def get_config():

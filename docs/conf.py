@@ -1,14 +1,16 @@
-"""The API page: `pip install -e '.[docs]' && sphinx-build -W -b html docs DIR`."""
+"""The site: `pip install -e '.[docs]' && python -m sphinx -W -b html docs DIR`."""
 
 import re
 
 project = "iterand_jax"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "off"  # the stored outputs are shown; a test executes the cells
+myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "iterand_jax"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_use_ivar = True  # fields are told once, in the class's own text
+napoleon_use_ivar = True  # fields are described once, in the class's own text
 napoleon_attr_annotations = False
 python_use_unqualified_type_names = True
 default_role = "py:obj"
@@ -40,6 +42,13 @@ def escape(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = escaped
 
 
+def link_to_pages(app, relative_path, parent: str, content: list[str]) -> None:
+    """Makes links of generated reports, which are included, links of this site."""
+    text = content[0].replace("](../docs/", "](")
+    # A folder of the repository is no page: its name stays.
+    content[0] = re.sub(r"\[([^\]]*)\]\((?:\.\./)+[\w/]*\)", r"\1", text)
+
+
 def skip(app, what, name, obj, skip, options) -> bool | None:
     """Leaves out the fields of named tuples, which have no text of their own."""
     return True if type(obj).__name__ == "_tuplegetter" else None
@@ -49,3 +58,4 @@ def setup(app) -> None:
     """Connects the above; napoleon, which adds markup of its own, comes later."""
     app.connect("autodoc-process-docstring", escape, priority=100)
     app.connect("autodoc-skip-member", skip)
+    app.connect("include-read", link_to_pages)

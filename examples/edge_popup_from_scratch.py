@@ -74,7 +74,7 @@ def draw(key, purpose):
 
 
 @jax.jit
-def rerandomize(key, weights, scores):
+def rerandomize(key, scores, weights):
     """Draws a random part of the pruned weights anew; the network's output stays."""
 
     def one_layer(name):
@@ -109,12 +109,12 @@ def train_step(scores, velocity, weights, x, y):
 
 def train(key, x, y, *, redraw):
     """IteRand, or edge-popup without redraws: (scores, weights) after all steps."""
-    weights, scores = draw(key, "weights"), draw(key, "scores")
+    scores, weights = draw(key, "scores"), draw(key, "weights")
     velocity = jax.tree.map(jnp.zeros_like, scores)
     for step in range(1, STEPS + 1):
         scores, velocity = train_step(scores, velocity, weights, x, y)
         if redraw and step % K_PER == 0:
-            weights = rerandomize(jax.random.fold_in(key, step), weights, scores)
+            weights = rerandomize(jax.random.fold_in(key, step), scores, weights)
     return scores, weights
 
 
@@ -123,12 +123,12 @@ def check_against_the_library(key, scores, weights):
     from iterand_jax import Rule, Subnetwork
 
     library = Subnetwork(SPARSITY, "kaiming_uniform", rules=(Rule("*", prune=True),))
-    first = draw(key, "weights"), draw(key, "scores")
-    new = rerandomize(key, weights, scores)
+    first = draw(key, "scores"), draw(key, "weights")
+    new = rerandomize(key, scores, weights)
     for ours, theirs in (
         (first, library.init(key, weights)),
         (jax.tree.map(mask_of, scores), library.masks(scores)),
-        (new, library.rerandomize(key, weights, scores, SAMPLING_RATE)),
+        (new, library.rerandomize(key, scores, weights, SAMPLING_RATE)),
     ):
         assert jax.tree.all(jax.tree.map(jnp.array_equal, ours, theirs))
 

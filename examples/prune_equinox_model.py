@@ -20,14 +20,14 @@ key = jax.random.key(0)
 model = eqx.nn.MLP(64, 10, width_size=256, depth=2, use_bias=False, key=key)
 arrays, functions = eqx.partition(model, eqx.is_array)
 subnetwork = Subnetwork(sparsity=0.5, rules=OUTPUTS_FIRST_RULES)
-weights, scores = subnetwork.init(key, arrays)
+scores, weights = subnetwork.init(key, arrays)
 optimizer = optax.sgd(1.0, momentum=0.9)
 state = optimizer.init(scores)
 
 
 def logits_of(scores, weights, x):
     """The logits of the pruned model for inputs (N, 64)."""
-    return jax.vmap(eqx.combine(subnetwork.prune(weights, scores), functions))(x)
+    return jax.vmap(eqx.combine(subnetwork.prune(scores, weights), functions))(x)
 
 
 @jax.jit

@@ -32,11 +32,11 @@ state = optimizer.init(scores)
 
 
 @jax.jit
-def train_step(scores, state, weights):
+def train_step(scores, state, weights, step):
     """One step on the scores."""
 
     def loss(scores):
-        logits = model.apply({"params": method.params(scores, weights)}, x)
+        logits = model.apply({"params": method.params(scores, weights, step)}, x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     updates, state = optimizer.update(jax.grad(loss)(scores), state)
@@ -44,9 +44,10 @@ def train_step(scores, state, weights):
 
 
 for step in range(1, 201):
-    scores, state = train_step(scores, state, weights)
+    scores, state = train_step(scores, state, weights, step)
     if step % method.refresh_every == 0:
         weights, _ = method.refresh(key, step, scores, weights)
 
-answers = model.apply({"params": method.params(scores, weights)}, test_x).argmax(1)
+pruned = method.params(scores, weights, step)
+answers = model.apply({"params": pruned}, test_x).argmax(1)
 print(f"{(answers == test_y).mean():.1%} of the test digits, no weight was trained")

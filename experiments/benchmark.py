@@ -33,7 +33,7 @@ from experiments.measurements.timing import Times, interleaved
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
 from iterand_jax.training import provenance
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.run import DataRun
 
 Fields = Mapping[str, Any]
 METHODS = ("iterand", "sgd")
@@ -175,7 +175,7 @@ def measure_network(
             runs[method], states[method], batch
         )
     calls |= programs.phases(run, states["iterand"], batch)
-    pruning = programs.pruning(run.model.weights, sparsity=run.config.sparsity)
+    pruning = programs.pruning(run.weights(run.abstract), sparsity=run.config.sparsity)
     calls["all masks"] = pruning.pop("masks")
     del pruning["re-randomization"]  # the run's own is there
     calls |= pruning
@@ -291,7 +291,7 @@ def _peer(parser: argparse.ArgumentParser, platform: str) -> Any:
 
 
 def _step_row(
-    run: Setup, size: float, units: int, unit: str, todo: Plan
+    run: DataRun, size: float, units: int, unit: str, todo: Plan
 ) -> dict[str, Any]:
     batch = synthetic.batch(run.feed.train_shapes()[0])
     call, steps = programs.training(run, programs.first_state(run), batch)
@@ -312,8 +312,8 @@ def _plain(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
     }
 
 
-def _size(run: Setup) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(run.model.weights))
+def _size(run: DataRun) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(run.weights(run.abstract)))
 
 
 if __name__ == "__main__":

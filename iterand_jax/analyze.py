@@ -13,11 +13,11 @@ from iterand_jax.runtime import cli
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("workdir", None, "the folder of the run")
+    cli.define_path("workdir", None, "the folder of the run")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
-    flags.DEFINE_string("ticket", None, "a packed ticket, in place of a run")
-    flags.DEFINE_string("other", None, "a run's folder or a ticket to compare with")
-    flags.DEFINE_string(
+    cli.define_path("ticket", None, "a packed ticket, in place of a run")
+    cli.define_path("other", None, "a run's folder or a ticket to compare with")
+    cli.define_path(
         "output", None, "the figure; default: analysis.png beside what is looked at"
     )
 
@@ -42,5 +42,10 @@ def main() -> None:
     print(f"drawn: {output}")
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
+
+
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    run()

@@ -13,20 +13,20 @@ from iterand_jax.runtime import cli
 def define_flags() -> None:
     """Defines the flags of this command."""
     cli.define_data_dir()
-    flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
+    cli.define_path("workdir", None, "the folder of the run", required=True)
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
 
 
 def main() -> None:
     """Restores a checkpoint and evaluates it on the test split."""
     from iterand_jax.data.datasets import open_source
-    from iterand_jax.training import setup
     from iterand_jax.training.evaluation import Evaluator
+    from iterand_jax.training.run import build
     from iterand_jax.training.workdir import restore
 
-    model, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
-    source = open_source(model.config.dataset.name, flags.FLAGS.data_dir)
-    run = setup.build(model.config, source)
+    described, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
+    source = open_source(described.config.dataset.name, flags.FLAGS.data_dir)
+    run = build(described.config, source)
     test = Evaluator(run)(state, "test")
     print(f"step {int(state.step):,} of {run.total_steps:,}")
     print(
@@ -35,5 +35,10 @@ def main() -> None:
     )
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
+
+
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    run()

@@ -1,17 +1,15 @@
-"""Trains with several processes on the CPU of this machine, as on several hosts.
+"""Trains with several processes on this machine's CPU, as on several hosts.
 
-    python -m iterand_jax.launch --processes=2 --devices_per_process=2 -- \\
-        --config=configs/cifar_conv6.py
+python -m iterand_jax.launch [--processes=2] [--devices_per_process=2] -- FLAGS
 
-What stands after -- are the flags of iterand_jax.main. Each line of output is preceded
-by the number of its process. Ctrl-C, SIGTERM and the end of the terminal are handed on
-to all. The command ends with the status of the first process that fails, 128 more than
-its signal if that killed it, and says which that was; the others then have as long as
-the heartbeat to end by themselves. What a process has started ends with it, and
+FLAGS are those of iterand_jax.main, as --config=cifar_conv6. Each line of output is
+preceded by the number of its process. Ctrl-C, SIGTERM and the end of the terminal are
+handed on to all. The command ends with the status of the first process that fails, 128
+more than its signal if that killed it, and says which that was; the others then have as
+long as the heartbeat to end by themselves. What a process has started ends with it, and
 everything ends if this command is killed.
 """
 
-import argparse
 import contextlib
 import os
 import queue
@@ -24,6 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import IO
 
+from absl import flags
+
+from iterand_jax.runtime import cli
 from iterand_jax.runtime.signals import heeded
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
@@ -34,28 +35,27 @@ _PARTING_SECONDS = 10
 _WATCHDOG = 'while read -r id; do all="$all -$id"; done; kill -s KILL -- $all'
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Starts the processes and follows them; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m iterand_jax.launch")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices_per_process", type=int, default=1)
-    parser.add_argument(
-        "--heartbeat_seconds", type=int, default=10, help="all end when one is silent"
-    )
-    parser.add_argument("flags", nargs="*", help="-- and flags of iterand_jax.main")
-    chosen = parser.parse_args(arguments)
-    for name in ("processes", "devices_per_process", "heartbeat_seconds"):
-        if getattr(chosen, name) < 1:
-            parser.error(f"--{name} is {getattr(chosen, name)}; possible: from 1")
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    for name, default, meaning in (
+        ("processes", 2, "how many to start"),
+        ("devices_per_process", 1, "devices that each sees on the CPU"),
+        ("heartbeat_seconds", 10, "all end when one was silent for so long"),
+    ):
+        flags.DEFINE_integer(name, default, meaning, lower_bound=1)
+
+
+def main(*given: str) -> int:
+    """Starts the processes with these flags and follows them; the exit status."""
     early: list[int] = []  # signals that come before there is somebody to have them
     _handle_signals(early.append)
     with _Output() as output, _watchdog() as ids:
-        processes = _start(chosen, ids)
+        processes = _start(given, ids)
         _handle_signals(lambda number: _send(processes, number))
         for number in early:
             _send(processes, number)
         output.say("processes " + ", ".join(str(p.pid) for p in processes))
-        limit = chosen.heartbeat_seconds + _PARTING_SECONDS
+        limit = flags.FLAGS.heartbeat_seconds + _PARTING_SECONDS
         status = _follow(processes, output, limit=limit)
         for number in heeded():  # nobody is left to have them: a signal ends the wait
             signal.signal(number, signal.SIG_DFL)
@@ -86,13 +86,15 @@ def _watchdog() -> Iterator[IO[str]]:
         watchdog.kill()  # nothing is left to end, and ids may come again
 
 
-def _start(chosen: argparse.Namespace, ids: IO[str]) -> list[subprocess.Popen[str]]:
+def _start(given: Sequence[str], ids: IO[str]) -> list[subprocess.Popen[str]]:
+    chosen = flags.FLAGS
     command = [
         *COMMAND,
         f"--coordinator=localhost:{free_port()}",
         f"--processes={chosen.processes}",
         f"--heartbeat_seconds={chosen.heartbeat_seconds}",
-        *chosen.flags,
+        *(f"--import={name}" for name in cli.imports()),
+        *given,
     ]
     processes = []
     for index in range(chosen.processes):
@@ -225,5 +227,10 @@ class _Output:
                     os.dup2(nowhere.fileno(), stream.fileno())
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, positional=None)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,4 +1,4 @@
-"""The array door: pruned layers as functions of (x, weights, scores).
+"""Pruned layers as functions of arrays: (x, scores, weights).
 
 Each layer masks its own weights with the exact straight-through top-k mask and applies
 them; gradients reach x and the scores. For networks written by hand, with jax alone.
@@ -13,36 +13,36 @@ from iterand_jax.masks import Scalar, pruned
 __all__ = ["conv", "dense", "lstm_cell"]
 
 
-def dense(x: Array, weights: Array, scores: Array, *, sparsity: Scalar) -> Array:
-    """A linear layer: x (..., inputs), weights and scores (inputs, outputs).
+def dense(x: Array, scores: Array, weights: Array, *, sparsity: Scalar) -> Array:
+    """A linear layer: x (..., inputs), scores and weights (inputs, outputs).
 
-    >>> weights, scores = jnp.array([[3.0], [5.0]]), jnp.array([[0.2], [0.1]])
-    >>> dense(jnp.array([[1.0, 1.0]]), weights, scores, sparsity=0.5)
+    >>> scores, weights = jnp.array([[0.2], [0.1]]), jnp.array([[3.0], [5.0]])
+    >>> dense(jnp.array([[1.0, 1.0]]), scores, weights, sparsity=0.5)
     Array([[3.]], dtype=float32)
     """
-    return x @ pruned(weights, scores, sparsity)
+    return x @ pruned(scores, weights, sparsity)
 
 
 def conv(
     x: Array,
-    weights: Array,
     scores: Array,
+    weights: Array,
     *,
     sparsity: Scalar,
     strides: tuple[int, int] = (1, 1),
     padding: str = "SAME",
 ) -> Array:
-    """A convolution: x (N, H, W, inputs), weights and scores (h, w, inputs, outputs).
+    """A convolution: x (N, H, W, inputs), scores and weights (h, w, inputs, outputs).
 
     strides and padding are those of `jax.lax.conv_general_dilated`.
 
     >>> image = jnp.ones((1, 4, 4, 1))
-    >>> weights, scores = jnp.ones((3, 3, 1, 1)), jnp.arange(9.0).reshape(3, 3, 1, 1)
-    >>> conv(image, weights, scores, sparsity=1 / 3, padding="VALID")[0, :, :, 0]
+    >>> scores, weights = jnp.arange(9.0).reshape(3, 3, 1, 1), jnp.ones((3, 3, 1, 1))
+    >>> conv(image, scores, weights, sparsity=1 / 3, padding="VALID")[0, :, :, 0]
     Array([[6., 6.],
            [6., 6.]], dtype=float32)
     """
-    effective = pruned(weights, scores, sparsity)
+    effective = pruned(scores, weights, sparsity)
     dtype = jnp.result_type(x, effective)
     return lax.conv_general_dilated(
         x.astype(dtype),
@@ -56,10 +56,10 @@ def conv(
 def lstm_cell(
     carry: tuple[Array, Array],
     x: Array,
-    input_weights: Array,
     input_scores: Array,
-    recurrent_weights: Array,
+    input_weights: Array,
     recurrent_scores: Array,
+    recurrent_weights: Array,
     *,
     sparsity: Scalar,
 ) -> tuple[tuple[Array, Array], Array]:
@@ -72,10 +72,10 @@ def lstm_cell(
     Args:
       carry: (cell, hidden), each (..., hidden).
       x: (..., inputs).
-      input_weights: (inputs, 4 * hidden), like its scores.
       input_scores: (inputs, 4 * hidden).
-      recurrent_weights: (hidden, 4 * hidden), like its scores.
+      input_weights: (inputs, 4 * hidden).
       recurrent_scores: (hidden, 4 * hidden).
+      recurrent_weights: (hidden, 4 * hidden).
       sparsity: the fraction removed from each of the two matrices.
 
     Returns:
@@ -89,8 +89,8 @@ def lstm_cell(
     ((2, 4), True)
     """
     cell, hidden = carry
-    gates = dense(x, input_weights, input_scores, sparsity=sparsity) + dense(
-        hidden, recurrent_weights, recurrent_scores, sparsity=sparsity
+    gates = dense(x, input_scores, input_weights, sparsity=sparsity) + dense(
+        hidden, recurrent_scores, recurrent_weights, sparsity=sparsity
     )
     enter, forget, candidate, leave = jnp.split(gates, 4, axis=-1)
     cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(enter) * jnp.tanh(candidate)

@@ -1,4 +1,4 @@
-"""The Linen door: modules that hold their scores and frozen weights themselves.
+"""Linen modules that hold their scores and frozen weights themselves.
 
 Scores lie in the collection "params", so that whatever trains the model trains them;
 frozen weights lie in the collection "weights" under the same paths. Other modules may
@@ -24,7 +24,7 @@ __all__ = ["Conv", "Dense", "LSTMCell", "rerandomize"]
 
 
 def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """(weights, scores) of a module's kernel, whose outputs are on the last axis."""
+    """(scores, weights) of a module's kernel, whose outputs are on the last axis."""
     fan_in = math.prod(shape[:-1])
     distribution = get_distribution(module.distribution)
     weights = module.variable(
@@ -36,7 +36,7 @@ def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
         name,
         lambda key: DISTRIBUTIONS["kaiming_uniform"].sample(key, shape, fan_in),
     )
-    return weights.value, scores
+    return scores, weights.value
 
 
 def rerandomize(
@@ -65,7 +65,7 @@ def rerandomize(
 
     weights = variables["weights"]
     scores = scores_of(variables["params"], weights)
-    new = subnetwork.rerandomize(key, weights, scores, sampling_rate)
+    new = subnetwork.rerandomize(key, scores, weights, sampling_rate)
     return {**variables, "weights": new}
 
 

@@ -192,11 +192,11 @@ def masked(weights: Array, mask: Array) -> Array:
     return lax.stop_gradient(weights) * mask.astype(weights.dtype)
 
 
-def pruned(weights: Array, scores: Array, sparsity: Scalar) -> Array:
+def pruned(scores: Array, weights: Array, sparsity: Scalar) -> Array:
     """The effective weights by their scores: `masked` with the `topk_mask`.
 
     >>> import jax.numpy as jnp
-    >>> pruned(jnp.array([3.0, 5.0]), jnp.array([-1.0, 0.2]), sparsity=0.5)
+    >>> pruned(jnp.array([-1.0, 0.2]), jnp.array([3.0, 5.0]), sparsity=0.5)
     Array([0., 5.], dtype=float32)
     """
     return masked(weights, topk_mask(scores, sparsity))

@@ -1,12 +1,19 @@
-"""Training methods as three pure functions over pytrees.
+"""Training methods as pure functions over pytrees.
 
     init(key, params)                      -> (trainable, frozen)
-    params(trainable, frozen)              -> params, differentiable in the first
+    params(trainable, frozen, step)        -> what the network sees, differentiable in
+                                              the first
+    masks(trainable, frozen, step)         -> what is kept, None for a method without
+    weights(trainable, frozen)             -> what the masks are applied to
     refresh(key, step, trainable, frozen)  -> (frozen, redrawn)
 
-A train step needs no more: it differentiates the loss of `params(trainable, frozen)` by
-`trainable`, and every `refresh_every` steps the loop replaces `frozen` by its refresh.
-`redrawn`, an int32 scalar, counts the weights that the refresh drew anew.
+A train step needs no more: it differentiates the loss of `params` by `trainable`, and
+every `refresh_every` steps the loop replaces `frozen` by its refresh. `redrawn`, an
+int32 scalar, counts the weights that the refresh resampled. Evaluation, mask churn,
+analysis and export ask the same functions and never the name of the method.
+
+One order holds in all of this library: trainable before frozen, so scores before
+weights, and weights before fixed masks. `jax.grad` differentiates by the first.
 
     method       trainable   frozen    refresh
     sgd          weights     nothing   -
@@ -15,44 +22,78 @@ A train step needs no more: it differentiates the loss of `params(trainable, fro
     iterand      scores      weights   each pruned weight with probability r
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from iterand_jax.runtime.registry import Registry
 from iterand_jax.subnetwork import Subnetwork, apply_masks, check_sampling_rate
 
 __all__ = [
     "METHODS",
-    "SCORED",
     "Method",
+    "build_method",
     "edge_popup",
     "fixed_mask",
-    "get_method",
     "iterand",
+    "method_fields",
+    "register_method",
     "sgd",
+    "unfilled_mask",
 ]
 
 PyTree = Any
 
 
-class Method(NamedTuple):
-    """A training method; see the text of its module.
-
-    refresh_every is the number of steps between refreshes, 0 for a method without them.
-    """
-
-    init: Callable[[Array, PyTree], tuple[PyTree, PyTree]]
-    params: Callable[[PyTree, PyTree], PyTree]
-    refresh: Callable[[Array, Any, PyTree, PyTree], tuple[PyTree, Array]]
-    refresh_every: int = 0
-
-
 def _no_refresh(key, step, trainable, frozen):
     del key, step, trainable
     return frozen, jnp.int32(0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """A training method; see the text of its module.
+
+    Attributes:
+      init: (key, params) -> (trainable, frozen).
+      params: (trainable, frozen, step) -> the parameters that the network sees. The
+        step is an int32 scalar, traced in training: the number of steps done.
+      weights: (trainable, frozen) -> all weights, kept and pruned.
+      masks: (trainable, frozen, step) -> a tree in the structure of the weights,
+        nonzero for kept, None for leaves that are not pruned; or None for a method
+        that prunes nothing. params are weights * masks.
+      refresh: (key, step, trainable, frozen) -> (frozen, redrawn).
+      refresh_every: steps between refreshes, 0 for a method without them.
+      trains_weights: whether it trains weights, not scores. Then the networks of the
+        paper have biases and normalization its scales.
+      masks_change: whether masks change while it trains, so that there is churn to log.
+      resampling: (K_per, r) if the weights are those that `Subnetwork` draws from the
+        seed and resamples every K_per steps, (0, 0.0) if they are never resampled, so
+        that a ticket need not hold them; None for weights that are trained or made in
+        another way.
+
+    >>> subnetwork = Subnetwork(sparsity=0.5)
+    >>> method = dataclasses.replace(edge_popup(subnetwork), trains_weights=True)
+    >>> method.refresh_every
+    0
+    """
+
+    init: Callable[[Array, PyTree], tuple[PyTree, PyTree]]
+    params: Callable[[PyTree, PyTree, Any], PyTree]
+    weights: Callable[[PyTree, PyTree], PyTree]
+    masks: Callable[[PyTree, PyTree, Any], PyTree] | None = None
+    refresh: Callable[[Array, Any, PyTree, PyTree], tuple[PyTree, Array]] = (
+        dataclasses.field(default_factory=lambda: _no_refresh)
+    )
+    refresh_every: int = 0
+    trains_weights: bool = False
+    masks_change: bool = True
+    resampling: tuple[int, float] | None = None
 
 
 def sgd(subnetwork: Subnetwork) -> Method:
@@ -67,10 +108,15 @@ def sgd(subnetwork: Subnetwork) -> Method:
     """
 
     def init(key, params):
-        weights, _ = subnetwork.init(key, params)
+        _, weights = subnetwork.init(key, params)
         return weights, {}
 
-    return Method(init, lambda trainable, frozen: trainable, _no_refresh)
+    return Method(
+        init=init,
+        params=lambda weights, frozen, step: weights,
+        weights=lambda weights, frozen: weights,
+        trains_weights=True,
+    )
 
 
 def fixed_mask(mask_tree: PyTree) -> Method:
@@ -81,7 +127,8 @@ def fixed_mask(mask_tree: PyTree) -> Method:
     >>> method = fixed_mask({"kernel": jnp.array([1, 0]), "bias": None})
     >>> params = {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([5.0])}
     >>> weights, masks = method.init(jax.random.key(0), params)
-    >>> method.params(weights, masks)["kernel"], method.params(weights, masks)["bias"]
+    >>> pruned = method.params(weights, masks, 0)
+    >>> pruned["kernel"], pruned["bias"]
     (Array([3., 0.], dtype=float32), Array([5.], dtype=float32))
     """
 
@@ -89,7 +136,32 @@ def fixed_mask(mask_tree: PyTree) -> Method:
         del key
         return apply_masks(params, mask_tree), mask_tree
 
-    return Method(init, apply_masks, _no_refresh)
+    return Method(
+        init=init,
+        params=lambda weights, mask_tree, step: apply_masks(weights, mask_tree),
+        weights=lambda weights, mask_tree: weights,
+        masks=lambda weights, mask_tree, step: mask_tree,
+        trains_weights=True,
+        masks_change=False,
+    )
+
+
+def unfilled_mask(subnetwork: Subnetwork) -> Method:
+    """`fixed_mask` for weights drawn by a subnetwork, with masks that keep all.
+
+    The masks of a stage of magnitude pruning take their place in the frozen tree, and
+    its weights in the trainable one.
+
+    >>> method = unfilled_mask(Subnetwork())
+    >>> method.init(jax.random.key(0), {"kernel": jnp.zeros((1, 2))})[1]
+    {'kernel': Array([[1., 1.]], dtype=float32)}
+    """
+
+    def init(key, params):
+        scores, weights = subnetwork.init(key, params)
+        return weights, jax.tree.map(jnp.ones_like, scores)
+
+    return dataclasses.replace(fixed_mask({}), init=init)
 
 
 def edge_popup(subnetwork: Subnetwork) -> Method:
@@ -98,28 +170,27 @@ def edge_popup(subnetwork: Subnetwork) -> Method:
     >>> method = edge_popup(Subnetwork(sparsity=0.5))
     >>> params = {"kernel": jnp.zeros((8, 2))}
     >>> scores, weights = method.init(jax.random.key(0), params)
-    >>> int((method.params(scores, weights)["kernel"] != 0).sum())
+    >>> int((method.params(scores, weights, 0)["kernel"] != 0).sum())
     8
     """
-
-    def init(key, params):
-        weights, scores = subnetwork.init(key, params)
-        return scores, weights
-
     return Method(
-        init, lambda scores, weights: subnetwork.prune(weights, scores), _no_refresh
+        init=subnetwork.init,
+        params=lambda scores, weights, step: subnetwork.prune(scores, weights),
+        weights=lambda scores, weights: weights,
+        masks=lambda scores, weights, step: subnetwork.masks(scores),
+        resampling=(0, 0.0),
     )
 
 
 def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Method:
-    """edge-popup, with a part of the pruned weights drawn anew every K_per steps.
+    """edge-popup, with a part of the pruned weights resampled every K_per steps.
 
     With sampling_rate 0 it is edge-popup, bit for bit.
 
     Args:
       subnetwork: how the network is drawn and pruned.
       k_per: K_per, the randomization period in steps, at least 1.
-      sampling_rate: r in [0, 1], the chance of each pruned weight to be redrawn.
+      sampling_rate: r in [0, 1], the chance of each pruned weight to be resampled.
 
     Raises:
       ValueError: k_per below 1, or a sampling rate outside [0, 1].
@@ -137,43 +208,92 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
 
     def refresh(key, step, scores, weights):
         key = jax.random.fold_in(key, step)
-        return subnetwork.rerandomize_and_count(key, weights, scores, sampling_rate)
+        return subnetwork.rerandomize_and_count(key, scores, weights, sampling_rate)
 
-    return edge_popup(subnetwork)._replace(refresh=refresh, refresh_every=k_per)
-
-
-METHODS = ("sgd", "edge_popup", "iterand")
-"""The methods that start from nothing; `fixed_mask` needs masks found before."""
-
-SCORED = ("edge_popup", "iterand")
-"""The methods that train scores; the others train weights."""
+    return dataclasses.replace(
+        edge_popup(subnetwork),
+        refresh=refresh,
+        refresh_every=k_per,
+        resampling=(k_per, sampling_rate),
+    )
 
 
-def get_method(
-    name: str, subnetwork: Subnetwork, *, k_per: int, sampling_rate: float
-) -> Method:
-    """The method of a name in `METHODS`, or of "fixed_mask".
+def _as_factory(value: Any) -> Callable[..., Method]:
+    if not callable(value):
+        raise ValueError(f"{value!r} is not a function of a Subnetwork")
+    return value
 
-    That one begins with masks of ones for the leaves that the subnetwork prunes. They
-    lie in its frozen tree, in which others can take their place.
+
+METHODS: Registry[Callable[..., Method]] = Registry(
+    "method",
+    {
+        "sgd": sgd,
+        "edge_popup": edge_popup,
+        "iterand": iterand,
+    },
+    as_entry=_as_factory,
+)
+"""Methods by name: (subnetwork, *, the method's own fields) -> Method."""
+
+_OF_PROCEDURES: Mapping[str, Callable[..., Method]] = {"fixed_mask": unfilled_mask}
+"""Methods that need what an earlier run left, so that no config can name them."""
+
+
+def register_method(name: str, factory: Callable[..., Method]) -> None:
+    """Makes a method known by a name, to configs and to all commands.
+
+    Args:
+      name: what `config.method` will be; the config needs a recipe of that name.
+      factory: takes a `Subnetwork`, and as keywords the method's own hyperparameters,
+        which are the fields of its recipe: `def build(subnetwork, *, k_per)`.
+
+    Raises:
+      ValueError: the name is taken by another method.
+
+    >>> register_method("edge_popup", edge_popup)  # the very same: nothing changes
+    """
+    if name in _OF_PROCEDURES:
+        raise ValueError(f"there is another method {name!r} already")
+    METHODS.register(name, factory)
+
+
+def _factory(name: str) -> Callable[..., Method]:
+    return _OF_PROCEDURES.get(name) or METHODS.get(name)
+
+
+def method_fields(name: str) -> dict[str, bool]:
+    """The hyperparameters of a method's own, and whether each has to be given.
 
     Raises:
       ValueError: an unknown name.
 
-    >>> get_method("iterand", Subnetwork(), k_per=300, sampling_rate=0.1).refresh_every
+    >>> method_fields("iterand")
+    {'k_per': True, 'sampling_rate': True}
+    """
+    _, *own = inspect.signature(_factory(name)).parameters.values()
+    for field in own:
+        if field.kind in (field.VAR_KEYWORD, field.VAR_POSITIONAL):
+            raise ValueError(
+                f"the factory of the method {name!r} takes {field}; a method names its "
+                f"hyperparameters one by one"
+            )
+    return {field.name: field.default is field.empty for field in own}
+
+
+def build_method(name: str, subnetwork: Subnetwork, fields: Mapping) -> Method:
+    """The method of a registered name; of the fields it takes its own.
+
+    Raises:
+      ValueError: an unknown name, a field that is missing or has no possible value.
+
+    >>> fields = {"k_per": 300, "sampling_rate": 0.1, "epochs": 100}
+    >>> build_method("iterand", Subnetwork(), fields).refresh_every
     300
     """
-    if name == "sgd":
-        return sgd(subnetwork)
-    if name == "edge_popup":
-        return edge_popup(subnetwork)
-    if name == "iterand":
-        return iterand(subnetwork, k_per=k_per, sampling_rate=sampling_rate)
-    if name == "fixed_mask":
-
-        def init(key, params):
-            weights, scores = subnetwork.init(key, params)
-            return weights, jax.tree.map(jnp.ones_like, scores)
-
-        return Method(init, apply_masks, _no_refresh)
-    raise ValueError(f"unknown method {name!r}; possible: {', '.join(METHODS)}")
+    own = {}
+    for field, needed in method_fields(name).items():
+        if field in fields and fields[field] is not None:
+            own[field] = fields[field]
+        elif needed:
+            raise ValueError(f"the method {name!r} needs a value for {field}")
+    return _factory(name)(subnetwork, **own)

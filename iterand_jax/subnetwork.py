@@ -1,17 +1,20 @@
-"""The tree door: a random network and its scores as two pytrees, pruned by functions.
+"""A random network and its scores as two pytrees, pruned by pure functions.
 
-Frozen weights and trainable scores are separate pytrees of one shape. `prune` turns the
-two into the parameters that the network sees, and its gradient reaches the scores only.
-The trees may come from anything: Flax Linen or NNX, Equinox, dicts of arrays.
+Trainable scores and frozen weights are separate pytrees of one structure. `prune` turns
+the two into the parameters that the network sees, and its gradient reaches the scores
+only. The trees may come from anything: Flax Linen or NNX, Equinox, dicts of arrays.
 
     subnetwork = Subnetwork(sparsity=0.5, distribution="signed_constant")
-    weights, scores = subnetwork.init(key, params)
-    logits = model.apply({"params": subnetwork.prune(weights, scores)}, x)
-    weights = subnetwork.rerandomize(key, weights, scores, sampling_rate=0.1)
+    scores, weights = subnetwork.init(key, params)
+    logits = model.apply({"params": subnetwork.prune(scores, weights)}, x)
+    weights = subnetwork.rerandomize(key, scores, weights, sampling_rate=0.1)
 
 Rules on a leaf's path and shape say which leaves are pruned: the first rule that
 matches claims the leaf, and every leaf must be claimed. A leaf that is not pruned keeps
 the value it had in `params`, frozen, and is None in the tree of scores.
+
+One order holds everywhere: scores before weights, what trains before what is frozen, as
+`jax.grad` differentiates by its first argument.
 
 Every draw is keyed by the leaf's path, so it is the same whatever else the tree holds
 and on however many devices.
@@ -64,7 +67,7 @@ class Subnetwork:
             masks.check_sparsity(self.sparsity)
 
     def init(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
-        """Draws frozen weights and trainable scores for a network's parameters.
+        """Draws trainable scores and frozen weights for a network's parameters.
 
         Args:
           key: a PRNG key; each leaf folds its path into it.
@@ -73,7 +76,7 @@ class Subnetwork:
             the others are kept as they are.
 
         Returns:
-          (weights, scores), two trees of the structure of params. Pruned leaves of
+          (scores, weights), two trees of the structure of params. Pruned leaves of
           weights follow D_param with the leaf's fan-in, those of scores are Kaiming
           uniform with the same fan-in (raw: they may be negative). The scores of other
           leaves are None.
@@ -83,7 +86,7 @@ class Subnetwork:
             pattern is missing for a pruned leaf or matches none.
 
         >>> params = {"kernel": jnp.zeros((8, 2)), "bias": jnp.ones(2)}
-        >>> weights, scores = Subnetwork().init(jax.random.key(0), params)
+        >>> scores, weights = Subnetwork().init(jax.random.key(0), params)
         >>> abs(weights["kernel"][0]), weights["bias"]
         (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
         >>> scores["kernel"].shape, scores["bias"]
@@ -106,7 +109,7 @@ class Subnetwork:
             own_key = leaf_key(key, path, "scores")
             return draw_scores(own_key, leaf.shape, fan_in, leaf.dtype)
 
-        return _map_paths(init_weights, params), _map_paths(init_scores, params)
+        return _map_paths(init_scores, params), _map_paths(init_weights, params)
 
     def masks(self, scores: PyTree) -> PyTree:
         """The mask of every pruned leaf, 1 kept and 0 pruned; None stays None.
@@ -120,7 +123,7 @@ class Subnetwork:
         sparsities = [self._sparsity_of(path) for path, _ in _leaves_with_paths(scores)]
         return jax.tree.unflatten(structure, masks.topk_masks(leaves, sparsities))
 
-    def prune(self, weights: PyTree, scores: PyTree) -> PyTree:
+    def prune(self, scores: PyTree, weights: PyTree) -> PyTree:
         """The parameters that the network sees: weights * mask, straight-through.
 
         The gradient of a score is the gradient of the effective weight times the frozen
@@ -129,11 +132,12 @@ class Subnetwork:
         >>> weights = {"kernel": jnp.array([5.0, 6.0])}
         >>> scores = {"kernel": jnp.array([0.1, 0.2])}
         >>> subnetwork = Subnetwork(sparsity=0.5)
-        >>> subnetwork.prune(weights, scores)["kernel"]
+        >>> subnetwork.prune(scores, weights)["kernel"]
         Array([0., 6.], dtype=float32)
-        >>> jax.grad(lambda s: subnetwork.prune(weights, s)["kernel"].sum())(scores)
+        >>> jax.grad(lambda s: subnetwork.prune(s, weights)["kernel"].sum())(scores)
         {'kernel': Array([5., 6.], dtype=float32)}
         """
+        _check_order(scores, weights)
         return _map_scored_paths(
             lambda _, mask, w: masks.masked(w, mask),
             self.masks(scores),
@@ -141,7 +145,7 @@ class Subnetwork:
         )
 
     def rerandomize(
-        self, key: Array, weights: PyTree, scores: PyTree, sampling_rate: Scalar
+        self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> PyTree:
         """Re-draws a random part of the pruned weights (section 3 of the paper).
 
@@ -152,8 +156,8 @@ class Subnetwork:
         Args:
           key: a PRNG key for this occasion, `fold_in(root, step)` say; each leaf folds
             its path into it.
-          weights: as `init` returned them or a later re-randomization.
           scores: the current scores, which say what is pruned.
+          weights: as `init` returned them or a later re-randomization.
           sampling_rate: r in [0, 1]; may be a traced scalar.
 
         Raises:
@@ -161,26 +165,27 @@ class Subnetwork:
 
         >>> key, subnetwork = jax.random.key(0), Subnetwork(0.5, "kaiming_uniform")
         >>> params = {"kernel": jnp.zeros((40, 30))}
-        >>> weights, scores = subnetwork.init(key, params)
-        >>> new = subnetwork.rerandomize(key, weights, scores, sampling_rate=1.0)
+        >>> scores, weights = subnetwork.init(key, params)
+        >>> new = subnetwork.rerandomize(key, scores, weights, sampling_rate=1.0)
         >>> changed = new["kernel"] != weights["kernel"]
         >>> bool(jnp.all(changed == (subnetwork.masks(scores)["kernel"] == 0)))
         True
         """
-        return self.rerandomize_and_count(key, weights, scores, sampling_rate)[0]
+        return self.rerandomize_and_count(key, scores, weights, sampling_rate)[0]
 
     def rerandomize_and_count(
-        self, key: Array, weights: PyTree, scores: PyTree, sampling_rate: Scalar
+        self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> tuple[PyTree, Array]:
         """`rerandomize`, and how many weights were redrawn as an int32 scalar.
 
         >>> subnetwork = Subnetwork(sparsity=0.5)
         >>> params = {"kernel": jnp.zeros((40, 30))}
-        >>> weights, scores = subnetwork.init(jax.random.key(0), params)
-        >>> subnetwork.rerandomize_and_count(jax.random.key(1), weights, scores, 1.0)[1]
+        >>> scores, weights = subnetwork.init(jax.random.key(0), params)
+        >>> subnetwork.rerandomize_and_count(jax.random.key(1), scores, weights, 1.0)[1]
         Array(600, dtype=int32)
         """
         check_sampling_rate(sampling_rate)
+        _check_order(scores, weights)
         redraw = distributions.get_distribution(self.distribution).redraw
         counts = []
 
@@ -320,6 +325,25 @@ def _counted_in_bytes(array: Array) -> Array:
     """
     rows = math.gcd(array.size, 64)
     return jnp.sum(array.reshape(rows, -1), axis=0, dtype=jnp.uint8)
+
+
+def _check_order(scores: PyTree, weights: PyTree) -> None:
+    """Raises ValueError, by a leaf's path, for weights in the place of scores.
+
+    Only leaves that are not pruned tell the trees apart: they have weights and no
+    scores. Where every leaf is pruned nothing does.
+    """
+    missing = {
+        path_string(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights, is_leaf=_is_none)
+        if leaf is None
+    }
+    for path, _ in _leaves_with_paths(scores):
+        if path in missing:
+            raise ValueError(
+                f"the leaf {path!r} has a score and no weight: scores come before "
+                f"weights here"
+            )
 
 
 def _is_none(leaf) -> bool:

@@ -3,13 +3,15 @@
 import collections
 import os
 import signal
+import sys
 import tomllib
 
 import jax
 import pytest
+from absl import app, flags
 
-from configs import digits
 from experiments.paper import catalogue
+from iterand_jax.configs import digits
 
 
 def pytest_configure(config):
@@ -47,6 +49,28 @@ def attended():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Runs a command's module in this process: (module, *arguments) -> exit status.
+
+    absl defines flags for the whole process, so they are taken back afterwards.
+    """
+    app.define_help_flags()
+    known = {*flags.FLAGS}
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        try:
+            with pytest.raises(SystemExit) as ended:
+                module.run()
+            return ended.value.code or 0
+        finally:
+            for name in {*flags.FLAGS} - known:
+                delattr(flags.FLAGS, name)
+
+    return run
 
 
 @pytest.fixture(scope="session")

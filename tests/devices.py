@@ -13,7 +13,8 @@ import pytest
 from configs import digits
 from iterand_jax.data import datasets, feeds
 from iterand_jax.data.sources import Source
-from iterand_jax.training import loop, parallel, programs, setup
+from iterand_jax.training import loop, parallel, programs
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
 
 SIZE, BATCH, STEPS = 100, 32, 5  # 2 steps in an epoch
@@ -167,7 +168,7 @@ def a_run_and_its_state(**fields):
     config = digits.get_config()
     config.update(fields)
     config.network.width = 0.0625
-    run = setup.build(resolve(config), datasets.open_source("digits"))
+    run = building.build(resolve(config), datasets.open_source("digits"))
     replicated = parallel.replicated(run.mesh)
     return run, jax.jit(run.init_state, out_shardings=replicated)(run.root)
 

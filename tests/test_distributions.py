@@ -70,6 +70,7 @@ def test_the_laws_below_cover_every_distribution():
     assert all(DISTRIBUTIONS[name].name == name for name in DISTRIBUTIONS)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("name", "weights"),
     [

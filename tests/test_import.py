@@ -3,12 +3,12 @@
 import ast
 import functools
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers import printed
 
 PACKAGE = Path(importlib.util.find_spec("iterand_jax").origin).parent
 LIBRARY = (
@@ -27,6 +27,7 @@ FLOORS = {  # a module may import what lies on lower floors, and its own room
     "runtime": 0,
     "networks": 0,
     "theory": 0,
+    "configs": 1,
     "keys": 0,
     "selection": 0,
     "rules": 0,
@@ -47,14 +48,17 @@ FLOORS = {  # a module may import what lies on lower floors, and its own room
 COMMANDS = 8  # every other module at the top
 APART = {  # import nothing of the method; these are what they may import
     "runtime": set(),
-    "networks": set(),
+    "networks": {"runtime"},
     "theory": {"keys"},
     "data": {"runtime", "keys"},
+    "configs": {"runtime"},
 }
 
 
 def modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
+    # A link in a checkout, which rglob does not follow.
+    configs = (PACKAGE / "configs").glob("*.py")
+    for path in sorted({*PACKAGE.rglob("*.py"), *configs}):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         yield ".".join(p for p in parts if p != "__init__"), ast.parse(path.read_text())
 
@@ -100,6 +104,7 @@ def test_all_rooms_are_found():
     assert "subnetwork" in own_imports()["methods"]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", list(own_imports()))
 def test_imports_point_downward_only(name):
     floor = FLOORS.get(room(name), COMMANDS)
@@ -112,6 +117,7 @@ def test_imports_point_downward_only(name):
             assert floor > FLOORS.get(room(other), COMMANDS), f"{name} imports {other}"
 
 
+@pytest.mark.smoke
 def test_imports_have_no_circles():
     graph = own_imports()
     done: set[str] = set()
@@ -148,18 +154,15 @@ def test_the_package_knows_nothing_of_configs_experiments_and_tests():
         assert not others & {"configs", "experiments", "tests"}, name
 
 
-def run(script, **environment):
-    command = [sys.executable, "-W", "error", "-c", script]
-    environment = os.environ | environment
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
-    ).stdout.split()
+def words(script, **environment):
+    """What a script prints, without a warning."""
+    return printed("-W", "error", "-c", script, env=environment).split()
 
 
 def test_importing_the_library_loads_nothing_that_jax_does_not():
     loaded = "print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    by_jax = set(run(f"import sys, jax, jax.numpy; {loaded}"))
-    by_us = set(run(f"import sys, jax.numpy, iterand_jax; {loaded}"))
+    by_jax = set(words(f"import sys, jax, jax.numpy; {loaded}"))
+    by_us = set(words(f"import sys, jax.numpy, iterand_jax; {loaded}"))
     assert "jax" in by_jax
     assert by_us - by_jax - set(sys.stdlib_module_names) == {"iterand_jax"}
     for heavy in ("flax", "optax", "orbax", "tensorflow_datasets", "matplotlib"):
@@ -171,7 +174,7 @@ def test_importing_the_library_touches_no_device():
         "import iterand_jax, iterand_jax.linen, iterand_jax.networks; "
         "import iterand_jax.data.augment, iterand_jax.training.schedules; print('done')"
     )
-    assert run(script, JAX_PLATFORMS="no_such_platform") == ["done"]
+    assert words(script, JAX_PLATFORMS="no_such_platform") == ["done"]
 
 
 def test_the_public_names_exist_and_have_docstrings():

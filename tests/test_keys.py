@@ -9,6 +9,7 @@ from iterand_jax.keys import random_bits
 bits = jax.jit(random_bits, static_argnums=1)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("size", [1, 2, 3, 1000, 70_001])
 def test_they_are_those_of_jax(size):
     for seed in (0, 7, 2**31):

@@ -5,8 +5,6 @@ import pty
 import random
 import select
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -16,6 +14,7 @@ import pytest
 from experiments.measurements import faults
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
+from tests import helpers
 
 CONV6 = (
     "--config.network.name=conv6",
@@ -28,14 +27,11 @@ CONV6 = (
 
 def train(workdir, *flags, processes):
     """Trains Conv6 in one process with one device, or in several with two each."""
-    command = [sys.executable, "-m", "iterand_jax.main"]
-    if processes > 1:
-        command = [*command[:2], "iterand_jax.launch", f"--processes={processes}"]
-        command += ["--devices_per_process=2", "--"]
-    command += [f"--workdir={workdir}", *CONV6, *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    flags = [f"--workdir={workdir}", *CONV6, *flags]
+    if processes == 1:
+        return helpers.printed(*helpers.command("main", *flags))
+    several = [f"--processes={processes}", "--devices_per_process=2", "--"]
+    return helpers.printed(*helpers.command("launch", *several, *flags))
 
 
 @pytest.mark.slow
@@ -84,9 +80,8 @@ def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
 def test_an_error_of_the_first_process_is_a_line_of_each(name, tmp_path):
     (tmp_path / name).write_text("not a folder")
-    command = [sys.executable, "-m", "iterand_jax.launch", "--processes=2", "--"]
-    command += [f"--workdir={tmp_path}", *CONV6]
-    done = subprocess.run(command, capture_output=True, text=True)
+    flags = ["--processes=2", "--", f"--workdir={tmp_path}", *CONV6]
+    done = helpers.python(*helpers.command("launch", *flags))
     assert done.returncode == 2
     errors = [line for line in done.stdout.splitlines() if "error: " in line]
     assert len(errors) == 2, done.stdout
@@ -98,10 +93,11 @@ def test_an_error_of_the_first_process_is_a_line_of_each(name, tmp_path):
 LAUNCH = """
 import signal, sys
 from iterand_jax import launch
+sys.argv[1:] = ["--heartbeat_seconds=1"]
 launch.COMMAND = (sys.executable, "-c", {script!r})
 launch._PARTING_SECONDS = 0
 {change}
-sys.exit(launch.main(["--heartbeat_seconds=1"]))
+launch.run()
 """
 # Holds a file open, as a child does in the same group; goes on once the other does too.
 HOLD = """
@@ -118,9 +114,8 @@ FIRST = "sys.argv[-1] == '--process_id=0'"
 
 def launch(script, *, change="", **streams):
     """Starts the launcher of two processes that run a script instead of training."""
-    command = [sys.executable, "-c", LAUNCH.format(script=script, change=change)]
-    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **piped | streams)
+    program = LAUNCH.format(script=script, change=change)
+    return helpers.started("-c", program, **streams)
 
 
 LONG = "[print('x' * 999) for _ in range(999)]"  # more than a pipe holds

@@ -16,19 +16,21 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
+@pytest.mark.smoke
 def test_a_literal_dense_layer():
     x = jnp.array([[1.0, 10.0], [100.0, 1000.0]])
     weights = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     scores = jnp.array([[0.1, 0.4], [0.3, -0.9]])
-    result = layers.dense(x, weights, scores, sparsity=0.5)
+    result = layers.dense(x, scores, weights, sparsity=0.5)
     np.testing.assert_array_equal(result, [[30, 2], [3000, 200]])
 
 
+@pytest.mark.smoke
 def test_a_literal_convolution():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     weights = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(2, 2, 1, 1)
     scores = jnp.array([[0.9, -0.1], [0.0, 0.5]]).reshape(2, 2, 1, 1)
-    conv = functools.partial(layers.conv, x, weights, scores, sparsity=0.5)
+    conv = functools.partial(layers.conv, x, scores, weights, sparsity=0.5)
     np.testing.assert_array_equal(
         conv(padding="VALID")[0, :, :, 0], [[4000, 5001], [7003, 8004]]
     )
@@ -41,7 +43,7 @@ def test_the_four_gates_of_an_lstm_are_ranked_together():
     nothing = jnp.zeros((1, 4))
     carry = (jnp.array([0.5]), jnp.array([0.0]))
     step = jax.jit(functools.partial(layers.lstm_cell, sparsity=0.5))
-    arrays = (weights, scores, nothing, nothing)
+    arrays = (scores, weights, nothing, nothing)
     (cell, hidden), output = step(carry, jnp.ones(1), *arrays)
     expected = 0.5 / (1 + np.exp(-2)) + 0.5 * np.tanh(3)  # the other gates are half
     np.testing.assert_allclose(cell, [expected], rtol=1e-6)
@@ -66,7 +68,7 @@ def test_an_lstm_agrees_with_numpy():
         step = functools.partial(layers.lstm_cell, sparsity=0.4)
         return jax.lax.scan(lambda c, x: step(c, x, *arguments), carry, xs)
 
-    w, ws, u, us = (np.asarray(a, np.float64) for a in arguments)
+    ws, w, us, u = (np.asarray(a, np.float64) for a in arguments)
     w = w * (ws >= np.sort(ws, axis=None)[24])  # 0.4 of 60
     u = u * (us >= np.sort(us, axis=None)[14])  # 0.4 of 36, rounded
     c, h = (np.asarray(a, np.float64) for a in carry)
@@ -82,9 +84,9 @@ def test_an_lstm_agrees_with_numpy():
     np.testing.assert_array_equal(hidden, hs[-1])
 
 
-def pruned_lstm(x, w, ws, u, us):
+def pruned_lstm(x, ws, w, us, u):
     carry = (x[:, :3], x[:, 3:])
-    (cell, hidden), _ = layers.lstm_cell(carry, x, w, ws, u, us, sparsity=0.5)
+    (cell, hidden), _ = layers.lstm_cell(carry, x, ws, w, us, u, sparsity=0.5)
     return jnp.sin(cell) + hidden**2
 
 
@@ -100,14 +102,14 @@ def plain_conv(x, w):
     return jnp.sin(y)
 
 
-CASES = {  # the layer, the same without pruning, and x, weights, scores, ...
+CASES = {  # the layer, the same without pruning, and x, scores, weights, ...
     "dense": (
-        lambda x, w, s: jnp.sin(layers.dense(x, w, s, sparsity=0.5)),
+        lambda x, s, w: jnp.sin(layers.dense(x, s, w, sparsity=0.5)),
         lambda x, w: jnp.sin(x @ w),
         [normal(0, 3, 6), normal(1, 6, 5), normal(2, 6, 5)],
     ),
     "conv": (
-        lambda x, w, s: jnp.sin(layers.conv(x, w, s, sparsity=0.5)),
+        lambda x, s, w: jnp.sin(layers.conv(x, s, w, sparsity=0.5)),
         plain_conv,
         [normal(0, 2, 5, 5, 3), normal(1, 3, 3, 3, 4), normal(2, 3, 3, 3, 4)],
     ),
@@ -127,16 +129,16 @@ def gradients(layer, arrays):
 @pytest.mark.parametrize("name", list(CASES))
 def test_gradients_reach_the_inputs_and_the_scores_straight_through(name):
     pruned, plain, (x, *arrays) = CASES[name]
-    weights, scores = arrays[::2], arrays[1::2]
+    scores, weights = arrays[::2], arrays[1::2]
     effective = [w * jit_mask(s, 0.5) for w, s in zip(weights, scores, strict=True)]
     by_x, *by_arrays = gradients(pruned, [x, *arrays])
     expected_by_x, *by_effective = gradients(plain, [x, *effective])
     np.testing.assert_allclose(by_x, expected_by_x, rtol=1e-4, atol=1e-5)
     for i, by_weight in enumerate(by_effective):
-        np.testing.assert_array_equal(by_arrays[2 * i], np.zeros(by_weight.shape))
+        np.testing.assert_array_equal(by_arrays[2 * i + 1], np.zeros(by_weight.shape))
         expected = np.asarray(by_weight) * weights[i]
         assert (expected != 0).all()
-        np.testing.assert_allclose(by_arrays[2 * i + 1], expected, 1e-4, 1e-5)
+        np.testing.assert_allclose(by_arrays[2 * i], expected, 1e-4, 1e-5)
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -151,6 +153,6 @@ def test_weights_and_scores_of_different_shapes_are_named():
     with pytest.raises(
         ValueError, match=r"weights \(2, 3\) and scores \(3, 2\) differ"
     ):
-        layers.dense(jnp.ones(2), jnp.ones((2, 3)), jnp.ones((3, 2)), sparsity=0.5)
+        layers.dense(jnp.ones(2), jnp.ones((3, 2)), jnp.ones((2, 3)), sparsity=0.5)
     with pytest.raises(ValueError, match=r"\[0, 1\); got 1"):
         layers.dense(jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 3)), sparsity=1)

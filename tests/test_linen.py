@@ -40,17 +40,17 @@ DOORS = {  # the Linen module, its inputs, plain Flax of the tree door, the arra
 def test_the_three_doors_give_the_same_outputs_and_gradients(name):
     module, inputs, plain, layer = DOORS[name]
     variables = jax.jit(module.init)(KEY, *inputs)
-    weights, scores = variables["weights"], variables["params"]
+    scores, weights = variables["params"], variables["weights"]
     subnetwork = Subnetwork(SPARSITY)
 
     def by_linen(scores, x):
         return module.apply({"params": scores, "weights": weights}, x)
 
     def by_tree(scores, x):
-        return plain.apply({"params": subnetwork.prune(weights, scores)}, x)
+        return plain.apply({"params": subnetwork.prune(scores, weights)}, x)
 
     def by_array(scores, x):
-        return layer(x, weights["kernel"], scores["kernel"], sparsity=SPARSITY)
+        return layer(x, scores["kernel"], weights["kernel"], sparsity=SPARSITY)
 
     def output_and_gradients(apply):
         gradient = jax.grad(lambda s, x: jnp.sum(jnp.sin(apply(s, x))), (0, 1))
@@ -68,9 +68,9 @@ def test_the_three_doors_agree_on_an_lstm():
     module = linen.LSTMCell(4, sparsity=SPARSITY)
     x = IMAGES[:, 0, 0]
     variables = jax.jit(module.init)(KEY, CARRY, x)
-    weights, scores = variables["weights"], variables["params"]
+    scores, weights = variables["params"], variables["weights"]
     names = ("input/kernel", "recurrent/kernel")
-    arrays = [tree[name] for name in names for tree in (weights, scores)]
+    arrays = [tree[name] for name in names for tree in (scores, weights)]
     expected = jax.jit(functools.partial(layers.lstm_cell, sparsity=SPARSITY))(
         CARRY, x, *arrays
     )
@@ -78,7 +78,7 @@ def test_the_three_doors_agree_on_an_lstm():
     jax.tree.map(np.testing.assert_array_equal, output, expected)
 
     # Flax has a matrix per gate: its sums may be in another order.
-    pruned = jax.jit(Subnetwork(SPARSITY).prune)(weights, scores)
+    pruned = jax.jit(Subnetwork(SPARSITY).prune)(scores, weights)
     split = [jnp.split(pruned[name], 4, axis=1) for name in names]
     bias = jnp.zeros(4)
     gates = {f"i{g}": {"kernel": w} for g, w in zip("ifgo", split[0], strict=True)}
@@ -92,6 +92,7 @@ def test_the_three_doors_agree_on_an_lstm():
     )
 
 
+@pytest.mark.smoke
 def test_collections_hold_weights_and_scores_of_the_same_paths():
     class Model(nn.Module):
         @nn.compact
@@ -101,10 +102,10 @@ def test_collections_hold_weights_and_scores_of_the_same_paths():
 
     variables = jax.jit(Model().init)(KEY, IMAGES)
     assert variables.keys() == {"params", "weights"}
-    weights, scores = variables["weights"], variables["params"]
+    scores, weights = variables["params"], variables["weights"]
     assert jax.tree.map(jnp.shape, weights) == jax.tree.map(jnp.shape, scores)
     for layer, fan_in in (("Conv_0", 27), ("Dense_0", 144)):
-        w, s = (np.asarray(tree[layer]["kernel"]) for tree in (weights, scores))
+        s, w = (np.asarray(tree[layer]["kernel"]) for tree in (scores, weights))
         assert np.abs(s).max() <= math.sqrt(6 / fan_in) * (1 + 1e-6)
         assert np.mean(s**2) == pytest.approx(2 / fan_in, rel=0.3)
         assert np.mean(w**2) == pytest.approx(2 / fan_in, rel=0.3)
@@ -112,7 +113,7 @@ def test_collections_hold_weights_and_scores_of_the_same_paths():
     np.testing.assert_allclose(
         np.abs(weights["Dense_0"]["kernel"]), math.sqrt(2 / 144), rtol=1e-6
     )
-    new = jax.jit(Subnetwork(0.5).rerandomize)(KEY, weights, scores, 1.0)
+    new = jax.jit(Subnetwork(0.5).rerandomize)(KEY, scores, weights, 1.0)
     apply = jax.jit(Model().apply)
     np.testing.assert_array_equal(
         apply({"params": scores, "weights": new}, IMAGES), apply(variables, IMAGES)

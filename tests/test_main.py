@@ -1,16 +1,15 @@
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from iterand_jax import main
 from iterand_jax.data import datasets
-from iterand_jax.training.logs import read_lines
+from iterand_jax.training.train import train_config
+from tests import helpers
+from tests.helpers import assert_one_line_error
 
 TINY = (
     "--config.network.width=0.0625",
@@ -21,22 +20,8 @@ TINY = (
 )
 
 
-def run(module, *flags, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", f"iterand_jax.{module}", *flags],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-
-
-def assert_one_line_error(done, *words):
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    for word in words:
-        assert word in lines[0]
+def run(name, *flags, **options):
+    return helpers.python(*helpers.command(name, *flags), **options)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +53,7 @@ def test_a_batch_that_eight_devices_cannot_share_is_one_line(tmp_path):
         "main",
         f"--workdir={tmp_path / 'w'}",
         "--config.batch_size=100",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        devices=8,
     )
     assert_one_line_error(done, "batch of 100", "8 devices", "multiples of 8")
 
@@ -87,8 +72,7 @@ def test_absent_data_is_one_line_in_ten_seconds(tmp_path):
         "--config=configs/cifar_conv6.py",
         f"--workdir={tmp_path / 'w'}",
         f"--data_dir={tmp_path / 'data'}",
-        HTTPS_PROXY="http://127.0.0.1:9",
-        https_proxy="http://127.0.0.1:9",
+        env=dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9"),
     )
     assert time.monotonic() - start < 30  # ten alone; machines that test are loaded
     assert_one_line_error(
@@ -105,21 +89,21 @@ def test_a_finished_run_says_so_and_another_config_is_refused(
     tiny_config, tmp_path, capsys
 ):
     config = tiny_config(epochs=1)
-    first = main.train(config, str(tmp_path))
+    first = train_config(config, str(tmp_path))
     capsys.readouterr()
-    assert main.train(config, str(tmp_path)) == first
+    assert train_config(config, str(tmp_path)) == first
     assert "finished already" in capsys.readouterr().out
     config.seed = 3
     config.network.width = 0.125
     with pytest.raises(
         ValueError, match=r"network\.width: 0\.0625 / 0\.125; seed: 0 / 3"
     ):
-        main.train(config, str(tmp_path))
+        train_config(config, str(tmp_path))
 
 
 @pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
 def test_the_result_holds_the_evidence(method, tiny_config, tmp_path):
-    result = main.train(tiny_config(epochs=1, method=method), str(tmp_path))
+    result = train_config(tiny_config(epochs=1, method=method), str(tmp_path))
     assert result == json.loads((tmp_path / "result.json").read_text())
     resolved = json.loads((tmp_path / "config.json").read_text())
     assert "recipe" not in resolved
@@ -143,23 +127,13 @@ def result_rate(method):
     return {"sgd": 0.1, "edge_popup": 0.4, "iterand": 0.4}[method]
 
 
-def start(folder):
-    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={folder}", *TINY]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
 def kill_after(folder, step):
-    """Starts the run and kills it once it has logged a step."""
-    with start(folder) as process:
-        while process.poll() is None:
-            lines = read_lines(folder / "metrics.jsonl")
-            if lines and lines[-1]["step"] >= step:
-                process.send_signal(signal.SIGKILL)
-                return process.wait()
-            time.sleep(0.01)
-        raise AssertionError(process.stdout.read())
+    """Starts the run and kills it once it has logged a step; its status."""
+    run = helpers.command("main", f"--workdir={folder}", *TINY)
+    with helpers.started(*run, stderr=subprocess.STDOUT) as process:
+        helpers.wait_for_step(step, folder, process)
+        process.kill()
+        return process.wait()
 
 
 @pytest.mark.slow
@@ -175,17 +149,8 @@ def test_killed_runs_end_with_the_same_bits_and_evaluate_repeats_them(tmp_path):
         if kills:
             assert "continuing from the checkpoint at step" in done.stdout
     whole, killed = results
-    timings = {"seconds", "examples_per_second"}
-    assert {k: v for k, v in whole.items() if k not in timings} == {
-        k: v for k, v in killed.items() if k not in timings
-    }
-    lines = [
-        [
-            line | {"examples_per_second": 0}
-            for line in read_lines(folder / "metrics.jsonl")
-        ]
-        for folder in (tmp_path / "whole", tmp_path / "killed")
-    ]
+    assert helpers.untimed(whole) == helpers.untimed(killed)
+    lines = [helpers.metrics(tmp_path / name) for name in ("whole", "killed")]
     assert lines[0] == lines[1]
     evaluated = run("evaluate", f"--workdir={tmp_path / 'killed'}")
     assert f"test accuracy {whole['test_accuracy']:.2f} %" in evaluated.stdout

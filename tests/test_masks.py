@@ -2,9 +2,6 @@
 
 import functools
 import math
-import os
-import subprocess
-import sys
 import textwrap
 
 import jax
@@ -24,6 +21,7 @@ from iterand_jax.masks import (
     topk_masks,
 )
 from iterand_jax.selection import select_all, select_blocked, select_each
+from tests import helpers
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 PAPER_SPARSITIES = (0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 0.95, 0.99)
@@ -62,6 +60,7 @@ def same(value, expected):
     return value == expected or (math.isnan(value) and math.isnan(expected))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("scores", "sparsity", "mask", "smallest"),
     [
@@ -91,6 +90,7 @@ def test_literal_scores_give_literal_masks(scores, sparsity, mask, smallest):
     assert same(jit_threshold(scores, sparsity), float(np.float32(smallest)))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("size", "sparsity", "removed"),
     [
@@ -314,16 +314,10 @@ def test_shard_map_ranks_each_shard_alone():
         np.testing.assert_array_equal(jax.jit(topk_mask)(split, 0.5), whole)
         print("all equal")
     """
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
+    run = helpers.python(
+        *("-W", "error", "-c", textwrap.dedent(script)),
+        devices=8,
+        env={"JAX_PLATFORMS": "cpu"},
         timeout=120,
-        check=False,
     )
     assert run.stdout == "all equal\n", run.stderr[-3000:]

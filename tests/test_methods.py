@@ -11,10 +11,12 @@ import pytest
 from iterand_jax import Subnetwork, methods
 from iterand_jax.methods import (
     METHODS,
+    build_method,
     edge_popup,
     fixed_mask,
-    get_method,
     iterand,
+    method_fields,
+    register_method,
     sgd,
 )
 
@@ -34,14 +36,17 @@ MASKS = {
     "b": {"kernel": RNG.random((30, 4)) < 0.5},
 }
 ALL = {
-    **{name: get_method(name, HALF, k_per=3, sampling_rate=0.5) for name in METHODS},
+    **{
+        name: build_method(name, HALF, {"k_per": 3, "sampling_rate": 0.5})
+        for name in METHODS
+    },
     "fixed_mask": fixed_mask(MASKS),
 }
 every_method = pytest.mark.parametrize("name", list(ALL))
 
 
 def loss(method, trainable, frozen):
-    params = method.params(trainable, frozen)
+    params = method.params(trainable, frozen, 0)
     hidden = jnp.tanh(X @ params["a"]["kernel"] + params["a"]["bias"])
     return jnp.mean((hidden @ params["b"]["kernel"] - Y) ** 2)
 
@@ -76,22 +81,23 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.smoke
 def test_the_laws_below_cover_every_method():
-    members = {name for name in vars(methods) if name in (*METHODS, "fixed_mask")}
     public = {
         name
         for name, member in vars(methods).items()
         if callable(member)
         and getattr(member, "__annotations__", {}).get("return") is methods.Method
     }
-    assert members == set(ALL) == public - {"get_method"}
+    assert set(ALL) == {*METHODS, "fixed_mask"}
+    assert public == {*ALL, "unfilled_mask", "build_method"}
 
 
 @every_method
 def test_params_have_the_structure_of_the_network_and_a_gradient(name):
     method = ALL[name]
     trainable, frozen = jax.jit(method.init)(KEY, PARAMS)
-    params = jax.eval_shape(method.params, trainable, frozen)
+    params = jax.eval_shape(method.params, trainable, frozen, 0)
     assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, PARAMS)
     gradient = jax.jit(jax.grad(functools.partial(loss, method)))(trainable, frozen)
@@ -114,7 +120,7 @@ def test_a_refresh_changes_nothing_but_what_iterand_redraws(name):
     new, redrawn = refresh(KEY, 3, trainable, frozen)
     assert redrawn.dtype == jnp.int32
     assert redrawn.shape == ()
-    assert_equal(params(trainable, new), params(trainable, frozen))
+    assert_equal(params(trainable, new, 3), params(trainable, frozen, 3))
     if name == "iterand":
         assert method.refresh_every == 3
         assert 0 < redrawn < 150  # of 90 + 60 pruned weights
@@ -125,6 +131,7 @@ def test_a_refresh_changes_nothing_but_what_iterand_redraws(name):
         assert_equal(new, frozen)
 
 
+@pytest.mark.smoke
 def test_iterand_with_rate_zero_is_edge_popup_bit_for_bit():
     *iterand_run, redrawn = train(iterand(HALF, k_per=2, sampling_rate=0.0))
     *popup_run, _ = train(edge_popup(HALF))
@@ -149,7 +156,7 @@ def test_sparsity_zero_is_the_dense_network(make):
     whole = Subnetwork(0.0, "kaiming_uniform")
     method = make(whole)
     scores, weights = jax.jit(method.init)(KEY, PARAMS)
-    assert_equal(jax.jit(method.params)(scores, weights), weights)
+    assert_equal(jax.jit(method.params)(scores, weights, 0), weights)
     refreshed, redrawn = jax.jit(method.refresh)(KEY, 1, scores, weights)
     assert redrawn == 0
     assert_equal(refreshed, weights)
@@ -194,6 +201,7 @@ def test_a_fixed_mask_keeps_pruned_weights_at_zero():
     ("changes", "message"),
     [
         ({"name": "sgdm"}, "unknown method 'sgdm'; possible: sgd, edge_popup, iterand"),
+        ({"k_per": None}, "the method 'iterand' needs a value for k_per"),
         ({"k_per": 0}, "k_per is the period in steps, at least 1; got 0"),
         ({"k_per": -3}, "at least 1; got -3"),
         ({"sampling_rate": 1.5}, r"\[0, 1\]; got 1.5"),
@@ -203,4 +211,47 @@ def test_a_fixed_mask_keeps_pruned_weights_at_zero():
 def test_bad_arguments_are_named(changes, message):
     arguments = {"name": "iterand", "k_per": 3, "sampling_rate": 0.5} | changes
     with pytest.raises(ValueError, match=message):
-        get_method(subnetwork=HALF, **arguments)
+        build_method(arguments.pop("name"), HALF, arguments)
+
+
+@every_method
+def test_params_are_the_weights_where_masks_keep_them(name):
+    """What export and analysis rely on: they know a method by these two."""
+    method = ALL[name]
+    trainable, frozen, _, _ = train(method)
+    weights, expected = method.weights(trainable, frozen), None
+    if method.masks is None:
+        expected = weights
+    else:
+        masks = method.masks(trainable, frozen, 7)
+        expected = methods.apply_masks(weights, masks)
+    assert_equal(method.params(trainable, frozen, 7), expected)
+    assert method.trains_weights == (name in ("sgd", "fixed_mask"))
+    assert (method.resampling is None) == method.trains_weights
+
+
+def test_a_method_of_ones_own_is_known_by_its_name(monkeypatch):
+    monkeypatch.setattr(METHODS, "table", dict(METHODS.table))
+
+    def slow_popup(subnetwork, *, warmup, rate=0.5):
+        del warmup, rate
+        return edge_popup(subnetwork)
+
+    register_method("slow_popup", slow_popup)
+    assert method_fields("slow_popup") == {"warmup": True, "rate": False}
+    assert build_method("slow_popup", HALF, {"warmup": 3}).refresh_every == 0
+    with pytest.raises(ValueError, match="there is another method 'slow_popup'"):
+        register_method("slow_popup", edge_popup)
+    register_method("vague", lambda subnetwork, **fields: edge_popup(subnetwork))
+    with pytest.raises(ValueError, match=r"'vague' takes \*\*fields; a method names"):
+        build_method("vague", HALF, {})
+
+
+def test_weights_in_the_place_of_scores_are_refused_by_a_leafs_path():
+    scores, weights = HALF.init(KEY, PARAMS)
+    for call in (
+        lambda: HALF.prune(weights, scores),
+        lambda: HALF.rerandomize(KEY, weights, scores, 0.5),
+    ):
+        with pytest.raises(ValueError, match="'a/bias' has a score and no weight"):
+            call()

@@ -1,9 +1,6 @@
 """Order statistics of integers against NumPy's sort; all ways give the same."""
 
 import functools
-import os
-import subprocess
-import sys
 import textwrap
 
 import jax
@@ -13,13 +10,15 @@ import numpy as np
 import pytest
 
 from iterand_jax import Subnetwork, masks
-from iterand_jax.networks import NETWORKS, TEXT_NETWORKS, build_network
+from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.selection import ROW, select_all, select_blocked, select_each
+from tests import helpers
 
 WAYS = (select_all, select_each, select_blocked)
 SIZES = (1, 2, ROW - 1, ROW, ROW + 1, 3 * ROW, 5000)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
 def test_every_order_statistic_of_integers_is_found(dtype):
     keys = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, 37, dtype)
@@ -58,7 +57,7 @@ thresholds_blocked = jax.jit(functools.partial(masks.thresholds, select=select_b
 def shapes_of(name, width):
     """The leaves that are pruned of a network."""
     inputs = (jnp.zeros((1, 64, 64, 3)),)
-    if name in TEXT_NETWORKS:
+    if NETWORKS.get(name).takes_texts:
         inputs = (jnp.zeros((1, 4), int), jnp.full(1, 4))
     network = build_network(name, num_classes=10, width=width)
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
@@ -123,18 +122,18 @@ def test_a_tree_of_many_leaves_is_one_matrix_for_each_dtype():
     tree = {f"{i}/kernel": jnp.ones((8, 9 + i)) for i in range(10)}
     for i in range(3):
         tree[f"half_{i}/kernel"] = jnp.ones((5, 6), jnp.bfloat16)
-    weights, scores = jax.eval_shape(subnetwork.init, jax.random.key(0), tree)
+    scores, weights = jax.eval_shape(subnetwork.init, jax.random.key(0), tree)
 
-    def redraw(weights, scores):
-        return subnetwork.rerandomize(jax.random.key(1), weights, scores, 0.1)
+    def redraw(scores, weights):
+        return subnetwork.rerandomize(jax.random.key(1), scores, weights, 0.1)
 
-    def masks_of(weights, scores):
+    def masks_of(scores, weights):
         del weights
         return subnetwork.masks(scores)
 
     for function in (masks_of, subnetwork.prune, redraw):
         for platform, matrices in (("cuda", 2), ("cpu", 0)):
-            text = lowered(function, weights, scores, platform=platform)
+            text = lowered(function, scores, weights, platform=platform)
             assert text.count('"stablehlo.scatter"') == matrices  # a sum of the rows
 
 
@@ -169,16 +168,10 @@ def test_shard_map_selects_in_each_shard_alone():
             np.testing.assert_array_equal(found, expected)
         print("all equal")
     """
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
+    run = helpers.python(
+        *("-W", "error", "-c", textwrap.dedent(script)),
+        devices=4,
+        env={"JAX_PLATFORMS": "cpu"},
         timeout=120,
-        check=False,
     )
     assert run.stdout == "all equal\n", run.stderr[-3000:]

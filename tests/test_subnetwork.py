@@ -49,7 +49,7 @@ LABELS = np.argmax(X[:, :4], axis=1)
 
 @functools.cache
 def drawn(distribution="signed_constant"):
-    """(weights, scores) for PARAMS; the sparsity plays no part in the draw."""
+    """(scores, weights) for PARAMS; the sparsity plays no part in the draw."""
     return jax.jit(Subnetwork(distribution=distribution).init)(KEY, PARAMS)
 
 
@@ -59,11 +59,12 @@ def by_path(tree):
     return {path_string(path): leaf for path, leaf in leaves}
 
 
+@pytest.mark.smoke
 def test_a_literal_tree_is_pruned():
     subnetwork = Subnetwork(sparsity=0.5)
     weights = {"kernel": jnp.array([[1.0, -2.0], [3.0, -4.0]]), "bias": jnp.ones(2)}
     scores = {"kernel": jnp.array([[0.1, 0.4], [-0.5, 0.2]]), "bias": None}
-    pruned = subnetwork.prune(weights, scores)
+    pruned = subnetwork.prune(scores, weights)
     np.testing.assert_array_equal(pruned["kernel"], [[0, -2], [0, -4]])
     np.testing.assert_array_equal(pruned["bias"], [1, 1])
     masks = subnetwork.masks(scores)
@@ -75,8 +76,9 @@ def test_a_literal_tree_is_pruned():
     assert subnetwork.count(weights) == (6, 4)
 
 
+@pytest.mark.smoke
 def test_kernels_and_embeddings_are_scored_and_nothing_else():
-    weights, scores = drawn()
+    scores, weights = drawn()
     assert jax.tree.structure(weights) == jax.tree.structure(PARAMS)
     assert by_path(scores).keys() == FAN_INS.keys()
     assert scores["conv"]["bias"] is None
@@ -91,7 +93,7 @@ def test_kernels_and_embeddings_are_scored_and_nothing_else():
 
 @pytest.mark.parametrize("name", list(DISTRIBUTIONS))
 def test_every_leaf_has_the_spread_of_its_own_fan_in(name):
-    weights, scores = drawn(name)
+    scores, weights = drawn(name)
     for path, fan_in in FAN_INS.items():
         weight, score = by_path(weights)[path], by_path(scores)[path]
         relative = 5 / math.sqrt(weight.size)
@@ -106,10 +108,10 @@ def test_every_leaf_has_the_spread_of_its_own_fan_in(name):
 
 def test_an_init_with_dtypes_keeps_them():
     params = {"kernel": jnp.zeros((4, 4), jnp.bfloat16), "bias": jnp.zeros(4)}
-    weights, scores = Subnetwork().init(KEY, params)
+    scores, weights = Subnetwork().init(KEY, params)
     assert weights["kernel"].dtype == scores["kernel"].dtype == jnp.bfloat16
     abstract = jax.eval_shape(lambda: params)
-    weights_again, _ = Subnetwork().init(KEY, {"kernel": abstract["kernel"]})
+    _, weights_again = Subnetwork().init(KEY, {"kernel": abstract["kernel"]})
     np.testing.assert_array_equal(weights_again["kernel"], weights["kernel"])
 
 
@@ -120,9 +122,9 @@ def test_a_draw_is_keyed_by_its_path_whatever_else_the_tree_holds():
 
     @jax.jit
     def draws(key, params):
-        weights, scores = subnetwork.init(key, params)
-        redrawn = subnetwork.rerandomize(key, weights, scores, 0.5)
-        return weights, scores, redrawn
+        scores, weights = subnetwork.init(key, params)
+        redrawn = subnetwork.rerandomize(key, scores, weights, 0.5)
+        return scores, weights, redrawn
 
     of_few, of_many, other = (
         [by_path(tree) for tree in draws(key, params)]
@@ -148,7 +150,7 @@ def test_a_draw_is_keyed_by_its_path_whatever_else_the_tree_holds():
 def test_the_first_rule_that_matches_claims_the_leaf(rules, scored):
     leaf = {"kernel": zeros(4, 2), "bias": jnp.zeros(2)}
     params = {"a": leaf, "b": leaf}
-    _, scores = jax.eval_shape(Subnetwork(rules=rules).init, KEY, params)
+    scores, _ = jax.eval_shape(Subnetwork(rules=rules).init, KEY, params)
     assert by_path(scores).keys() == (scored or {"a/kernel", "b/kernel"})
 
 
@@ -156,7 +158,7 @@ def test_the_first_rule_that_matches_claims_the_leaf(rules, scored):
 def test_a_leaf_of_a_dict_may_be_called_value(names):
     rules = (*(Rule(f"*/{name}", True) for name in names), Rule("*", False))
     params = {"attention": {name: zeros(4, 4) for name in names}}
-    _, scores = jax.eval_shape(Subnetwork(rules=rules).init, KEY, params)
+    scores, _ = jax.eval_shape(Subnetwork(rules=rules).init, KEY, params)
     assert {path.split("/")[-1] for path in by_path(scores)} == set(names)
 
 
@@ -168,8 +170,8 @@ def test_the_fan_in_is_the_product_of_the_other_axes(out_axis, fan_in):
 
     @jax.jit
     def draws(key):
-        weights, scores = subnetwork.init(key, leaf)
-        return weights, subnetwork.rerandomize(key, weights, scores, 1.0)
+        scores, weights = subnetwork.init(key, leaf)
+        return weights, subnetwork.rerandomize(key, scores, weights, 1.0)
 
     for weights in draws(KEY):
         np.testing.assert_allclose(np.abs(weights), math.sqrt(2 / fan_in), rtol=1e-6)
@@ -178,7 +180,7 @@ def test_the_fan_in_is_the_product_of_the_other_axes(out_axis, fan_in):
 def test_a_mapping_gives_each_leaf_the_sparsity_of_its_first_pattern():
     sparsity = {"conv/*": 0.2, "dense/0/*": 0.0, "*": 0.9}
     subnetwork = Subnetwork(sparsity)
-    weights, scores = drawn()
+    scores, weights = drawn()
     masks = by_path(jax.jit(subnetwork.masks)(scores))
     kept = {path: int(mask.sum()) for path, mask in masks.items()}
     expected = {
@@ -189,11 +191,11 @@ def test_a_mapping_gives_each_leaf_the_sparsity_of_its_first_pattern():
     }
     assert kept == expected
     assert subnetwork.count(PARAMS) == (5180, sum(expected.values()) + 60)
-    for path, leaf in by_path(jax.jit(subnetwork.prune)(weights, scores)).items():
+    for path, leaf in by_path(jax.jit(subnetwork.prune)(scores, weights)).items():
         assert int((leaf != 0).sum()) == expected.get(
             path, 19 if "bias" in path else 20
         )
-    _, redrawn = jax.jit(subnetwork.rerandomize_and_count)(KEY, weights, scores, 1.0)
+    _, redrawn = jax.jit(subnetwork.rerandomize_and_count)(KEY, scores, weights, 1.0)
     assert redrawn == 5120 - sum(expected.values())
 
 
@@ -243,7 +245,7 @@ def test_bad_input_is_named_before_anything_is_drawn(make, message):
 def test_a_sampling_rate_outside_its_range_is_named(rate):
     weights = scores = {"kernel": zeros(2, 2)}
     with pytest.raises(ValueError, match=rf"sampling_rate.*\[0, 1\]; got {rate:g}"):
-        Subnetwork().rerandomize(KEY, weights, scores, rate)
+        Subnetwork().rerandomize(KEY, scores, weights, rate)
 
 
 def test_the_gradient_of_a_score_is_that_of_its_effective_weight_times_the_weight():
@@ -252,18 +254,18 @@ def test_the_gradient_of_a_score_is_that_of_its_effective_weight_times_the_weigh
         x = jax.random.normal(keys[0], (5, 6), jnp.float64)
         params = {"kernel": jnp.zeros((6, 4), jnp.float64), "bias": jnp.ones(4)}
         subnetwork = Subnetwork(0.5, "kaiming_normal")
-        weights, scores = jax.jit(subnetwork.init)(keys[1], params)
+        scores, weights = jax.jit(subnetwork.init)(keys[1], params)
         assert scores["kernel"].dtype == jnp.float64
 
         def network_loss(params):
             hidden = jnp.tanh(x @ params["kernel"] + params["bias"])
             return jnp.sum(jnp.sin(hidden) ** 2 * jnp.exp(hidden))
 
-        def loss(weights, scores):
-            return network_loss(subnetwork.prune(weights, scores))
+        def loss(scores, weights):
+            return network_loss(subnetwork.prune(scores, weights))
 
-        by_weights, by_scores = jax.jit(jax.grad(loss, (0, 1)))(weights, scores)
-        pruned = jax.jit(subnetwork.prune)(weights, scores)
+        by_scores, by_weights = jax.jit(jax.grad(loss, (0, 1)))(scores, weights)
+        pruned = jax.jit(subnetwork.prune)(scores, weights)
         effective = jax.jit(jax.grad(network_loss))(pruned)
         expected = effective["kernel"] * weights["kernel"]
         assert (expected != 0).all()  # pruned weights too: straight through
@@ -279,18 +281,18 @@ masks_uniform = jax.jit(UNIFORM.masks)
 
 
 @jax.jit
-def output(weights, scores):
+def output(scores, weights):
     """What a network of the dense leaves gives for fixed inputs."""
     x = jax.random.normal(KEY, (3, 60))
-    for layer in UNIFORM.prune(weights, scores)["dense"]:
+    for layer in UNIFORM.prune(scores, weights)["dense"]:
         x = jnp.tanh(x @ layer["kernel"])
     return x
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.001, 0.1, 1.0])
 def test_a_rerandomization_leaves_the_kept_weights_and_the_output_as_they_were(rate):
-    weights, scores = drawn("kaiming_uniform")
-    new, count = redraw_uniform(jax.random.key(5), weights, scores, rate)
+    scores, weights = drawn("kaiming_uniform")
+    new, count = redraw_uniform(jax.random.key(5), scores, weights, rate)
     masks = by_path(masks_uniform(scores))
     changed = 0
     for path, old in by_path(weights).items():
@@ -311,14 +313,14 @@ def test_a_rerandomization_leaves_the_kept_weights_and_the_output_as_they_were(r
             assert np.abs(values).max() <= bound * (1 + 1e-6)
             assert np.mean(values**2) == pytest.approx(bound**2 / 3, rel=0.3)
     assert count == changed
-    np.testing.assert_array_equal(output(weights, scores), output(new, scores))
+    np.testing.assert_array_equal(output(scores, weights), output(scores, new))
 
 
 def test_a_redraw_of_signed_constants_flips_half_of_what_it_redraws():
     subnetwork = Subnetwork(0.5)
-    weights, scores = jax.jit(subnetwork.init)(KEY, {"kernel": zeros(400, 500)})
+    scores, weights = jax.jit(subnetwork.init)(KEY, {"kernel": zeros(400, 500)})
     redraw = jax.jit(subnetwork.rerandomize_and_count)
-    new, count = redraw(KEY, weights, scores, 0.1)
+    new, count = redraw(KEY, scores, weights, 0.1)
     kept = np.asarray(jax.jit(subnetwork.masks)(scores)["kernel"] != 0)
     new, weights = jax.device_get((new["kernel"], weights["kernel"]))
     flipped = new == -weights
@@ -329,9 +331,9 @@ def test_a_redraw_of_signed_constants_flips_half_of_what_it_redraws():
 
 
 def test_rerandomizations_of_different_keys_differ_and_of_the_same_key_do_not():
-    weights, scores = drawn("kaiming_uniform")
+    scores, weights = drawn("kaiming_uniform")
     keys = (KEY, KEY, jax.random.key(9))
-    first, again, other = (redraw_uniform(k, weights, scores, 1.0)[0] for k in keys)
+    first, again, other = (redraw_uniform(k, scores, weights, 1.0)[0] for k in keys)
     for path, mask in by_path(masks_uniform(scores)).items():
         a, b, c, old = (
             by_path(t)[path][mask == 0] for t in (first, again, other, weights)
@@ -343,18 +345,18 @@ def test_rerandomizations_of_different_keys_differ_and_of_the_same_key_do_not():
 
 def test_a_traced_sparsity_follows_a_schedule_without_a_retrace():
     subnetwork = Subnetwork()
-    weights, scores = drawn()
+    scores, weights = drawn()
     traces = []
 
     @jax.jit
-    def prune_and_redraw(weights, scores, sparsity, rate):
+    def prune_and_redraw(scores, weights, sparsity, rate):
         traces.append(1)
         now = dataclasses.replace(subnetwork, sparsity=sparsity)
-        new, count = now.rerandomize_and_count(KEY, weights, scores, rate)
-        return now.prune(new, scores), count
+        new, count = now.rerandomize_and_count(KEY, scores, weights, rate)
+        return now.prune(scores, new), count
 
     for sparsity in (0.0, 0.25, 0.5, 0.9):
-        pruned, count = prune_and_redraw(weights, scores, sparsity, 1.0)
+        pruned, count = prune_and_redraw(scores, weights, sparsity, 1.0)
         fixed = dataclasses.replace(subnetwork, sparsity=sparsity)
         total, kept = fixed.count(PARAMS)
         nonzero = sum(np.count_nonzero(leaf) for leaf in jax.tree.leaves(pruned))
@@ -369,11 +371,11 @@ def test_a_traced_sparsity_follows_a_schedule_without_a_retrace():
 def check_that_it_learns(params, rules, logits_of, scored):
     """Trains the scores of a classifier: the loss falls, the weights stay."""
     subnetwork = Subnetwork(0.5, "signed_constant", rules)
-    weights, scores = jax.jit(subnetwork.init)(KEY, params)
+    scores, weights = jax.jit(subnetwork.init)(KEY, params)
     assert by_path(scores).keys() == set(scored)
 
     def loss(scores, weights):
-        log_p = jax.nn.log_softmax(logits_of(subnetwork.prune(weights, scores)))
+        log_p = jax.nn.log_softmax(logits_of(subnetwork.prune(scores, weights)))
         return -jnp.mean(jnp.take_along_axis(log_p, LABELS[:, None], axis=1))
 
     @jax.jit
@@ -381,7 +383,7 @@ def check_that_it_learns(params, rules, logits_of, scored):
         value, gradient = jax.value_and_grad(loss)(scores, weights)
         scores = jax.tree.map(lambda s, g: s - 0.5 * g, scores, gradient)
         key = jax.random.fold_in(KEY, i)
-        return value, scores, subnetwork.rerandomize(key, weights, scores, 0.01)
+        return value, scores, subnetwork.rerandomize(key, scores, weights, 0.01)
 
     values = []
     for i in range(40):
@@ -441,10 +443,10 @@ def test_an_equinox_mlp_learns():
 def test_an_equinox_convolution_has_its_outputs_first():
     params = eqx.filter(eqx.nn.Conv2d(3, 8, 5, key=KEY), eqx.is_array)
     subnetwork = Subnetwork(rules=OUTPUTS_FIRST_RULES)
-    weights, scores = jax.jit(subnetwork.init)(KEY, params)
+    scores, weights = jax.jit(subnetwork.init)(KEY, params)
     size = math.sqrt(2 / (3 * 5 * 5))
     np.testing.assert_allclose(np.abs(weights.weight), size, rtol=1e-6)
     assert scores.bias is None
-    pruned = jax.jit(subnetwork.prune)(weights, scores)
+    pruned = jax.jit(subnetwork.prune)(scores, weights)
     assert np.count_nonzero(pruned.weight) == 300
     assert jax.eval_shape(pruned, jnp.ones((3, 9, 9))).shape == (8, 5, 5)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from iterand_jax.runtime.hosts import cores
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 from iterand_jax.trees import path_string
 
@@ -22,7 +22,9 @@ from experiments.measurements import peer
 NETWORKS = {"conv6": peer.conv6, "resnet18": peer.resnet18}
 
 
-def programs(run: Setup, state: State, arguments: Any) -> dict[str, Callable[[], Any]]:
+def programs(
+    run: DataRun, state: State, arguments: Any
+) -> dict[str, Callable[[], Any]]:
     """IteRand's step, from a state of a run, and its masks and redraw.
 
     The batch is augmented beforehand: what that costs is in our step and not in this.

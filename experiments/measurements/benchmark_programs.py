@@ -20,7 +20,7 @@ from iterand_jax.runtime import compilation
 from iterand_jax.selection import select_blocked, select_each
 from iterand_jax.training import parallel
 from iterand_jax.training.programs import compile_steps
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State, objective
 
 PyTree = Any
@@ -28,14 +28,14 @@ Program = Callable[[], Any]
 PHASES = ("augmentation", "masks", "forward", "update")  # and backward
 
 
-def first_state(run: Setup) -> State:
+def first_state(run: DataRun) -> State:
     """The state of a run before its first step."""
     init = jax.jit(run.init_state, out_shardings=parallel.replicated(run.mesh))
     return init(run.root)
 
 
 def training(
-    run: Setup, state: State, arguments: PyTree, *, replicas: int = 1
+    run: DataRun, state: State, arguments: PyTree, *, replicas: int = 1
 ) -> tuple[Program, int]:
     """Whole steps, as many in a call as the training loop takes at most; how many.
 
@@ -56,7 +56,7 @@ def training(
     return call, count * replicas
 
 
-def phases(run: Setup, state: State, arguments: PyTree) -> dict[str, Program]:
+def phases(run: DataRun, state: State, arguments: PyTree) -> dict[str, Program]:
     """The parts of a step as programs of their own, and the refresh if there is one.
 
     Backward has no program: it is "forward and backward" less "forward". Masks are
@@ -64,8 +64,8 @@ def phases(run: Setup, state: State, arguments: PyTree) -> dict[str, Program]:
     to that of the scores.
     """
     inputs, labels = jax.jit(run.feed.train_inputs)(arguments, state.step, run.root)
-    params = jax.jit(run.task.method.params)(state.trainable, state.frozen)
-    loss = functools.partial(_loss, run.task.network)
+    params = jax.jit(run.method.params)(state.trainable, state.frozen, state.step)
+    loss = functools.partial(_loss, run.network)
     network = (params, state.batch_stats, inputs, labels, run.root)
     found = {
         "augmentation": _compiled(
@@ -73,9 +73,10 @@ def phases(run: Setup, state: State, arguments: PyTree) -> dict[str, Program]:
         ),
         "masks": _compiled(
             run,
-            functools.partial(_there_and_back, run.task.method.params),
+            functools.partial(_there_and_back, run.method.params),
             state.trainable,
             state.frozen,
+            state.step,
             params,
         ),
         "forward": _compiled(run, loss, *network),
@@ -84,13 +85,13 @@ def phases(run: Setup, state: State, arguments: PyTree) -> dict[str, Program]:
         ),
         "update": _compiled(
             run,
-            functools.partial(_update, run.task.optimizer),
+            functools.partial(_update, run.optimizer),
             state.trainable,
             state.opt_state,
         ),
     }
-    if run.task.method.refresh_every:
-        refresh = parallel.compile_refresh(run.task.method, run.mesh, run.root, state)
+    if run.method.refresh_every:
+        refresh = parallel.compile_refresh(run.method, run.mesh, run.root, state)
         found["re-randomization"] = functools.partial(
             refresh, run.root, 300, state.trainable, state.frozen
         )
@@ -108,12 +109,12 @@ def pruning(
       both_ways: whether the two ways of selection are programs of their own, too.
     """
     key, subnetwork = jax.random.key(0), Subnetwork(sparsity)
-    weights, scores = jax.jit(subnetwork.init)(key, params)
+    scores, weights = jax.jit(subnetwork.init)(key, params)
     method = iterand(subnetwork, k_per=300, sampling_rate=0.1)
     found = {
         "masks": _jitted(subnetwork.masks, scores),
         "re-randomization": _jitted(method.refresh, key, 300, scores, weights),
-        "floor": _jitted(_copy, weights, scores),
+        "floor": _jitted(_copy, scores, weights),
     }
     if both_ways:
         leaves = jax.tree.leaves(scores)
@@ -149,8 +150,8 @@ def _loss(network, params, batch_stats, inputs, labels, root):
     return jnp.mean(losses), updated
 
 
-def _there_and_back(params_of, trainable, frozen, gradients):
-    params, back = jax.vjp(lambda trainable: params_of(trainable, frozen), trainable)
+def _there_and_back(params_of, trainable, frozen, step, gradients):
+    params, back = jax.vjp(lambda t: params_of(t, frozen, step), trainable)
     return params, back(gradients)
 
 
@@ -159,11 +160,11 @@ def _update(optimizer, trainable, opt_state):
     return jax.tree.map(jnp.add, trainable, updates), opt_state
 
 
-def _copy(weights, scores):
-    return jax.tree.map(lambda w, s: jnp.where(s > 0, w, -w), weights, scores)
+def _copy(scores, weights):
+    return jax.tree.map(lambda w, s: jnp.where(s > 0, w, -w), scores, weights)
 
 
-def _compiled(run: Setup, function: Callable, *arguments) -> Program:
+def _compiled(run: DataRun, function: Callable, *arguments) -> Program:
     options = compilation.compiler_options(run.config.dtype)
     return _jitted(function, *arguments, compiler_options=options)
 

@@ -235,10 +235,12 @@ def plot(record: Record) -> bytes:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     figure, panels = plt.subplots(
         1, len(record["scaling"]), figsize=(13, 4), layout="constrained"
     )
+    short = EngFormatter(places=0, sep="")
     for axes, (title, rows) in zip(panels, record["scaling"].items(), strict=True):
         units = [row["units"] for row in rows]
         for name in rows[0]["times"]:
@@ -251,7 +253,15 @@ def plot(record: Record) -> bytes:
             axes.plot(units, line, color="grey", ls=":", lw=1)
         axes.plot([], [], color="grey", ls=":", lw=1, label="O(n)")
         axes.set(xscale="log", yscale="log", title=f"against {title}")
-        axes.set(xlabel=rows[0]["unit"], ylabel="seconds")
+        axes.set(xlabel=rows[0]["unit"], ylabel="time")
+        # Ticks at what was measured, and of the times as many as are apart.
+        axes.set_xticks(units, [short(n) for n in units])
+        few = max(seconds) < 100 * min(seconds)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axes.yaxis.set_major_formatter(EngFormatter("s"))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.25)
         axes.legend(loc="upper left")
     figure.suptitle(record["device"])
     content = io.BytesIO()

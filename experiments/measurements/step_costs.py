@@ -30,12 +30,13 @@ from typing import Any
 import jax
 
 from experiments.measurements import records, synthetic
+from iterand_jax import configs
 from iterand_jax.training import memory
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.programs import compile_steps
 from iterand_jax.training.replica import Record
 
-FOLDER = Path(__file__).parents[2] / "configs"
+NAMES = [name for name in configs.names() if name != "default"]
 STEPS = 3  # timed, after one that is not
 MIB = 2**20
 
@@ -43,7 +44,7 @@ MIB = 2**20
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints a table and writes the record."""
     parser = argparse.ArgumentParser(prog="experiments.measurements.step_costs")
-    parser.add_argument("--configs", default=",".join(names()))
+    parser.add_argument("--configs", default=",".join(NAMES))
     parser.add_argument("--imagenet_batch", type=int, default=8)
     parser.add_argument("--out", type=Path, help="where the record goes")
     parser.add_argument("--one", help="measure one config and print its JSON")
@@ -51,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.one:
         print(json.dumps(measure(flags.one, flags.imagenet_batch)))
         return
-    unknown = sorted(set(flags.configs.split(",")) - set(names()))
+    unknown = sorted(set(flags.configs.split(",")) - set(NAMES))
     if unknown:
-        parser.error(f"unknown config {unknown[0]!r}; possible: {', '.join(names())}")
+        parser.error(f"unknown config {unknown[0]!r}; possible: {', '.join(NAMES)}")
     print(HEAD)
     rows = []
     for name in flags.configs.split(","):
@@ -68,12 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **records.origin(),
     }
     records.write(flags.out, record)
-
-
-def names() -> list[str]:
-    """The config files."""
-    files = (path.stem for path in FOLDER.glob("*.py"))
-    return sorted(name for name in files if name not in ("__init__", "default"))
 
 
 HEAD = (

@@ -1,6 +1,5 @@
 """Runs of the configs on random data: what a step costs does not depend on the data."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iterand_jax.configs import load
 from iterand_jax.data.datasets import get_dataset, open_source
 from iterand_jax.data.sources import DataNotFoundError, Source
-from iterand_jax.training import setup, stages
-from iterand_jax.training.config import IMP, resolve
+from iterand_jax.training import procedures
+from iterand_jax.training import run as building
+from iterand_jax.training.config import resolve
+from iterand_jax.training.procedures import PROCEDURES
 
 SIZES = {
     "cifar10": {"train": 50_000, "test": 10_000},
@@ -22,7 +24,7 @@ SIZES = {
 
 def build(
     name: str, *, sizes: Mapping[str, int] | None = None, **fields: Any
-) -> setup.Setup:
+) -> building.DataRun:
     """The run of a config; of magnitude pruning, the dense training.
 
     Args:
@@ -31,15 +33,15 @@ def build(
         official ones.
       fields: of the config, to be set; "network.width" and the like too.
     """
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = load(name)
     config.update_from_flattened_dict(fields)
     config = resolve(config)
-    if config.method == IMP:
-        config = stages.stages(config)[0]
+    if config.method in PROCEDURES:
+        config = procedures.stages(config)[0]
     dataset = config.dataset.name
     if sizes is None:
         try:
-            return setup.build(config, open_source(dataset))
+            return building.build(config, open_source(dataset))
         except DataNotFoundError:
             sizes = SIZES[dataset]
     source = Source(
@@ -51,7 +53,7 @@ def build(
         read=_refuse,
         image_shape=get_dataset(dataset).inputs[0].shape[1:],
     )
-    return setup.build(config, source)
+    return building.build(config, source)
 
 
 def batch(shapes: Any) -> Any:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from experiments.measurements import records, synthetic
-from iterand_jax.export import ticket_of
 from iterand_jax.tickets import packing
+from iterand_jax.training.exporting import ticket_of
 from iterand_jax.training.workdir import read_json, restore
 from iterand_jax.trees import leaves_of
 
@@ -41,7 +41,7 @@ def bytes_of(
     config, rng = run.config, np.random.default_rng(0)
     refreshes = run.total_steps // config.k_per
     total: dict[str, int] = {"refreshes": refreshes, "float32": 0}
-    for path, leaf in leaves_of(run.model.weights).items():
+    for path, leaf in leaves_of(run.weights(run.abstract)).items():
         removed = round(config.sparsity * leaf.size)
         mask = rng.permutation(leaf.size) >= removed
         kept = int(mask.sum())

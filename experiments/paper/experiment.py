@@ -1,7 +1,6 @@
 """Tables and figures as data: cells are labels, a config file and overrides."""
 
 import dataclasses
-import importlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.paper.names import label_text
+from iterand_jax.configs import load
 from iterand_jax.training.config import resolve
 
 Labels = Mapping[str, Any]
@@ -223,11 +223,6 @@ def shortened(cell: Cell, epochs: int, *, k_per: bool = False) -> Cell:
     if k_per and cell.overrides["method"] == "iterand":
         fields["k_per"] = max(1, round(share * full.recipe.iterand.k_per))
     return dataclasses.replace(cell, overrides={**cell.overrides, **fields})
-
-
-def load(base: str) -> ConfigDict:
-    """The config of a config file."""
-    return importlib.import_module(f"configs.{base}").get_config()
 
 
 def full_epochs(cell: Cell) -> int:

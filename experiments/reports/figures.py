@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.paper.experiment import Experiment, HeatMap, Lines
 from experiments.paper.names import shown
-from experiments.reports.evidence import FULL, MINIATURE, Entry, Version, data_of
+from experiments.reports.evidence import FULL, Entry, Version, data_of
 from experiments.reports.metrics import METRICS
+from iterand_jax.runtime.pictures import new_figure, set_title
 
 PAPER, OURS = "paper", "ours"
 
@@ -43,8 +43,7 @@ def draw(experiment: Experiment, version: Version) -> Figure:
         raise ValueError(f"nothing of {experiment.name} was run: there is no figure")
     names = {data_of(entry): _data_name(entry) for entry in entries}
     panels = list(names) if isinstance(spec, HeatMap) else _values(entries, spec.panel)
-    figure = Figure(figsize=(1.6 + 4.4 * len(panels), 5.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.6 + 4.4 * len(panels), 5)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=True):
         if isinstance(spec, HeatMap):
@@ -71,7 +70,7 @@ def draw(experiment: Experiment, version: Version) -> Figure:
             ncols=columns,
             fontsize=8,
         )
-    figure.suptitle(_title(experiment, version, entries), fontsize=10)
+    set_title(figure, _title(experiment, version, entries), 10)
     return figure
 
 
@@ -81,13 +80,13 @@ def _data_name(entry: Entry) -> str:
 
 def _title(experiment: Experiment, version: Version, entries: Sequence[Entry]) -> str:
     """One line: which experiment, of which length, and whether on other data."""
-    words = [experiment.name.capitalize()]
+    name, colon, about = experiment.title.partition(":")
     if version.key != FULL:
-        short = MINIATURE if version.key == MINIATURE else version.key.replace("_", " ")
-        words.append(short)
-    if not all(entry.official for entry in entries):
-        words.append("not all on official data")
-    return ", ".join(words)
+        name += f", {version.key.replace('_', ' ')}"
+    official = [entry.official for entry in entries]
+    if not all(official):
+        about += f", not {'all ' if any(official) else ''}on official data"
+    return name + colon + about
 
 
 def _values(entries: Sequence[Entry], label: str | None) -> list[Any]:

@@ -17,9 +17,9 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from configs import default
 from experiments.paper.experiment import full_epochs
 from experiments.sweeps.runs import Run
+from iterand_jax.configs import default
 from iterand_jax.runtime.locks import alone
 from iterand_jax.training.config import differences, to_json
 

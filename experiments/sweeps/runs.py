@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from experiments.paper.experiment import DISTRIBUTIONS, Cell
 from experiments.paper.names import label_text
 from iterand_jax.data.datasets import get_dataset
-from iterand_jax.training.config import IMP
+from iterand_jax.training.procedures import PROCEDURES
 
 
 class Run(NamedTuple):
@@ -211,7 +211,7 @@ def can_be_replicas(runs: Job) -> bool:
         len(seeds) > 1
         and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
         and get_dataset(config.dataset.name).resident
-        and config.method != IMP
+        and config.method not in PROCEDURES
     )
 
 

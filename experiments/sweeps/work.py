@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from experiments.sweeps import costs, ledger
 from experiments.sweeps.runs import Job, Run
-from iterand_jax import main as trainer
 from iterand_jax.data import datasets, prepare
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
 from iterand_jax.training.config import resolve
+from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import finished_result, read_json
 
 FINISHED, ALREADY, ELSEWHERE, FAILED = "finished", "already", "elsewhere", "failed"
@@ -255,7 +255,7 @@ def _results(job: Job, sweep: Sweep) -> list[Mapping[str, Any]]:
     config = first.cell.draft(first.seed, replicas=len(job))
     folder = cell / f"seed_{first.seed}" if len(job) == 1 else cell
     with _log(cell, job) as log, contextlib.redirect_stdout(log):
-        result = trainer.train(config, str(folder), sweep.data_dir)
+        result = train_config(config, str(folder), sweep.data_dir)
     jax.clear_caches()  # the next run has programs of its own
     if len(job) == 1:
         return [result]

@@ -102,7 +102,7 @@ def draw_one_weight(ax: Axes, x: np.ndarray, one: Data) -> None:
 
 def regime_map(data: Data) -> Figure:
     """Draws where the published width fails too often, and where (B) rescues it."""
-    figure, axes = plt.subplots(1, 3, figsize=(16, 5.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 5), layout="constrained")
     norm = Normalize(-1.0, 1.0)
     for ax, (w, fails) in zip(axes[:2], data["fails"].items(), strict=True):
         ratio = np.log10(np.maximum(fails, 1e-12) / DELTA)
@@ -112,18 +112,19 @@ def regime_map(data: Data) -> Figure:
         # R_published = (4 / eps) sqrt(log(2 / delta)), so these are where R is 1, p R
         # is 0.664 (rho = 1 for an interior weight), and the published width reaches 2.
         root = np.sqrt(np.log(2 / DELTA))
-        color = "white" if w < 1 else "black"
-        ax.plot(data["eps"], data["eps"] / 4 / root, color=color, ls=":")
-        ax.text(0.3, 0.014, "R = 1", fontsize=9, color=color)
-        ax.axhline(1.0, color="black", ls="--", lw=0.8)
-        ax.text(0.012, 1.06, r"$R_{published}$: width 2", fontsize=9)
+        lines = {"R = 1": (data["eps"] / 4 / root, ":")}
+        lines["width 2 above"] = (np.ones_like(data["eps"]), "--")
         if w < 1:
-            ax.axhline(0.664 / root, color="black", lw=0.8)
-            ax.text(0.012, 0.41, "p R = 0.664", fontsize=9)
+            level = np.full_like(data["eps"], 0.664 / root)
+            lines["p R = 0.664"] = (level, "-")
+        for label, (R, ls) in lines.items():
+            ax.plot(data["eps"], R, color="white", lw=3)  # seen on any colour
+            ax.plot(data["eps"], R, color="black", ls=ls, lw=1.2, label=label)
+        _legend_above(ax)
+        ax.set_title(f"Lemma A.4, published width, w = {w:g}", pad=28)
         ax.set(
-            title=f"Lemma A.4 at its published width, w = {w:g}",
             xlabel=r"$\varepsilon$",
-            ylabel=r"$R\,/\,R_{published}$",
+            ylabel=r"$R\,/\,R_{\mathrm{published}}$",
             xscale="log",
             yscale="log",
             ylim=(data["ratios"][0], data["ratios"][-1]),
@@ -145,15 +146,29 @@ def regime_map(data: Data) -> Figure:
     )
     for color, label in (("tab:green", "proved by (B)"), ("lightgray", "open")):
         ax.plot([], [], "s", ms=10, color=color, label=label)
-    ax.legend(loc="lower right")
+    _legend_above(ax)
+    ax.set_title(f"Theorem A.1, $\\delta$ = {data['rescue_delta']:g}", pad=28)
     ax.set(
-        title=f"Theorem A.1's statement, $\\delta$ = {data['rescue_delta']:g}",
         xlabel="d, for a target with dims d, d, d",
-        ylabel=r"$R\,/\,R_{published}$",
+        ylabel=r"$R\,/\,R_{\mathrm{published}}$",
         xscale="log",
         yscale="log",
     )
     return figure
+
+
+def _legend_above(ax: Axes) -> None:
+    """A legend between title and panel, where it hides nothing."""
+    ax.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        handlelength=1.6,
+        handletextpad=0.4,
+        columnspacing=0.9,
+    )
 
 
 def constructed_networks(data: Data) -> Figure:

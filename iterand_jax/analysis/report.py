@@ -1,4 +1,4 @@
-"""What a checkpoint and the log of a run, or a ticket, tell of its subnetwork."""
+"""What the checkpoint and log of a run, or a ticket, show of its subnetwork."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,6 @@ from iterand_jax.analysis.layers import (
 )
 from iterand_jax.analysis.liveness import live_weights
 from iterand_jax.keys import keyed
-from iterand_jax.methods import SCORED
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets.metadata import MAX_REFRESHES
 from iterand_jax.tickets.replay import last_redraws
@@ -28,7 +27,7 @@ from iterand_jax.trees import leaves_of
 
 
 class Report(NamedTuple):
-    """What is known of a run's subnetwork.
+    """What is known about a subnetwork.
 
     Attributes:
       title: network, method, distribution, seed and step in a line.
@@ -38,7 +37,7 @@ class Report(NamedTuple):
       other: the other run's title.
       churn: by step, the share of the masks that changed since the log step before.
       k_per: steps between refreshes, 0 for a method without them.
-      no_ages: why there are no ages, None if there are.
+      no_ages: why there are no ages, None if there are some.
     """
 
     title: str
@@ -57,7 +56,7 @@ class Report(NamedTuple):
 
     @property
     def unknown(self) -> int:
-        """The kept weights that no draw made here equals."""
+        """The kept weights whose values a replay does not give."""
         return sum(layer.unknown for layer in self.layers)
 
     @property
@@ -67,7 +66,7 @@ class Report(NamedTuple):
 
     @property
     def constant(self) -> bool:
-        """Whether magnitudes tell nothing: all alike, or of pruned weights unknown."""
+        """Whether magnitudes say nothing: all equal, or unknown for pruned weights."""
         return not any(abs(layer.magnitude - 1) >= 1e-4 for layer in self.layers)
 
 
@@ -77,12 +76,12 @@ class Subject(NamedTuple):
     Attributes:
       title: network, method, distribution, seed and step in a line.
       network: the Flax module.
-      inputs: what it is called with, as a batch of one.
-      subnetwork: how it was drawn.
+      inputs: its inputs, as a batch of one.
+      subnetwork: the rules by which it was initialized and pruned.
       weights: of the network; a ticket has those that are kept, and zeros.
       masks: nonzero for kept, None for leaves that are not pruned.
-      scores: that the masks come from; None where these are fixed, and for a ticket.
-      draws: key, step, K_per and r of its refreshes; None if it had none.
+      scores: which the masks were computed from; None for fixed masks and tickets.
+      draws: key, step, K_per and r of its refreshes; None if it was never resampled.
       churn: as in `Report`.
       layer_churn: by path, as in `Layer`.
     """
@@ -108,23 +107,23 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
       step: which checkpoint; None for the newest.
 
     Raises:
-      ValueError: a run that prunes nothing, or another network in the other place.
+      ValueError: a run that prunes nothing, or an `other` of another network.
     """
     subject = _of_ticket(path) if path.is_file() else _of_run(path, step)
     redraws, no_ages, refreshes, k_per = None, None, 0, 0
     if subject.draws is None:
-        no_ages = "no weight was drawn anew"
+        no_ages = "no weight was resampled"
     else:
         key, done, k_per, sampling_rate = subject.draws
         refreshes = done // k_per
         if subject.subnetwork.distribution == "signed_constant":
             no_ages = (
-                "a signed constant has two values, so the draw it came from cannot be "
-                "told"
+                "a signed constant has two values, which do not show when it was "
+                "sampled"
             )
         elif refreshes > MAX_REFRESHES:
             no_ages = (
-                f"to draw {refreshes:,} refreshes again would take hours; possible: "
+                f"replaying {refreshes:,} refreshes would take hours; possible: up to "
                 f"{MAX_REFRESHES:,}"
             )
         else:
@@ -166,29 +165,28 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
 
 
 def _of_run(workdir: Path, step: int | None) -> Subject:
-    model, state, _ = restore(workdir, step)
-    config, masks = model.config, model.masks(state)
+    run, state, _ = restore(workdir, step)
+    config, masks = run.config, run.masks(state)
     if masks is None:
         raise _no_masks(f"the run in {workdir}", config.method)
-    scored, draws = config.method in SCORED, None
-    if config.k_per:
-        root = jax.random.key(config.seed)
-        draws = root, int(state.step), config.k_per, config.sampling_rate
+    draws, resampling = None, run.method.resampling
+    if resampling and resampling[0]:
+        draws = jax.random.key(config.seed), int(state.step), *resampling
     lines = [
         line
         for line in read_lines(workdir / "metrics.jsonl")
         if line["kind"] == "step" and line["step"] <= int(state.step)
     ]
     return Subject(
-        network=model.network,
-        inputs=model.inputs,
+        network=run.network,
+        inputs=run.dataset.inputs,
         title=_title(
             config.network, config.to_dict(), seed=config.seed, step=int(state.step)
         ),
-        subnetwork=model.subnetwork,
-        weights=state.frozen if scored else state.trainable,
+        subnetwork=run.subnetwork,
+        weights=run.weights(state),
         masks=masks,
-        scores=state.trainable if scored else None,
+        scores=None if run.method.trains_weights else state.trainable,
         draws=draws,
         churn={x["step"]: x["mask_churn"] for x in lines if "mask_churn" in x},
         layer_churn={
@@ -200,23 +198,23 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
 
 def _of_ticket(path: Path) -> Subject:
     ticket = load(path)
-    told, drawn = ticket.description, ticket.description.draws
+    about, drawn = ticket.description, ticket.description.draws
     if not leaves_of(ticket.masks):
-        raise _no_masks(f"the ticket {path}", told.run["method"])
+        raise _no_masks(f"the ticket {path}", about.run["method"])
     draws = None
     if drawn and drawn.k_per:
         root = jax.random.key(drawn.seed)
         draws = root, drawn.step, drawn.k_per, drawn.sampling_rate
     return Subject(
-        network=told.build(),
-        inputs=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in told.inputs],
+        network=about.build(),
+        inputs=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in about.inputs],
         title=_title(
-            told.network,
-            told.run,
+            about.network,
+            about.run,
             seed=drawn.seed if drawn else None,
-            step=told.run["step"],
+            step=about.run["step"],
         ),
-        subnetwork=Subnetwork(distribution=told.run["distribution"]),
+        subnetwork=Subnetwork(distribution=about.run["distribution"]),
         weights=ticket.params,
         masks=ticket.masks,
         scores=None,
@@ -227,21 +225,18 @@ def _of_ticket(path: Path) -> Subject:
 
 
 def _no_masks(subject: str, method: str) -> ValueError:
-    return ValueError(
-        f"{subject} has no masks: its method is {method}; possible: edge_popup, "
-        f"iterand, fixed_mask"
-    )
+    return ValueError(f"{subject} has no masks: its method, {method}, prunes nothing")
 
 
 def _title(
     network: Mapping[str, Any], run: Mapping[str, Any], *, seed: int | None, step: int
 ) -> str:
-    told = [
+    parts = [
         f"{network['name']} (width {network['width']:g})",
         run["method"],
         run["distribution"],
-        f"sparsity {run['sparsity']:g}",
+        *([] if run["sparsity"] is None else [f"sparsity {run['sparsity']:g}"]),
         *([] if seed is None else [f"seed {seed}"]),
         f"step {step:,}",
     ]
-    return ", ".join(told)
+    return ", ".join(parts)

@@ -1,17 +1,19 @@
-"""The datasets of the paper in one table: what is known of each without its data."""
+"""The datasets by name: what is known of each without its data."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from iterand_jax.data import augment, imagenet, sources
-from iterand_jax.data.feeds import Feed, ResidentImages
+from iterand_jax.data.feeds import Feed, ResidentArrays, ResidentImages
 from iterand_jax.data.imagenet_feed import StreamedImages
 from iterand_jax.data.reviews import BucketedReviews
 from iterand_jax.data.sources import Source
+from iterand_jax.runtime.registry import Registry
 
 
 class Dataset(NamedTuple):
@@ -37,7 +39,7 @@ class Dataset(NamedTuple):
     @property
     def resident(self) -> bool:
         """Whether its data lies whole on the devices."""
-        return self.feed is ResidentImages
+        return isinstance(self.feed, type) and issubclass(self.feed, ResidentArrays)
 
     @property
     def is_text(self) -> bool:
@@ -45,14 +47,29 @@ class Dataset(NamedTuple):
         return jnp.issubdtype(self.inputs[0].dtype, jnp.integer)
 
 
-def _resident_images(
-    open_: Callable[[str], Source], shape: tuple[int, int, int], outputs: int
+def resident_images(
+    open_: Callable[[str], Source], shape: tuple[int, ...], outputs: int
 ) -> Dataset:
+    """The dataset of uint8 images (H, W, C) that fit on every device."""
     return Dataset(
         open=open_,
         feed=ResidentImages,
         options=("mean", "std", "validation_fraction", "split_seed"),
         augmentations=tuple(augment.AUGMENTATIONS),
+        inputs=(jax.ShapeDtypeStruct((1, *shape), jnp.float32),),
+        outputs=outputs,
+    )
+
+
+def resident_arrays(
+    open_: Callable[[str], Source], shape: tuple[int, ...], outputs: int
+) -> Dataset:
+    """The dataset of float32 arrays of a shape that fit on every device."""
+    return Dataset(
+        open=open_,
+        feed=ResidentArrays,
+        options=("validation_fraction", "split_seed"),
+        augmentations=("none",),
         inputs=(jax.ShapeDtypeStruct((1, *shape), jnp.float32),),
         outputs=outputs,
     )
@@ -71,26 +88,52 @@ def _streamed_images(
     )
 
 
-DATASETS: Mapping[str, Dataset] = {
-    "digits": _resident_images(sources.open_digits, (8, 8, 1), 10),
-    "cifar10": _resident_images(sources.open_cifar10, (32, 32, 3), 10),
-    "imdb_reviews": Dataset(
-        open=sources.open_imdb_reviews,
-        feed=BucketedReviews,
-        options=("validation_fraction", "split_seed"),
-        augmentations=(),
-        inputs=(
-            jax.ShapeDtypeStruct((1, 1), jnp.int32),
-            jax.ShapeDtypeStruct((1,), jnp.int32),
+def _as_dataset(value: Any) -> Dataset:
+    if not isinstance(value, Dataset):
+        raise ValueError(f"{value!r} is no iterand_jax.data.datasets.Dataset")
+    return value
+
+
+DATASETS: Registry[Dataset] = Registry(
+    "dataset",
+    {
+        "digits": resident_images(sources.open_digits, (8, 8, 1), 10),
+        "cifar10": resident_images(sources.open_cifar10, (32, 32, 3), 10),
+        "imdb_reviews": Dataset(
+            open=sources.open_imdb_reviews,
+            feed=BucketedReviews,
+            options=("validation_fraction", "split_seed"),
+            augmentations=(),
+            inputs=(
+                jax.ShapeDtypeStruct((1, 1), jnp.int32),
+                jax.ShapeDtypeStruct((1,), jnp.int32),
+            ),
+            outputs=1,
         ),
-        outputs=1,
-    ),
-    imagenet.NAME: _streamed_images(imagenet.open_imagenet, 224, 1000),
-}
+        imagenet.NAME: _streamed_images(imagenet.open_imagenet, 224, 1000),
+    },
+    as_entry=_as_dataset,
+)
+
+
+def register_dataset(name: str, dataset: Dataset) -> None:
+    """Makes a dataset known, so that a config can name it.
+
+    Args:
+      name: for `config.dataset.name`.
+      dataset: how to open it, and what is known of it before.
+
+    Raises:
+      ValueError: a name that is taken by another dataset, or something else than one.
+    """
+    DATASETS.register(name, dataset)
 
 
 def get_dataset(name: str) -> Dataset:
-    """The dataset of a name in `DATASETS`.
+    """The dataset of a name.
+
+    Args:
+      name: a name in `DATASETS`, or "module:Name" of a module that is imported already.
 
     Raises:
       ValueError: an unknown name.
@@ -98,20 +141,19 @@ def get_dataset(name: str) -> Dataset:
     >>> get_dataset("cifar10").outputs
     10
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}; possible: {', '.join(DATASETS)}")
-    return DATASETS[name]
+    return DATASETS.get(name)
 
 
 def open_source(name: str, data_dir: str | None = None) -> Source:
-    """The source of a name in `DATASETS`, opened without reading its examples.
+    """The source of a dataset, opened without reading its examples.
 
     Args:
-      name: a name in `DATASETS`.
+      name: as `get_dataset` takes it.
       data_dir: as in `sources.resolve_data_dir`.
 
     Raises:
       DataNotFoundError: the data is absent.
       ValueError: an unknown name, or data that is damaged or in another format.
     """
-    return get_dataset(name).open(sources.resolve_data_dir(data_dir))
+    source = get_dataset(name).open(sources.resolve_data_dir(data_dir))
+    return dataclasses.replace(source, name=name)

@@ -1,6 +1,6 @@
-"""Make TFDS directories of array records without TensorFlow.
+"""Makes TFDS directories of array records without TensorFlow.
 
-    python -m iterand_jax.data.prepare cifar10 [--data_dir=DIR] [--archive=FILE]
+python -m iterand_jax.data.prepare DATASET [--data_dir=DIR] [--archive=FILE_OR_FOLDER]
 
 TFDS writes array records without TensorFlow, but its dataset builders read the
 official archives with it. So the registered builder is kept (features, version, file
@@ -9,7 +9,6 @@ archive with the standard library. Images are handed over encoded, because TFDS 
 encoding to TensorFlow too.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -23,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from iterand_jax.data import archives, imagenet_files
 from iterand_jax.data.sources import (
@@ -31,10 +31,7 @@ from iterand_jax.data.sources import (
     resolve_data_dir,
     tfds_builder,
 )
-from iterand_jax.runtime import locks
-from iterand_jax.runtime.cli import BAD_INPUT, INTERRUPTED
-
-NO_NETWORK = 1
+from iterand_jax.runtime import cli, locks
 
 Examples = Iterable[tuple[str | int, dict[str, Any]]]
 
@@ -210,33 +207,39 @@ _EXAMPLES: Mapping[str, _Reader] = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; its exit status: 0, 1 (network), 2 (bad input) or 130 (Ctrl-C).
-
-    Each but 0 comes with one line on stderr.
-    """
-    parser = argparse.ArgumentParser(prog="python -m iterand_jax.data.prepare")
-    parser.add_argument("dataset", help=", ".join(_EXAMPLES))
-    parser.add_argument("--data_dir", help="TFDS data directory to write in")
-    parser.add_argument(
-        "--archive",
-        help="downloaded archive, or the folder it is in; imagenet2012: also a folder "
-        "with the class folders train/SYNSET/*.JPEG and val/SYNSET/*.JPEG",
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    cli.define_data_dir()
+    cli.define_path(
+        "archive",
+        None,
+        "the archive that was downloaded, or its folder; default: download it. For "
+        "imagenet2012 also a folder with train/SYNSET/*.JPEG and val/SYNSET/*.JPEG",
     )
-    flags = parser.parse_args(arguments)
-    folder = resolve_data_dir(flags.data_dir)
+
+
+def main(dataset: str = "") -> int:
+    """Prepares a dataset; the exit status."""
+    folder = resolve_data_dir(flags.FLAGS.data_dir)
     try:
-        before = flags.dataset in _EXAMPLES and tfds_builder(flags.dataset, folder)[1]
-        path = prepare(flags.dataset, folder, flags.archive)
-    except (archives.DownloadError, ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return NO_NETWORK if isinstance(error, archives.DownloadError) else BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; the same command starts again", file=sys.stderr)
-        return INTERRUPTED
-    print(f"{flags.dataset} is {'already ' * before}prepared in {path}")
+        before = dataset in _EXAMPLES and tfds_builder(dataset, folder)[1]
+        path = prepare(dataset, folder, flags.FLAGS.archive)
+    except archives.DownloadError as error:
+        return cli.report(error, cli.STOPPED)
+    print(f"{dataset} is {'already ' * before}prepared in {path}")
     return 0
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(
+        main,
+        define_flags,
+        positional=1,
+        more_help=lambda: f"Datasets:\n  {', '.join(_EXAMPLES)}",
+        again="starts again",
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

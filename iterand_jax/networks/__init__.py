@@ -1,4 +1,4 @@
-"""The networks of the paper, as plain Flax Linen modules in one table by name.
+"""The networks of the paper as plain Flax Linen modules, and a registry of networks.
 
 The modules know nothing of pruning. Each takes `num_classes`, `width`, `affine` and
 `dtype`, and is applied to images (N, H, W, C) or, the LSTMs, to token ids (N, T) and
@@ -8,11 +8,14 @@ training.
 
 ResNet18 and ResNet34 have two forms: "resnet18" is the CIFAR form of Table 1, and
 "imagenet_resnet18" the ImageNet form of Table 2. "resnet20" and "vgg11" are OpenLTH's.
+
+A network of one's own is a Flax module of any kind: `register_network`.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,28 +23,118 @@ from flax import linen as nn
 from iterand_jax.networks import resnet, vgg
 from iterand_jax.networks.convs import ConvNet
 from iterand_jax.networks.lstm import LSTMClassifier
+from iterand_jax.runtime.registry import Registry
 
-__all__ = ["NETWORKS", "build_network"]
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "build_network",
+    "register_network",
+    "training_options",
+]
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "conv2": partial(ConvNet, stages=(64,)),
-    "conv4": partial(ConvNet, stages=(64, 128)),
-    "conv6": partial(ConvNet, stages=(64, 128, 256)),
-    "resnet18": resnet.ResNet18,
-    "resnet34": resnet.ResNet34,
-    "resnet20": resnet.ResNet20,
-    "vgg11": vgg.VGG11,
-    "imagenet_resnet18": resnet.ImageNetResNet18,
-    "imagenet_resnet34": resnet.ImageNetResNet34,
-    "imagenet_resnet50": resnet.ImageNetResNet50,
-    "imagenet_resnet101": resnet.ImageNetResNet101,
-    "imagenet_wide_resnet50_2": resnet.ImageNetWideResNet50x2,
-    "lstm": LSTMClassifier,
-    "bilstm": partial(LSTMClassifier, bidirectional=True),
-}
 
-TEXT_NETWORKS = frozenset({"lstm", "bilstm"})
-"""The names of the networks that take token ids and lengths; the others take images."""
+class Network(NamedTuple):
+    """A network that a config can name.
+
+    Attributes:
+      factory: makes the module; it is given those of num_classes, width, affine and
+        dtype that its signature takes. A module itself is a network of one size.
+      takes_texts: whether it is applied to token ids and lengths, not to one array.
+    """
+
+    factory: Callable[..., nn.Module]
+    takes_texts: bool = False
+
+
+def _as_network(value: Any) -> Network:
+    network = value if isinstance(value, Network) else Network(value)
+    factory = network.factory
+    made = factory.func if isinstance(factory, partial) else factory
+    is_module = isinstance(made, nn.Module) or (
+        inspect.isclass(made) and issubclass(made, nn.Module)
+    )
+    if is_module:
+        return network
+    # What "module:Name" names must be meant as a network before anybody calls it.
+    if network is not value and not (
+        inspect.isroutine(made) and "num_classes" in _parameters(factory)
+    ):
+        raise ValueError(
+            f"{value!r} is no network; possible: a Flax Linen module, its class, or a "
+            f"function that takes num_classes and returns one"
+        )
+    if not callable(factory):
+        raise ValueError(f"{factory!r} cannot be called to make a Flax Linen module")
+    return network
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return {}
+
+
+NETWORKS: Registry[Network] = Registry(
+    "network",
+    {
+        "conv2": Network(partial(ConvNet, stages=(64,))),
+        "conv4": Network(partial(ConvNet, stages=(64, 128))),
+        "conv6": Network(partial(ConvNet, stages=(64, 128, 256))),
+        "resnet18": Network(resnet.ResNet18),
+        "resnet34": Network(resnet.ResNet34),
+        "resnet20": Network(resnet.ResNet20),
+        "vgg11": Network(vgg.VGG11),
+        "imagenet_resnet18": Network(resnet.ImageNetResNet18),
+        "imagenet_resnet34": Network(resnet.ImageNetResNet34),
+        "imagenet_resnet50": Network(resnet.ImageNetResNet50),
+        "imagenet_resnet101": Network(resnet.ImageNetResNet101),
+        "imagenet_wide_resnet50_2": Network(resnet.ImageNetWideResNet50x2),
+        "lstm": Network(LSTMClassifier, takes_texts=True),
+        "bilstm": Network(
+            partial(LSTMClassifier, bidirectional=True), takes_texts=True
+        ),
+    },
+    as_entry=_as_network,
+)
+
+
+def register_network(
+    name: str, factory: Callable[..., nn.Module], *, takes_texts: bool = False
+) -> None:
+    """Makes a network known, so that a config can name it.
+
+    Args:
+      name: for `config.network.name`.
+      factory: a class of Flax Linen modules, or a function that returns one. It is
+        called with those of the keywords num_classes, width, affine and dtype (see
+        `build_network`) that its signature takes; the others keep their defaults in a
+        config. A module itself is possible too.
+      takes_texts: whether the module is applied to token ids (N, T) and lengths (N,),
+        int32, and not to one array (N, ...).
+
+    The module returns logits (N, num_classes). If its `__call__` takes `train`, it is
+    True in training and left out otherwise; so it needs a default of False.
+
+    Raises:
+      ValueError: a name that is taken by another network, or a factory that is none.
+
+    >>> class Linear(nn.Module):
+    ...     num_classes: int
+    ...
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+    >>> register_network("linear", Linear)
+    >>> build_network("linear", num_classes=10).num_classes
+    10
+    >>> build_network("linear", num_classes=10, width=0.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: the network linear has no width: 0.5 is not possible, 1.0 is
+    """
+    NETWORKS.register(name, Network(factory, takes_texts))
 
 
 def build_network(
@@ -52,19 +145,20 @@ def build_network(
     affine: bool = False,
     dtype: Any = jnp.float32,
 ) -> nn.Module:
-    """The network of a name in `NETWORKS`.
+    """The network of a name.
 
     Args:
-      name: a name in `NETWORKS`.
+      name: a name in `NETWORKS`, or "module:Name" of a module that is imported already.
       num_classes: the number of logits.
       width: the width factor rho.
       affine: whether layers have biases and normalization its scales and biases, as in
         networks trained by SGD; the networks that are pruned at random initialization
-        have none.
+        have none. A network that does not take it decides that itself.
       dtype: of the activations.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name; a width or a dtype other than the default for a
+        network that does not take it; or a factory that makes no module of these.
 
     >>> import jax
     >>> network = build_network("resnet18", num_classes=10, width=0.5)
@@ -73,8 +167,57 @@ def build_network(
     >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     2804928
     """
-    if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}; possible: {', '.join(NETWORKS)}")
-    return NETWORKS[name](
-        num_classes=num_classes, width=width, affine=affine, dtype=dtype
+    factory = NETWORKS.get(name).factory
+    options = {
+        "num_classes": num_classes,
+        "width": width,
+        "affine": affine,
+        "dtype": dtype,
+    }
+    parameters = {} if isinstance(factory, nn.Module) else _parameters(factory)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    taken = (
+        options if takes_all else {n: options[n] for n in options if n in parameters}
     )
+    if "width" not in taken and width != 1:
+        raise ValueError(
+            f"the network {name} has no width: {width:g} is not possible, 1.0 is"
+        )
+    if "dtype" not in taken and jnp.dtype(dtype) != jnp.float32:
+        raise ValueError(
+            f"the network {name} has no dtype: {jnp.dtype(dtype)} is not possible, "
+            f"float32 is"
+        )
+    if isinstance(factory, nn.Module):
+        return factory
+    for parameter in parameters.values():
+        is_named = parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
+        if (
+            is_named
+            and parameter.default is parameter.empty
+            and parameter.name not in taken
+        ):
+            raise ValueError(
+                f"the network {name} needs {parameter.name}, which is not among what a "
+                f"network is made with: {', '.join(options)}"
+            )
+    network = factory(**taken)
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"the network {name} is {network!r}; possible: a Flax Linen module"
+        )
+    return network
+
+
+def training_options(network: nn.Module) -> dict[str, Any]:
+    """The keywords that a network is called with in training: train, if it takes it.
+
+    >>> training_options(build_network("conv2", num_classes=10))
+    {'train': True}
+    >>> training_options(nn.Dense(10))
+    {}
+    """
+    return {"train": True} if "train" in _parameters(type(network).__call__) else {}

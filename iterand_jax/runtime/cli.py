@@ -1,39 +1,85 @@
-"""What the commands share: flags, and errors in one line without a traceback."""
+"""What the commands share: flags, --help, errors in one line without a traceback."""
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
+import textwrap
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from iterand_jax.runtime import compilation, hosts
+from iterand_jax.runtime import compilation, hosts, user_code
 from iterand_jax.runtime.signals import InterruptedRunError
 
 FAILED = 1
 BAD_INPUT = 2
 STOPPED = 75  # the system's code for "try again": a scheduler may start it anew
 INTERRUPTED = 130
+_REPEAT = ";\n    repeat this option"  # what absl says of a flag with several values
 IMPORTED = time.perf_counter()
 
 
-def define_config(default: Path) -> None:
-    """Defines --config=FILE and an override --config.FIELD=VALUE for every field."""
-    config_flags.DEFINE_config_file(
-        "config", str(default), "a file with get_config()", lock_config=True
+class _PathParser(flags.ArgumentParser):
+    """A path or URL as text; a shell expands no ~ that follows a = ."""
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+
+class _ConfigParser(flags.ArgumentParser):
+    def __init__(self, load: Callable[[str], ConfigDict]):
+        self._load = load
+
+    def parse(self, argument: str | ConfigDict) -> ConfigDict:
+        return self._load(argument) if isinstance(argument, str) else argument
+
+
+def define_path(
+    name: str, default: str | None, help_text: str, *, required: bool = False
+) -> None:
+    """Defines a flag for a path or URL, whose ~ is the user's home."""
+    flags.DEFINE(
+        _PathParser(),
+        name,
+        default,
+        help_text,
+        flags.FLAGS,
+        flags.ArgumentSerializer(),
+        required=required,
     )
 
 
+def define_config(load: Callable[[str], ConfigDict], default: str) -> None:
+    """Defines --config=NAME_OR_FILE, and --config.FIELD=VALUE for every field.
+
+    Args:
+      load: returns the config of a name or file, and raises ValueError in one line.
+      default: the name without the flag.
+    """
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "the name of a config, or a Python file with get_config(); "
+        f"default: {default}. --config.FIELD=VALUE sets a field of it, as "
+        "--config.network.width=0.25",
+    )
+    flags.FLAGS["config"].parser = _ConfigParser(load)
+    flags.FLAGS.set_default("config", default)
+
+
 def define_data_dir() -> None:
-    """Defines --data_dir=DIR."""
-    flags.DEFINE_string(
-        "data_dir", None, "where datasets lie; default: $TFDS_DATA_DIR or TFDS's own"
+    """Defines --data_dir=PATH."""
+    define_path(
+        "data_dir",
+        None,
+        "where datasets lie; default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets",
     )
 
 
@@ -85,47 +131,62 @@ def started() -> float:
 
 
 def run(
-    main: Callable[..., None],
+    main: Callable[..., int | None],
     define_flags: Callable[[], None],
     *,
-    positional: int = 0,
+    positional: int | None = 0,
+    more_help: Callable[[], str] = str,
+    again: str = "continues from the last checkpoint",
 ) -> None:
     """Defines and parses the flags and calls main; ends the process.
 
-    Main is called with the arguments that are no flags, at most `positional` of them.
+    Main is called with the arguments that are no flags, at most `positional` of them
+    (None: any number). What it returns is the exit status.
+
+    Every command has --import=MODULE_OR_FILE, which is imported before main is called,
+    and --help: the text at the head of main's file, the flags, and `more_help()`.
 
     Compiled programs are kept for the next time, see `compilation.enable`.
 
     Bad input (ValueError, or a flag or config field that does not exist) is one line on
     stderr and exit status 2. A run that stopped after saving ends with status 75 for
     SIGTERM and the end of its terminal, and with 130 for Ctrl-C, each with a line that
-    says what was saved. Of a run of several processes, one that loses another ends with
-    status 75 too.
+    says what was saved; anything else that Ctrl-C ends says what the same command does
+    (`again`). Of a run of several processes, one that loses another ends with status 75
+    too.
     """
     logging.set_verbosity(logging.WARNING)
 
     def parse(arguments: list[str]) -> list[str]:
+        known = {*flags.FLAGS}
+        _define_imports()
+        if _asks_for_help(arguments):
+            del sys.argv[1:]  # nothing in it is looked at
+            define_flags()
+            own = [flag for flag in flags.FLAGS if flag not in known]
+            print(_help(main, own, more_help()))
+            raise SystemExit(0)
         try:
             # Defining --config reads the file and applies its overrides already.
             define_flags()
             rest = flags.FLAGS(arguments)
-            # A config file that cannot be read says so when it is first looked at.
-            if "config" in flags.FLAGS:
-                flags.FLAGS.config.to_dict()
         except (AttributeError, KeyError) as error:
             cause = error.args[0]
             inner = cause.args[0] if isinstance(cause, KeyError) else cause
-            _fail(f"unknown config field {inner}")
+            fail(f"unknown config field {inner}")
         except (flags.Error, ValueError, OSError) as error:
-            _fail(error)
-        for unknown in rest[1 + positional :]:
-            _fail(f"unknown argument {unknown!r}; flags start with --")
+            fail(error)
+        if positional is not None:
+            for unknown in rest[1 + positional :]:
+                fail(f"unknown argument {unknown!r}; flags start with --")
         return rest
 
-    def guarded(arguments: list[str]) -> None:
+    def guarded(arguments: list[str]) -> int | None:
         compilation.enable()
         try:
-            main(*arguments[1:])
+            for name in imports():
+                user_code.import_named(name)
+            return main(*arguments[1:])
         except Exception as error:
             status = _tell(error)
             if status is None:
@@ -140,11 +201,74 @@ def run(
     try:
         app.run(guarded, flags_parser=parse)
     except KeyboardInterrupt:
-        print(
-            "interrupted; the same command continues from the last checkpoint",
-            file=sys.stderr,
-        )
+        print(f"interrupted; the same command {again}", file=sys.stderr)
         hosts.leave(INTERRUPTED)
+
+
+def _define_imports() -> None:
+    flags.DEFINE_multi_string(
+        "import",
+        [],
+        "a module or a file FILE.py to import first, which registers networks, methods "
+        "or datasets; several: with commas, or the flag again",
+    )
+
+
+def imports() -> list[str]:
+    """What --import names."""
+    given: list[str] = flags.FLAGS["import"].value or []
+    return [name for name in ",".join(given).split(",") if name]
+
+
+def _asks_for_help(arguments: Iterable[str]) -> bool:
+    for argument in arguments:
+        if argument == "--":  # what follows is for another command
+            return False
+        if argument in ("-h", "-help", "--help"):
+            return True
+    return False
+
+
+def _help(main: Callable[..., Any], names: Iterable[str], more: str) -> str:
+    parts = [inspect.cleandoc(main.__globals__["__doc__"] or ""), "Flags:"]
+    for name in names:
+        flag = flags.FLAGS[name]
+        text = (flag.help or "").split(_REPEAT)[0]
+        if isinstance(flag.parser, flags.EnumParser):
+            text = text.partition(">: ")[2]
+        if flag.default not in (None, [], "", False) and "default: " not in text:
+            text += f"; default: {flag.default}"
+        parts[-1] += f"\n  {_form(flag)}\n" + indented(text, 6)
+    return "\n\n".join(filter(None, [*parts, more]))
+
+
+def _form(flag: flags.Flag) -> str:
+    """How a flag is written, such as "--step=N"."""
+    if flag.boolean:
+        return f"--[no]{flag.name}"
+    kinds = {
+        _PathParser: "PATH",
+        _ConfigParser: "NAME_OR_FILE",
+        flags.IntegerParser: "N",
+        flags.FloatParser: "X",
+    }
+    value = kinds.get(type(flag.parser), "TEXT")
+    if isinstance(flag.parser, flags.EnumParser):
+        value = "|".join(flag.parser.enum_values)
+    return f"--{flag.name}={value}"
+
+
+def indented(text: str, columns: int) -> str:
+    """The text in lines of at most 88 characters, all indented."""
+    indent = " " * columns
+    return textwrap.fill(
+        text,
+        88,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _tell(error: Exception) -> int | None:
@@ -156,8 +280,7 @@ def _tell(error: Exception) -> int | None:
     if isinstance(error, OSError) or (
         isinstance(error, ValueError) and _is_ours(error)
     ):
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+        return report(error)
     if hosts.tells_of_a_lost_process(error):
         print(
             f"another process of this run has ended ({_one_line(error)}); the same "
@@ -176,9 +299,15 @@ def _is_ours(error: Exception) -> bool:
     return any(raised_in.is_relative_to(folder) for folder in ours)
 
 
-def _fail(error: Exception | str) -> NoReturn:
+def report(error: Exception | str, status: int = BAD_INPUT) -> int:
+    """Prints an error in one line on stderr; returns the exit status that is given."""
     print(f"error: {_one_line(error)}", file=sys.stderr)
-    raise SystemExit(BAD_INPUT)
+    return status
+
+
+def fail(error: Exception | str) -> NoReturn:
+    """Ends the process with one line on stderr and the exit status of bad input."""
+    raise SystemExit(report(error))
 
 
 def _one_line(error: Exception | str) -> str:

@@ -9,7 +9,6 @@ The first three hold zeros where weights are pruned, so they are as large as the
 network. Unstructured sparsity gives no speed on GPUs or CPUs, in none of the formats.
 """
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -93,7 +92,7 @@ def save_arrays(
     """Writes arrays as safetensors, with the ticket's description as JSON metadata."""
     from safetensors import numpy as safetensors
 
-    text = json.dumps(dataclasses.asdict(description), sort_keys=True)
+    text = json.dumps(description.to_json(), sort_keys=True)
     # Not np.ascontiguousarray, which makes scalars arrays of one entry.
     contiguous = {name: np.asarray(leaf, order="C") for name, leaf in arrays.items()}
     write_atomically(path, safetensors.save(contiguous, {"description": text}))
@@ -167,14 +166,16 @@ def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
 
 
 def _symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
-    """Any batch; of sequences any length too. Pixels are uint8."""
+    """Any batch; of token ids any length too. Pixels are uint8."""
     from jax import export
 
     scope = export.SymbolicScope()
     specs = []
     for shape, dtype in description.inputs:
         pixels = description.mean is not None
-        rest = shape[1:] if pixels else [f"axis_{i}" for i in range(1, len(shape))]
+        rest: list[Any] = list(shape[1:])
+        if np.issubdtype(dtype, np.integer):
+            rest = [f"axis_{i}" for i in range(1, len(shape))]
         text = ", ".join(map(str, ("batch", *rest)))
         symbolic = export.symbolic_shape(f"({text},)", scope=scope)
         specs.append(jax.ShapeDtypeStruct(symbolic, "uint8" if pixels else dtype))

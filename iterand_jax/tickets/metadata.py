@@ -93,6 +93,7 @@ class Description:
       std: by channel, divided by.
       draws: where the weights come from; None for trained weights.
       run: what else a reader may want to know: dataset, method, sparsity.
+      module: the network itself, which a file does not hold; None to look its name up.
     """
 
     network: Mapping[str, Any]
@@ -101,10 +102,22 @@ class Description:
     std: tuple[float, ...] | None = None
     draws: Draws | None = None
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    module: nn.Module | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that a file holds, from which `from_json` makes it again."""
+        names = [field.name for field in dataclasses.fields(self)]
+        fields = {name: getattr(self, name) for name in names if name != "module"}
+        draws = None if self.draws is None else dataclasses.asdict(self.draws)
+        return fields | {"draws": draws}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Description":
-        """The description that `dataclasses.asdict` made these fields of."""
+    def from_json(
+        cls, fields: Mapping[str, Any], module: nn.Module | None = None
+    ) -> "Description":
+        """The description that `to_json` made these fields of."""
 
         def as_tuple(value):
             return None if value is None else tuple(value)
@@ -117,10 +130,17 @@ class Description:
             std=as_tuple(fields["std"]),
             draws=None if draws is None else Draws(**draws),
             run=fields["run"],
+            module=module,
         )
 
     def build(self) -> nn.Module:
-        """The network."""
+        """The network.
+
+        Raises:
+          ValueError: its name is of a module or registration that is not here.
+        """
+        if self.module is not None:
+            return self.module
         return build_network(
             **{**self.network, "dtype": jnp.dtype(self.network["dtype"])}
         )

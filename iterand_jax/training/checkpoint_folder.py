@@ -37,8 +37,9 @@ class IncompatibleCheckpointError(ValueError):
 class _Best(preservation.PreservationPolicy):
     """Keeps the steps of the highest scores, of equal ones the newest.
 
-    Orbax's own policy takes scores that its manager holds in memory alone, so a run
-    that continues would lose its best checkpoint.
+    Scores are in each checkpoint's record. Orbax's `BestN` reads them again only with
+    `best_fn` and from an item of its own: it would delete the best of a run that began
+    before there was such an item, and warn at each checkpoint that has no score.
     """
 
     def __init__(self, number: int, scores: Mapping[int, float]):

@@ -3,15 +3,17 @@
 import itertools
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from iterand_jax import masks, subnetwork
-from iterand_jax.data.datasets import DATASETS, get_dataset
+from iterand_jax.data.datasets import DATASETS, Dataset
 from iterand_jax.distributions import get_distribution
-from iterand_jax.methods import METHODS
-from iterand_jax.networks import NETWORKS, TEXT_NETWORKS
+from iterand_jax.methods import METHODS, method_fields
+from iterand_jax.networks import NETWORKS
+from iterand_jax.training.procedures import PROCEDURES
 from iterand_jax.training.schedules import OPTIONS, SCHEDULES
 
 OF_THE_METHOD = (
@@ -25,48 +27,67 @@ OF_THE_METHOD = (
     "rewind_epochs",
     "unpruned",
 )
-IMP = "imp"  # iterative magnitude pruning: many runs, see `magnitude`
 DTYPES = ("float32", "bfloat16")
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
+class Given(NamedTuple):
+    """Values in the place of names in a config; None for what the config names."""
+
+    network: nn.Module | None = None
+    dataset: Dataset | None = None
+
+
+NOTHING_GIVEN = Given()
+
+
+def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
     """The complete, checked config: what was left None comes from the method's recipe.
 
-    Fields that mean nothing to the method (K_per for SGD) stay None.
+    Fields that mean nothing to the method (K_per for SGD) stay None. The names of what
+    is given are not looked up.
 
     Raises:
       ValueError: in one line, the value that is not possible and those that are.
     """
     _check_choice("method", config.method, methods_of(config))
     recipe = config.recipe[config.method]
+    own = [*OF_THE_METHOD]
+    if config.method not in PROCEDURES:
+        own += [f for f in method_fields(config.method) if f not in own]
     resolved = ConfigDict(config.to_dict())
     del resolved["recipe"]
     for field in OF_THE_METHOD:
-        if field not in recipe:
-            if resolved[field] is not None:
-                raise ValueError(
-                    f"{field}={resolved[field]} means nothing to the method "
-                    f"{config.method}; its own fields are {', '.join(recipe)}"
-                )
-        elif resolved[field] is None:
-            resolved[field] = recipe[field]
-    _check(resolved)
+        if field not in recipe and resolved[field] is not None:
+            raise ValueError(
+                f"{field}={resolved[field]} means nothing to the method "
+                f"{config.method}; its own fields are {', '.join(recipe)}"
+            )
+    for field, value in recipe.items():
+        if field not in own:
+            raise ValueError(
+                f"recipe.{config.method}.{field} means nothing to the method; its "
+                f"fields are {', '.join(own)}"
+            )
+        if field not in resolved or resolved[field] is None:
+            resolved[field] = value
+    _check(resolved, given)
     return resolved.lock()
 
 
 def methods_of(config: ConfigDict) -> list[str]:
     """The methods that a config has a recipe for."""
-    return [name for name in (*METHODS, IMP) if name in config.recipe]
+    known = (*METHODS, *PROCEDURES)
+    own = [name for name in config.recipe if ":" in name]
+    return [name for name in known if name in config.recipe] + own
 
 
-def _check(config: ConfigDict) -> None:
-    _check_choice("network", config.network.name, NETWORKS)
+def _check(config: ConfigDict, given: Given) -> None:
     _check_choice("dtype", config.dtype, DTYPES)
     _check_schedule(config)
-    _check_dataset(config)
-    _check_replicas(config)
-    if config.method == IMP:
-        _check_imp(config)
+    _check_dataset(config, given)
+    _check_replicas(config, given)
+    if config.method in PROCEDURES:
+        PROCEDURES[config.method].check(config)
     get_distribution(config.distribution)
     if config.sparsity is not None:
         masks.check_sparsity(config.sparsity)
@@ -129,9 +150,10 @@ def _check_schedule(config: ConfigDict) -> None:
         raise ValueError(f"milestones are epochs from 1; got {config.milestones}")
 
 
-def _check_dataset(config: ConfigDict) -> None:
-    _check_choice("dataset", config.dataset.name, DATASETS)
-    name, dataset = config.dataset.name, get_dataset(config.dataset.name)
+def _check_dataset(config: ConfigDict, given: Given) -> None:
+    name, network = config.dataset.name, config.network.name
+    dataset = given.dataset or DATASETS.get(name, importing=True)
+    entry = None if given.network else NETWORKS.get(network, importing=True)
     for field, value in config.dataset.items():
         if field != "name" and (value is not None) != (field in dataset.options):
             raise ValueError(
@@ -144,19 +166,21 @@ def _check_dataset(config: ConfigDict) -> None:
         raise ValueError(
             f"augmentation={config.augmentation} means nothing to the dataset {name}"
         )
-    takers = [n for n in NETWORKS if (n in TEXT_NETWORKS) == dataset.is_text]
-    if config.network.name not in takers:
+    if entry is not None and entry.takes_texts != dataset.is_text:
+        text = dataset.is_text
+        takers = [n for n, e in NETWORKS.table.items() if e.takes_texts == text]
         raise ValueError(
-            f"the network {config.network.name} cannot take the dataset {name}; "
+            f"the network {network} cannot take the dataset {name}; "
             f"possible: {', '.join(takers)}"
         )
 
 
-def _check_replicas(config: ConfigDict) -> None:
+def _check_replicas(config: ConfigDict, given: Given) -> None:
     if config.replicas <= 1:
         return
-    possible = [name for name, dataset in DATASETS.items() if dataset.resident]
-    if config.dataset.name not in possible:
+    dataset = given.dataset or DATASETS.get(config.dataset.name, importing=True)
+    if not dataset.resident:
+        possible = [name for name, d in DATASETS.table.items() if d.resident]
         raise ValueError(
             f"replicas={config.replicas}: the dataset {config.dataset.name} trains one "
             f"seed at a time; possible: {', '.join(possible)}"
@@ -166,20 +190,6 @@ def _check_replicas(config: ConfigDict) -> None:
             f"replicas={config.replicas} need keep_checkpoints of at least 2, so that "
             f"one step is saved by all; got {config.keep_checkpoints}"
         )
-
-
-def _check_imp(config: ConfigDict) -> None:
-    if config.rewind_epochs >= config.epochs:
-        raise ValueError(
-            f"rewind_epochs={config.rewind_epochs} is not before the end of the dense "
-            f"training of {config.epochs} epochs"
-        )
-    for field, only in (("checkpoint_every_steps", 0), ("replicas", 1)):
-        if config[field] != only:
-            raise ValueError(
-                f"the method {IMP} rewinds to the end of an epoch and trains one "
-                f"network after another: {field} must be {only}; got {config[field]}"
-            )
 
 
 def replicas_of(config: ConfigDict) -> list[ConfigDict]:

@@ -1,70 +1,65 @@
 """curves.png: what happened in a run, from its metrics.jsonl."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from iterand_jax.runtime.pictures import new_figure, set_title
 from iterand_jax.training.logs import read_lines
 
-TRAIN, VALIDATION, TEST, QUIET = "#4c78a8", "#e45756", "#333333", "#999999"
+TRAIN, VALIDATION, TEST = "#4c78a8", "#e45756", "#333333"
 
 
 def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     """Draws loss, accuracy, mask churn, learning rate and moments of re-randomization.
 
-    Mask churn, the share of the masks that changed since the log step before, is drawn
-    for methods that prune.
+    Each value is drawn at the steps that it is of. A mean over training steps, those
+    between two log steps or those of an epoch, is at the middle of these steps, and so
+    is mask churn, the share of the masks that changed between two log steps. A
+    validation is at the step after which it was made, the end of an epoch. The learning
+    rate, which schedules change between epochs only, is level from the first to the
+    last step of each epoch.
 
     Args:
       workdir: holds metrics.jsonl; curves.png is written there.
       result: of the run, for the title and the test accuracy.
       k_per: the randomization period in steps, None for methods without one.
     """
-    # Imported here and drawn without pyplot: no display and no global state is touched.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    lines = read_lines(workdir / "metrics.jsonl")
-    changed = [line for line in lines if "mask_churn" in line]
-    churn = [100 * line["mask_churn"] for line in changed]
+    records = read_lines(workdir / "metrics.jsonl")
+    steps, epochs = ([r for r in records if r["kind"] == k] for k in ("step", "epoch"))
+    churn = [100 * record["mask_churn"] for record in steps if "mask_churn" in record]
     heights = [3, 3, 1.4, 1.4] if churn else [3, 3, 1.4]
-    figure = Figure(figsize=(8, 9.2 if churn else 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 9.2 if churn else 8)
     panels = figure.subplots(
         len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}
     )
     loss, accuracy, rate = panels[0], panels[1], panels[-1]
-    steps = _column(lines, "step", "step")
-    for axes, name in ((loss, "train_loss"), (accuracy, "train_accuracy")):
-        values = _column(lines, "step", name)
-        label = "train, between log steps"
-        axes.plot(steps, values, color=TRAIN, lw=0.8, alpha=0.45, label=label)
-    ends = _column(lines, "epoch", "step")
-    style = {"marker": "o" if len(ends) <= 40 else None, "markersize": 3}
-    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-        for part, color in (("train", TRAIN), ("validation", VALIDATION)):
-            values = _column(lines, "epoch", f"{part}_{name}")
-            axes.plot(ends, values, color=color, label=part, **style)
-        axes.set_ylabel("accuracy (%)" if name == "accuracy" else "loss")
+    _draw_means(loss, "loss", steps, epochs)
+    _draw_means(accuracy, "accuracy", steps, epochs)
+    loss.set_ylabel("loss")
+    accuracy.set_ylabel("accuracy (%)")
     accuracy.axhline(
         result["test_accuracy"],
         color=TEST,
         ls="--",
         lw=1,
-        label=f"test {result['test_accuracy']:.2f} % (end)",
+        label=f"test, {result['test_accuracy']:.2f} %",
     )
-    accuracy.legend(loc="lower right")
-    loss.legend(loc="upper right")
+    _legend_above(loss, *accuracy.get_legend_handles_labels())
     if churn:
-        panels[2].plot([x["step"] for x in changed], churn, color=TRAIN, lw=0.8)
-        panels[2].set_ylabel(f"mask churn (%)\nper {steps[0]} steps")
-    rate.step(steps, _column(lines, "step", "learning_rate"), color=TRAIN)
+        panels[2].plot(_middles(steps)[-len(churn) :], churn, color=TRAIN, lw=0.8)
+        panels[2].set_ylabel(f"mask churn (%)\nper {steps[0]['step']} steps")
+        panels[2].set_ylim(bottom=0)
+    rates = [record["learning_rate"] for record in epochs]
+    rate.stairs(rates, _edges(epochs), baseline=None, color=TRAIN, lw=1.5)
+    rate.set_ylim(bottom=0)
     rate.set_ylabel("learning rate")
     rate.set_xlabel(f"step ({result['steps'] // result['epochs']} per epoch)")
     if k_per:
         _mark_refreshes(rate, np.arange(k_per, result["steps"] + 1, k_per))
-    loss.set_title(_title(result))
+    set_title(figure, _title(result))
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -73,31 +68,85 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
     return path
 
 
-def _column(lines: list[dict[str, Any]], kind: str, name: str) -> list[float]:
-    return [line[name] for line in lines if line["kind"] == kind and name in line]
+def _draw_means(
+    axes, name: str, steps: list[dict[str, Any]], epochs: list[dict[str, Any]]
+) -> None:
+    style = {"marker": "o" if len(epochs) <= 40 else None, "markersize": 3}
+    if steps:
+        axes.plot(
+            _middles(steps),
+            [record[f"train_{name}"] for record in steps],
+            color=TRAIN,
+            lw=0.8,
+            alpha=0.45,
+            label=f"train, mean of {steps[0]['step']} steps",
+        )
+    axes.plot(
+        _middles(epochs),
+        [record[f"train_{name}"] for record in epochs],
+        color=TRAIN,
+        label="train, mean of an epoch",
+        **style,
+    )
+    axes.plot(
+        _edges(epochs)[1:],
+        [record[f"validation_{name}"] for record in epochs],
+        color=VALIDATION,
+        label="validation",
+        **style,
+    )
+
+
+def _edges(records: list[dict[str, Any]]) -> list[int]:
+    """The steps between which records of one kind were made, from 0 on."""
+    return [0, *(record["step"] for record in records)]
+
+
+def _middles(records: list[dict[str, Any]]) -> np.ndarray:
+    """The middle of the steps that each record of one kind covers."""
+    edges = np.array(_edges(records))
+    return (edges[:-1] + edges[1:]) / 2
 
 
 def _mark_refreshes(axes, moments: np.ndarray) -> None:
     axes.plot(
         moments,
-        np.full(len(moments), 0.04),
+        np.full(len(moments), 0.06),
         "|",
         color=VALIDATION,
         markersize=9,
         transform=axes.get_xaxis_transform(),
         label=f"re-randomization ({len(moments)})",
     )
-    axes.legend(loc="upper right")
+    _legend_above(axes, *axes.get_legend_handles_labels())
+
+
+def _legend_above(axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend in a row above the panel, where it hides nothing."""
+    axes.legend(
+        handles,
+        labels,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(labels),
+        frameon=False,
+        fontsize=9,
+        borderpad=0,
+        columnspacing=1.5,
+        handletextpad=0.5,
+    )
 
 
 def _title(result: dict[str, Any]) -> str:
-    kept = result["parameters_kept"] / result["parameters"]
     dataset = result["dataset"]
     if not result["dataset_official"]:
-        dataset += " (not its official pixels)"
-    return (
-        f"{result['network']} (width {result['width']:g}) on {dataset}: "
-        f"{result['method']}, {result['distribution']},\n"
-        f"{result['parameters_kept']:,} of {result['parameters']:,} weights "
-        f"({kept:.0%}), seed {result['seed']}"
-    )
+        dataset += " (not the official data)"
+    parts = [
+        f"{result['network']} (width {result['width']:g}) on {dataset}",
+        result["method"],
+        result["distribution"],
+        f"seed {result['seed']}",
+    ]
+    if result["sparsity"] is not None:
+        parts.insert(-1, f"sparsity {result['sparsity']:g}")
+    return ", ".join(parts)

@@ -10,7 +10,7 @@ import numpy as np
 from iterand_jax.data.feeds import with_sharding
 from iterand_jax.runtime import compilation, hosts
 from iterand_jax.training import parallel
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State, Totals, eval_step
 
 
@@ -37,18 +37,21 @@ def means(totals: Totals) -> tuple[float, float]:
 class Evaluator:
     """Evaluates states on splits of any size; every example counts exactly once."""
 
-    def __init__(self, run: Setup):
+    def __init__(self, run: DataRun):
         """Compiles the evaluation of a run, once for all its splits."""
         self._feed = run.feed
         replicated = parallel.replicated(run.mesh)
         step = jax.jit(
-            functools.partial(eval_step, task=run.task),
+            functools.partial(eval_step, task=run),
             compiler_options=compilation.compiler_options(run.config.dtype),
         )
-        params = jax.jit(run.task.method.params, out_shardings=replicated)
-        state = with_sharding(run.model.abstract, replicated)
-        weights = with_sharding(run.model.weights, replicated)
-        self._params = params.lower(state.trainable, state.frozen).compile()
+        params = jax.jit(run.method.params, out_shardings=replicated)
+        state = with_sharding(run.abstract, replicated)
+        weights = jax.eval_shape(
+            run.method.params, state.trainable, state.frozen, state.step
+        )
+        weights = with_sharding(weights, replicated)
+        self._params = params.lower(state.trainable, state.frozen, state.step).compile()
         self._steps = {
             parallel.form(shapes): step.lower(
                 weights, state.batch_stats, shapes
@@ -66,7 +69,7 @@ class Evaluator:
         Raises:
           ValueError: no example of the split could be read.
         """
-        params = self._params(state.trainable, state.frozen)
+        params = self._params(state.trainable, state.frozen, state.step)
         totals: list[Totals] = []
         for arguments in _known_to_all(self._feed.split(split)):
             step = self._steps[parallel.form(arguments)]

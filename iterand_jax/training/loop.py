@@ -18,13 +18,15 @@ from iterand_jax.runtime.terminal import progress_bar
 from iterand_jax.training import memory, parallel
 from iterand_jax.training.logs import Clock
 from iterand_jax.training.programs import compile_programs
-from iterand_jax.training.replica import Outcome, Replica, restore_together
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.replica import Callback, Outcome, Replica, restore_together
+from iterand_jax.training.run import DataRun
 
 _FAILURE = 1000  # beyond any signal
 
 
-def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
+def train_and_evaluate(
+    run: DataRun, workdir: Path, callbacks: Sequence[Callback] = ()
+) -> Outcome:
     """Trains from the workdir's last checkpoint or the start, and tests at the end.
 
     Raises:
@@ -33,27 +35,31 @@ def train_and_evaluate(run: Setup, workdir: Path) -> Outcome:
       DifferingDevicesError: names the leaf and the devices; nothing of it is saved.
       ValueError: the workdir has checkpoints, and all are damaged.
     """
-    (outcome,) = train_together([run], [workdir])
+    (outcome,) = train_together([run], [workdir], callbacks=callbacks)
     return outcome
 
 
 def train_together(
-    runs: Sequence[Setup],
+    runs: Sequence[DataRun],
     workdirs: Sequence[Path],
     *,
     started: float | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> list[Outcome]:
     """Trains runs that differ in their seeds alone in one program, as if each alone.
 
     Each has a workdir of its own. All continue from the newest step that each of them
     has saved. The time to the first step counts from `started`, a time.perf_counter(),
-    by default from now.
+    by default from now. In the first process each log record goes to the callbacks.
 
     Raises:
       NonFiniteLossError, InterruptedRunError, ValueError: as `train_and_evaluate`.
     """
     started = time.perf_counter() if started is None else started
-    replicas = [Replica(r, w) for r, w in zip(runs, workdirs, strict=True)]
+    replicas = [
+        Replica(run, workdir, callbacks)
+        for run, workdir in zip(runs, workdirs, strict=True)
+    ]
     try:
         return _Trainer(replicas, started).run()
     finally:
@@ -125,7 +131,7 @@ class _Trainer:
         periods = [
             run.config.log_every_steps,
             run.feed.steps_per_epoch,
-            run.task.method.refresh_every,
+            run.method.refresh_every,
             run.config.checkpoint_every_steps,
         ]
         end = min(step - step % period + period for period in periods if period)
@@ -178,7 +184,7 @@ class _Trainer:
 
     def _after(self, step: int, bar) -> None:
         config, run, replicas = self._run.config, self._run, self._replicas
-        refresh_every = run.task.method.refresh_every
+        refresh_every = run.method.refresh_every
         if refresh_every and step % refresh_every == 0:
             for replica in replicas:
                 replica.refresh(self._programs, step)

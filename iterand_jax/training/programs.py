@@ -11,7 +11,7 @@ from iterand_jax.runtime import compilation
 from iterand_jax.training import parallel
 from iterand_jax.training.churn import mask_churn
 from iterand_jax.training.evaluation import Evaluator
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State, train_step
 
 PyTree = Any
@@ -25,8 +25,8 @@ class Programs(NamedTuple):
       steps_per_dispatch: the most steps that one call may do.
       evaluate: (state, split) -> `Evaluation`.
       refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
-      churn: (packed masks, trainable) -> (packed masks, changed entries of each); None
-        without masks.
+      churn: state -> (packed masks, changed entries of each); None for masks that do
+        not change.
       check: (state) -> None, which raises DifferingDevicesError; None for one device.
     """
 
@@ -34,25 +34,18 @@ class Programs(NamedTuple):
     steps_per_dispatch: int
     evaluate: Evaluator
     refresh: Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]] | None
-    churn: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None
+    churn: Callable[[State], tuple[PyTree, PyTree]] | None
     check: Callable[[State], None] | None
 
 
-def compile_programs(run: Setup, states: Sequence[State]) -> Programs:
+def compile_programs(run: DataRun, states: Sequence[State]) -> Programs:
     """Compiles what runs like this one need, for states on the devices."""
     limit = run.config.steps_per_dispatch or parallel.steps_per_dispatch()
     state, refresh, churn = states[0], None, None
-    if run.task.method.refresh_every:
-        refresh = parallel.compile_refresh(run.task.method, run.mesh, run.root, state)
+    if run.method.refresh_every:
+        refresh = parallel.compile_refresh(run.method, run.mesh, run.root, state)
     if state.masks:
-        churn = (
-            jax.jit(
-                functools.partial(mask_churn, run.model.subnetwork),
-                out_shardings=parallel.replicated(run.mesh),
-            )
-            .lower(state.masks, state.trainable)
-            .compile()
-        )
+        churn = _compile_churn(run, state)
     return Programs(
         steps={
             parallel.form(shapes): compile_steps(run, states, shapes, looped=limit > 1)
@@ -66,8 +59,25 @@ def compile_programs(run: Setup, states: Sequence[State]) -> Programs:
     )
 
 
+def _compile_churn(
+    run: DataRun, state: State
+) -> Callable[[State], tuple[PyTree, PyTree]]:
+    masks = run.method.masks
+    assert masks is not None
+
+    def churn(before, trainable, frozen, step):
+        return mask_churn(before, masks(trainable, frozen, step))
+
+    def arguments(state):
+        return state.masks, state.trainable, state.frozen, state.step
+
+    jitted = jax.jit(churn, out_shardings=parallel.replicated(run.mesh))
+    compiled = jitted.lower(*arguments(state)).compile()
+    return lambda state: compiled(*arguments(state))
+
+
 def compile_steps(
-    run: Setup, states: Sequence[State], shapes: PyTree, *, looped: bool = False
+    run: DataRun, states: Sequence[State], shapes: PyTree, *, looped: bool = False
 ) -> jax.stages.Compiled:
     """(states, arguments, roots, count) -> states, each `count` steps further.
 
@@ -83,7 +93,7 @@ def compile_steps(
     """
     step = functools.partial(
         train_step,
-        task=run.task,
+        task=run,
         steps_per_epoch=run.feed.steps_per_epoch,
         log_every=run.config.log_every_steps,
         accumulate_steps=run.config.accumulate_steps,

@@ -1,7 +1,7 @@
 """A run in training, alone or beside others: its state, its log, its checkpoints."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.evaluation import means
 from iterand_jax.training.logs import Clock, MetricsLog, SilentLog
 from iterand_jax.training.programs import Programs
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 from iterand_jax.trees import sha256
+
+Callback = Callable[[dict[str, Any]], None]
+"""Is called with each record of the log: a line of metrics.jsonl, and its seed."""
 
 
 class NonFiniteLossError(ValueError):
@@ -77,7 +80,7 @@ class Replica:
     record: Record
     shown: tuple[float, float]
 
-    def __init__(self, run: Setup, workdir: Path):
+    def __init__(self, run: DataRun, workdir: Path, callbacks: Sequence[Callback] = ()):
         """Opens the checkpoints of a workdir."""
         self.run = run
         self.checkpoints = Checkpoints(
@@ -90,6 +93,7 @@ class Replica:
             ],
         )
         self._workdir = workdir
+        self._callbacks = callbacks
 
     def start(self, restored: tuple[State, dict[str, Any]] | None) -> None:
         """Begins with what a checkpoint held, or with nothing done."""
@@ -147,11 +151,11 @@ class Replica:
 
     def log_step(self, programs: Programs, step: int) -> None:
         """Writes what happened since the last log step."""
-        told = {}
+        changes = {}
         if programs.churn:
-            masks, changed = programs.churn(self.state.masks, self.state.trainable)
+            masks, changed = programs.churn(self.state)
             self.state = self.state._replace(masks=masks)
-            told = churn.told(changed, self.state.trainable)
+            changes = churn.record(changed, self.run.abstract_masks)
         loss, accuracy = self.shown = means(self.state.window)
         self._write(
             {
@@ -160,7 +164,7 @@ class Replica:
                 "epoch": step / self.run.feed.steps_per_epoch,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
-                **told,
+                **changes,
                 **self._common("step", step),
             }
         )
@@ -188,9 +192,12 @@ class Replica:
         """Adds a line to the log; a disk that is full ends all processes."""
         with hosts.together():
             self._log.write(line)
+            if hosts.is_first():
+                for callback in self._callbacks:
+                    callback({"seed": self.run.config.seed, **line})
 
     def _common(self, kind: str, step: int) -> dict[str, float]:
-        """What every line tells; speed is that of training since its last line."""
+        """The fields of every record; speed is that of training since the last one."""
         timed, seconds = self._timed[kind]
         self._timed[kind] = step, self._clock.seconds["training"]
         examples = (step - timed) * self.run.config.batch_size
@@ -205,12 +212,17 @@ class Replica:
     def save(self, programs: Programs, step: int) -> None:
         """Saves a checkpoint, in the background once the state is copied."""
         with self._clock.measure("checkpoints"):
+            # All devices must hold the same state, or nothing is saved.
             if programs.check:
                 programs.check(self.state)
+            # What the host knows beside the state: times, and where the feed stands.
             self.record.seconds = self._clock.seconds
             self.record.position = self.run.feed.position()
+            # Only a checkpoint at the end of an epoch has a validation accuracy of its
+            # own, by which the best are kept.
             at_epoch_end = step % self.run.feed.steps_per_epoch == 0
             score = self.record.validation_accuracy[-1] if at_epoch_end else None
+            # Copied now, as the next step donates the state; written in the background.
             record = dataclasses.asdict(self.record)
             self.checkpoints.save(step, self.state, record, score)
 
@@ -241,7 +253,7 @@ def restore_together(replicas: Sequence[Replica]) -> int:
     newest = None
     while True:
         restored = [
-            replica.checkpoints.restore(replica.run.model.abstract, newest)
+            replica.checkpoints.restore(replica.run.abstract, newest)
             for replica in replicas
         ]
         steps = {int(found[0].step) if found else 0 for found in restored}

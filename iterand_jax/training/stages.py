@@ -13,6 +13,7 @@ a run can do (continue, be evaluated or exported) a stage can.
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +21,34 @@ import jax
 from ml_collections import ConfigDict
 
 from iterand_jax.data.sources import Source
-from iterand_jax.magnitude import magnitude_masks, sparsities
+from iterand_jax.magnitude import magnitude_masks
 from iterand_jax.subnetwork import apply_masks
-from iterand_jax.training import loop, setup, workdir
+from iterand_jax.training import loop, printed, procedures, results, workdir
+from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.replica import Record
-from iterand_jax.training.setup import Setup
+from iterand_jax.training.config import NOTHING_GIVEN, Given
+from iterand_jax.training.replica import Callback, Record
+from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 
 
-def stages(config: ConfigDict) -> list[ConfigDict]:
-    """The configs of the dense training and of each retraining, from a resolved one."""
-    dense: dict[str, Any] = {
-        "method": "sgd",
-        "sparsity": None,
-        "retrainings": None,
-        "rewind_epochs": None,
-        "unpruned": None,
-    }
-    early = (config.rewind_epochs,) if config.rewind_epochs else ()
-    own = [dense | {"keep_checkpoint_epochs": early}]
-    for sparsity in sparsities(config.sparsity, config.retrainings):
-        pruned = {"method": "fixed_mask", "sparsity": sparsity}
-        own.append(dense | pruned | {"unpruned": config.unpruned})
-    configs = [ConfigDict(config.to_dict() | fields) for fields in own]
-    return [stage.lock() for stage in configs]
-
-
-def train(config: ConfigDict, source: Source, folder: Path) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    source: Source,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+    given: Given = NOTHING_GIVEN,
+) -> dict[str, Any]:
     """Trains all stages of a resolved config, each to its end, and skips finished ones.
 
     Returns:
       The result of the last stage, with the sums of the seconds and the steps of all
       and, as "stages", what came out of each.
     """
-    configs = stages(config)
-    runs = [setup.build(own, source) for own in configs]
-    folders = [folder / f"stage_{index}" for index in range(len(runs))]
-    results = []
+    stage_configs = procedures.stages(config)
+    runs = [building.build(own, source, given) for own in stage_configs]
+    folders = list(workdir.members(folder, config))
+    done = []
     for index, (run, stage) in enumerate(zip(runs, folders, strict=True)):
         result = workdir.finished_result(stage, run.config)
         if result is None:
@@ -67,14 +58,14 @@ def train(config: ConfigDict, source: Source, folder: Path) -> dict[str, Any]:
                     trained = _trained(runs[index - 1], folders[index - 1])
                     early = _early(config, runs[0], folders[0])
                     _begin(run, stage, trained, early)
-                print(workdir.plan([run], stage), flush=True)
-                outcome = loop.train_and_evaluate(run, stage)
-                result = workdir.write_result(run, outcome, stage)
-        results.append(result)
-    return workdir.write_stages(config, results, folder)
+                print(printed.plan([run], stage), flush=True)
+                outcome = loop.train_and_evaluate(run, stage, callbacks)
+                result = results.write_result(run, outcome, stage)
+        done.append(result)
+    return results.write_stages(config, done, folder)
 
 
-def _trained(run: Setup, folder: Path) -> State:
+def _trained(run: DataRun, folder: Path) -> State:
     """The end of a stage: masks of an earlier step would be others."""
     try:
         return workdir.restore(folder, run.total_steps).state
@@ -85,7 +76,7 @@ def _trained(run: Setup, folder: Path) -> State:
         ) from error
 
 
-def _early(config: ConfigDict, dense: Setup, folder: Path) -> State:
+def _early(config: ConfigDict, dense: DataRun, folder: Path) -> State:
     """What the weights are put back to."""
     if config.rewind_epochs:
         step = config.rewind_epochs * dense.feed.steps_per_epoch
@@ -93,13 +84,13 @@ def _early(config: ConfigDict, dense: Setup, folder: Path) -> State:
     return jax.jit(dense.init_state)(dense.root)
 
 
-def _begin(run: Setup, folder: Path, trained: State, early: State) -> None:
+def _begin(run: DataRun, folder: Path, trained: State, early: State) -> None:
     """Makes the checkpoint that a retraining begins with, unless it has begun."""
     checkpoints = Checkpoints(folder / "checkpoints", keep=run.config.keep_checkpoints)
     with contextlib.closing(checkpoints):
         if checkpoints.steps():
             return
-        find = functools.partial(magnitude_masks, run.model.subnetwork)
+        find = functools.partial(magnitude_masks, run.subnetwork)
         found = jax.jit(find, static_argnums=1)(trained.trainable, run.config.sparsity)
         state = jax.jit(run.init_state)(run.root)._replace(
             trainable=apply_masks(early.trainable, found),

@@ -1,14 +1,15 @@
 """The train and evaluation steps: pure functions of the state and a batch's arguments.
 
 A step lets the feed make the network's inputs of its arguments (crops, normalization),
-differentiates the loss of `method.params(trainable, frozen)` by the trainable tree, and
+differentiates the loss of `method.params(trainable, frozen, step)` by the trainable
+tree, and
 updates that with SGD. It knows nothing else of the data and the method.
 
 Every draw is keyed by the root key, a purpose and the step (`keyed`).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax import Array
 
 from iterand_jax.keys import keyed
 from iterand_jax.methods import Method
+from iterand_jax.networks import training_options
 from iterand_jax.training.gradients import accumulated
 
 PyTree = Any
@@ -43,7 +45,8 @@ class State(NamedTuple):
       window: totals since the last log step.
       epoch: totals since the epoch began.
       bad_step: the first step whose loss was not finite, -1 while there is none.
-      masks: at the last log step, as packed bits; {} for methods that do not prune.
+      masks: at the last log step, as packed bits; {} for methods whose masks, if any,
+        do not change.
     """
 
     step: Array
@@ -57,17 +60,28 @@ class State(NamedTuple):
     masks: PyTree
 
 
-class Task(NamedTuple):
-    """What is trained and how: the static part of a step.
+class Task(Protocol):
+    """What steps need of a run; `run.DataRun` is one."""
 
-    `train_inputs` and `eval_inputs` are those of a `Feed`.
-    """
+    @property
+    def network(self) -> nn.Module:
+        """The Flax module."""
 
-    network: nn.Module
-    method: Method
-    optimizer: optax.GradientTransformation
-    train_inputs: Callable[[PyTree, Array, Array], tuple[tuple[Array, ...], Array]]
-    eval_inputs: Callable[[PyTree], tuple[tuple[Array, ...], Array, Array]]
+    @property
+    def method(self) -> Method:
+        """The training method."""
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the trainable tree."""
+
+    @property
+    def train_inputs(self) -> Callable[..., tuple[tuple[Array, ...], Array]]:
+        """The feed's, for training."""
+
+    @property
+    def eval_inputs(self) -> Callable[..., tuple[tuple[Array, ...], Array, Array]]:
+        """The feed's, for evaluation."""
 
 
 def zero_totals() -> Totals:
@@ -91,11 +105,11 @@ def init_state(
     method: Method,
     optimizer: optax.GradientTransformation,
     inputs: tuple[jax.ShapeDtypeStruct, ...],
-    masks_of: Callable[[PyTree], PyTree] | None = None,
+    masks_of: Callable[[PyTree, PyTree, Any], PyTree] | None = None,
 ) -> State:
     """The state before the first step, for a network of such inputs.
 
-    masks_of gives the packed masks of a trainable tree, if the method prunes.
+    masks_of gives the packed masks of (trainable, frozen, step), where they change.
     """
     zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
     variables = network.init(keyed(root, "network"), *zeros)
@@ -109,7 +123,7 @@ def init_state(
         window=zero_totals(),
         epoch=zero_totals(),
         bad_step=jnp.int32(-1),
-        masks=masks_of(trainable) if masks_of else {},
+        masks=masks_of(trainable, frozen, jnp.int32(0)) if masks_of else {},
     )
 
 
@@ -162,7 +176,7 @@ def train_step(
         logits, updated = task.network.apply(
             {"params": params, "batch_stats": batch_stats},
             *inputs,
-            train=True,
+            **training_options(task.network),
             mutable=["batch_stats"],
             rngs={"dropout": keyed(root, "dropout", state.step)},
         )
@@ -172,7 +186,8 @@ def train_step(
 
     # The masks are made once, whatever the number of parts.
     params, to_trainable = jax.vjp(
-        lambda trainable: task.method.params(trainable, state.frozen), state.trainable
+        lambda trainable: task.method.params(trainable, state.frozen, state.step),
+        state.trainable,
     )
     loss, totals, batch_stats, of_params = accumulated(
         loss_of, params, state.batch_stats, batch, parts=accumulate_steps

@@ -21,6 +21,7 @@ def inspect(weights, mask, subnetwork=None, **options):
     return layer
 
 
+@pytest.mark.smoke
 def test_a_dense_layer_counted_by_hand():
     scores = {"kernel": np.arange(12.0).reshape(3, 4)}
     layer = inspect(WEIGHTS, MASK, scores=scores)

@@ -16,13 +16,13 @@ from iterand_jax import magnitude
 from iterand_jax.analysis import figure, report
 from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
-from iterand_jax.export import export
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import setup
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
+from iterand_jax.training.exporting import export
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
@@ -101,7 +101,7 @@ def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
         assert layer.churn == [(1 + i) / 10, (1 + i) / 20]
     printed = text(found)
     assert "Conv_0/kernel" in printed
-    assert "100.0% of the kept weights have their first value" in printed
+    assert "100.0% of the kept weights have their initial value" in printed
     assert "unknown" not in printed
     assert (
         "25.00% of the masks changed to step 10, 12.50% from step 10 to 20" in printed
@@ -117,8 +117,8 @@ def test_sparse_layers_have_dead_channels(workdir):
     assert dead > 0
     printed = text(found)
     removable = sum(layer.removable for layer in found.layers)
-    assert f"the network has {removable:,} weights less" in printed
-    assert "not shown: no weight was drawn anew" in printed
+    assert f"the network has {removable:,} fewer weights" in printed
+    assert "not shown: no weight was resampled" in printed
 
 
 def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
@@ -176,7 +176,7 @@ def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
     printed = text(found)
     assert re.search(r"Dense_1/kernel .* 0\.0% +▁{3} +100\.0%\n", printed)
     share = found.unknown / sum(layer.kept for layer in found.layers)
-    assert f"{share:.1%} of the kept weights: no draw made here equals" in printed
+    assert f"{share:.1%} of the kept weights: replaying the refreshes" in printed
     figure.draw(found, tmp_path / "unknown.png")
 
 
@@ -189,7 +189,7 @@ def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_p
     printed = text(found)
     assert "fixed_mask" in printed.splitlines()[0]
     assert found.constant  # what is pruned is zero
-    assert "not shown: no weight was drawn anew" in printed
+    assert "not shown: no weight was resampled" in printed
     figure.draw(found, tmp_path / "fixed.png")
     export(folder, "ticket", tmp_path / "ticket")
     ticket = report.report(tmp_path / "ticket", folder)
@@ -231,12 +231,54 @@ def test_the_figure_draws_what_there_is(distribution, workdir, tmp_path):
         figure.draw(report.report(folder), tmp_path / "nowhere" / "a.png")
 
 
+def test_no_dot_hides_another_and_churn_is_a_row_for_each_layer(
+    workdir, tmp_path, monkeypatch
+):
+    made, new = [], figure.new_figure
+    monkeypatch.setattr(
+        figure, "new_figure", lambda *size: made.append(new(*size)) or made[0]
+    )
+    found = report.report(workdir("run"))
+    figure.draw(found, tmp_path / "a.png")
+    by_label = {axes.get_xlabel(): axes for axes in made[0].axes}
+    outputs, inputs = by_label["dead channels (%)"].get_lines()
+    assert outputs.get_label() == "outputs"
+    assert set(outputs.get_ydata()).isdisjoint(inputs.get_ydata())
+    (mesh,) = (
+        axes.collections[0]
+        for axes in made[0].axes
+        if axes.collections and axes.get_xlabel() == "step"
+    )
+    expected = [[100 * share for share in layer.churn] for layer in found.layers]
+    np.testing.assert_allclose(mesh.get_array(), expected)
+    assert made[0]._suptitle.get_text() == found.title
+
+
+@pytest.mark.parametrize("number", [1, 7, 250])
+def test_colours_of_churn_are_means_over_as_many_steps_as_a_column_has(
+    number, workdir, tmp_path
+):
+    """Also of a run in which no mask changed any more."""
+    found = report.report(workdir("run"))
+    for share in (0.0, 0.25):
+        layers = [la._replace(churn=[share] * number) for la in found.layers]
+        churn = {10 * (i + 1): share for i in range(number)}
+        figure.draw(found._replace(layers=layers, churn=churn), tmp_path / "a.png")
+        axes = figure.new_figure(4, 4).subplots()
+        figure._draw_layer_churn(axes, found._replace(layers=layers, churn=churn))
+        (mesh,) = axes.collections
+        colours = np.asarray(mesh.get_array())
+        assert colours.shape == (len(layers), min(number, figure.COLUMNS))
+        assert np.ptp(colours) < 1e-9
+        assert axes.get_xlim() == (0, 10 * number)
+
+
 def test_runs_that_cannot_be_compared_are_refused(workdir):
     small = workdir("small", method="edge_popup")
     large = workdir("large", method="edge_popup", **{"network.width": 0.125})
     with pytest.raises(ValueError, match="masks of different networks"):
         report.report(small, large)
-    dense, refusal = workdir("dense", method="sgd"), "method is sgd; possible: edge_pop"
+    dense, refusal = workdir("dense", method="sgd"), "its method, sgd, prunes nothing"
     export(dense, "ticket", dense / "ticket")
     for path in (dense, dense / "ticket"):
         with pytest.raises(ValueError, match=refusal):

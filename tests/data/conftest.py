@@ -1,12 +1,11 @@
-"""Images for the tests of ImageNet: files of many kinds, and records without files."""
-
-import io
+"""Images for the tests of ImageNet: files of many kinds."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from iterand_jax.data import prepare
+from tests.helpers import encode
 
 SYNSETS = ("n01440764", "n01443537", "n15075141")  # classes 0, 1 and 999
 
@@ -17,23 +16,10 @@ def smooth(seed, height, width):
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encode(image, image_format="JPEG", **options):
-    buffer = io.BytesIO()
-    options = {"quality": 95} | options if image_format == "JPEG" else options
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="session")
 def smooth_image():
     """A function (seed, height, width) -> a smooth Pillow image."""
     return smooth
-
-
-@pytest.fixture(scope="session")
-def encoded():
-    """A function (Pillow image, format, **options of Pillow) -> bytes."""
-    return encode
 
 
 @pytest.fixture(scope="session")
@@ -89,33 +75,3 @@ def imagenet_folder(class_folders, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("data"))
     prepare.prepare("imagenet2012", folder, str(class_folders))
     return folder
-
-
-class Records:
-    """Records whose images are of one colour, which is their index, as is their label.
-
-    Those with an index in `bad` cannot be decoded.
-    """
-
-    def __init__(self, number, bad=()):
-        self._number, self._bad = number, bad
-
-    def __len__(self):
-        return self._number
-
-    def __getitem__(self, index):
-        image = encode(Image.new("RGB", (8, 8), (index, 0, 0)), "PNG")
-        return {
-            "image": b"bad" if index in self._bad else image,
-            "label": index,
-            "file_name": f"{index}.JPEG".encode(),
-        }
-
-    def __getitems__(self, indices):
-        return [self[index] for index in indices]
-
-
-@pytest.fixture(scope="session")
-def numbered_records():
-    """The class of records without files."""
-    return Records

@@ -180,6 +180,7 @@ def test_half_of_the_resized_crops_are_flipped():
     assert abs(flipped.mean() - 0.5) < 4 * 0.5 / math.sqrt(2000)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_normalize_is_pixels_over_255_less_the_mean_over_the_deviation(dtype):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -72,6 +72,7 @@ def test_which_examples_validate_follows_the_split_seed_alone(source):
     assert not np.array_equal(held_out[0], held_out[2])
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("batch", [7, 359, 360, 1000])
 def test_each_test_image_comes_once_whatever_the_batch(source, batch):
     images = images_of(make(source, eval_batch_size=batch), "test")

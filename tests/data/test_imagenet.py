@@ -5,8 +5,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,8 @@ from PIL import Image
 
 from iterand_jax.data import imagenet, prepare, sources
 from iterand_jax.runtime.signals import SIGNALS
+from tests import helpers
+from tests.helpers import Records
 
 # Prints "ready" once processes make batches, and then waits.
 WAITING_PROGRAM = """
@@ -67,6 +67,7 @@ def test_what_is_known_before_an_image_is_read(imagenet_folder):
     assert source.num_classes == 1000
     assert source.sizes == {"train": 11, "validation": 5}
     assert source.encoding == "jpeg"
+    assert source.deviation == "not the numbers of images that ImageNet has"
     with pytest.raises(
         ValueError, match="split 'test'; possible: train, validation"
     ) as error:
@@ -110,8 +111,8 @@ def test_the_fingerprint_sees_one_byte_more_in_one_image(tmp_path, class_folders
     assert fingerprints[0] != fingerprints[1]
 
 
-def test_a_batch_is_a_function_of_its_number(numbered_records):
-    batches = train(numbered_records(30))
+def test_a_batch_is_a_function_of_its_number():
+    batches = train(Records(30))
     walked = take(batches, 9)
     assert_same(walked, [batches[number] for number in range(9)])
     assert_same(walked[5:], take(batches, 4, start=5))
@@ -124,21 +125,19 @@ def test_a_batch_is_a_function_of_its_number(numbered_records):
         assert (batch.bad == "").all()
 
 
-def test_an_epoch_has_each_record_at_most_once_in_an_order_of_its_own(
-    numbered_records,
-):
-    epochs = [labels(take(train(numbered_records(30)), 3, start=3 * e)) for e in (0, 1)]
+def test_an_epoch_has_each_record_at_most_once_in_an_order_of_its_own():
+    epochs = [labels(take(train(Records(30)), 3, start=3 * e)) for e in (0, 1)]
     for epoch in epochs:
         assert len(set(epoch)) == 24
         assert set(epoch) < set(range(30))
     assert epochs[0] != epochs[1]
     assert set(epochs[0]) != set(epochs[1])  # what is left out is not the same
-    whole = labels(take(train(numbered_records(30), batch_size=10), 3))
+    whole = labels(take(train(Records(30), batch_size=10), 3))
     assert sorted(whole) == list(range(30))
 
 
-def test_another_seed_has_another_order(numbered_records):
-    orders = [labels(take(train(numbered_records(30), seed), 3)) for seed in (0, 1)]
+def test_another_seed_has_another_order():
+    orders = [labels(take(train(Records(30), seed), 3)) for seed in (0, 1)]
     assert orders[0] != orders[1]
 
 
@@ -168,17 +167,17 @@ def test_hosts_share_out_each_batch(hosts, imagenet_folder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 16])
-def test_evaluation_takes_each_example_once_and_pads(batch_size, numbered_records):
-    batches = list(imagenet.iterate(evaluation(numbered_records(16), batch_size)))
+def test_evaluation_takes_each_example_once_and_pads(batch_size):
+    batches = list(imagenet.iterate(evaluation(Records(16), batch_size)))
     assert len(batches) == -(-16 // batch_size)
     counted = np.concatenate([batch.labels[batch.weights == 1] for batch in batches])
     assert counted.tolist() == list(range(16))
     assert all(len(batch.labels) == batch_size for batch in batches)
 
 
-def test_a_bad_image_is_replaced_and_nothing_else_changes(numbered_records):
-    good = take(train(numbered_records(30)), 6)
-    with_bad = [take(train(numbered_records(30, bad={7, 8})), 6) for _ in range(2)]
+def test_a_bad_image_is_replaced_and_nothing_else_changes():
+    good = take(train(Records(30)), 6)
+    with_bad = [take(train(Records(30, bad={7, 8})), 6) for _ in range(2)]
     assert_same(*with_bad)
     hit = 0
     for one, other in zip(good, with_bad[0], strict=True):
@@ -193,16 +192,16 @@ def test_a_bad_image_is_replaced_and_nothing_else_changes(numbered_records):
     assert hit > 1
 
 
-def test_a_bad_image_is_not_counted_in_evaluation(numbered_records):
-    (batch,) = list(imagenet.iterate(evaluation(numbered_records(8, bad={3}))))
+def test_a_bad_image_is_not_counted_in_evaluation():
+    (batch,) = list(imagenet.iterate(evaluation(Records(8, bad={3}))))
     assert batch.weights.tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
     assert batch.images[3].max() == 0
     reports = list(imagenet.reports(batch))
     assert reports == ["3.JPEG: neither a JPEG nor a PNG image"]
 
 
-def test_where_all_images_are_bad_it_ends(numbered_records):
-    batches = train(numbered_records(8, bad=range(8)))
+def test_where_all_images_are_bad_it_ends():
+    batches = train(Records(8, bad=range(8)))
     with pytest.raises(ValueError, match=r"100 images in a row .*JPEG: neither"):
         take(batches, 1)
 
@@ -288,25 +287,16 @@ def test_processes_that_start_are_left_alone_by_a_signal_to_all(
     number, imagenet_folder
 ):
     """Their imports take seconds, before which they cannot ignore a signal."""
-    command = [sys.executable, "-c", STARTING_PROGRAM, imagenet_folder, str(+number)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, start_new_session=True
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = ["-c", STARTING_PROGRAM, imagenet_folder, +number]
+    helpers.printed(*arguments, start_new_session=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_their_parent(number, imagenet_folder):
     """The pipe ends when the last process that could write to it has ended."""
-    command = [sys.executable, "-c", WAITING_PROGRAM, imagenet_folder]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    arguments = ["-c", WAITING_PROGRAM, imagenet_folder]
+    process = helpers.started(*arguments, start_new_session=True)
     try:
         assert process.stdout.readline() == "ready\n"
         if number == signal.SIGINT:  # as a terminal does it

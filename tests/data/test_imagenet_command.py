@@ -1,4 +1,4 @@
-"""ResNet50 on ImageNet by the command, which is stopped twice as if nothing was."""
+"""A ResNet on ImageNet by the command, which is stopped twice as if nothing was."""
 
 import contextlib
 import json
@@ -6,16 +6,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from iterand_jax.data import prepare
 from iterand_jax.training.logs import read_lines
+from tests import helpers
+from tests.helpers import encode
 
 STEPS = 25
 FIELDS = {
+    "network.name": "imagenet_resnet18",
     "network.width": 0.0625,
     "batch_size": 4,
     "eval_batch_size": 4,
@@ -30,7 +32,7 @@ FIELDS = {
 
 
 @pytest.fixture
-def data_dir(class_folders, smooth_image, encoded, tmp_path):
+def data_dir(class_folders, smooth_image, tmp_path):
     """The ImageNet of `class_folders` with 90 training images more: 101, one truncated.
 
     Each is larger than a crop, as most of ImageNet's are.
@@ -40,7 +42,7 @@ def data_dir(class_folders, smooth_image, encoded, tmp_path):
     classes = sorted((files / "train").iterdir())
     for i in range(90):
         image = smooth_image(10 + i, 230 + 2 * i, 300)
-        (classes[i % 3] / f"more_{i}.JPEG").write_bytes(encoded(image))
+        (classes[i % 3] / f"more_{i}.JPEG").write_bytes(encode(image))
     prepare.prepare("imagenet2012", str(tmp_path / "data"), str(files))
     return tmp_path / "data"
 
@@ -48,15 +50,12 @@ def data_dir(class_folders, smooth_image, encoded, tmp_path):
 @contextlib.contextmanager
 def started(data_dir, workdir):
     """The command in a group of processes of its own, none of which is left behind."""
-    command = [sys.executable, "-m", "iterand_jax.main"]
-    command += ["--config=configs/imagenet_resnet50.py", f"--data_dir={data_dir}"]
-    command += [f"--workdir={workdir}"]
-    command += [f"--config.{name}={value}" for name, value in FIELDS.items()]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
+    flags = ["--config=configs/imagenet_resnet50.py", f"--data_dir={data_dir}"]
+    flags += [f"--workdir={workdir}"]
+    flags += [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    process = helpers.started(
+        *helpers.command("main", *flags),
         stderr=subprocess.STDOUT,
-        text=True,
         start_new_session=True,
     )
     try:
@@ -110,11 +109,7 @@ def close_terminal(pid):
 def outcome(workdir):
     """The result and the log, without what a clock measured."""
     result = json.loads((workdir / "result.json").read_text())
-    lines = read_lines(workdir / "metrics.jsonl")
-    for record in (result, *lines):
-        del record["examples_per_second"]
-    del result["seconds"]
-    return result, lines
+    return helpers.untimed(result), helpers.metrics(workdir)
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import logging
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,34 +10,13 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iterand_jax.data import datasets, feeds
+from iterand_jax.data import feeds
 from iterand_jax.data.imagenet_feed import BadImageInDatasetError, StreamedImages
-from iterand_jax.data.sources import Source
 from iterand_jax.runtime import hosts
-from iterand_jax.training import loop, setup
-from iterand_jax.training.config import resolve
-from iterand_jax.training.evaluation import Evaluator
-from iterand_jax.training.replica import Replica
+from tests import helpers
+from tests.helpers import numbered_source
 
 ROOT = jax.random.key(3)
-
-
-@pytest.fixture
-def source(numbered_records):
-    """A function (bad images) -> a source of 30 training and 10 validation images."""
-
-    def make(bad=()):
-        splits = {"train": 30, "validation": 10}
-        return Source(
-            name="imagenet2012",
-            num_classes=1000,
-            sizes=splits,
-            encoding="jpeg",
-            fingerprint="0" * 16,
-            read=lambda split: numbered_records(splits[split], bad),
-        )
-
-    return make
 
 
 @pytest.fixture
@@ -76,14 +53,14 @@ def walk(feed, steps):
     return [jax.tree.map(np.asarray, feed.batch(step)) for step in steps]
 
 
-def test_sizes_are_known_before_anything_is_read(source, make):
-    feed = make(dataclasses.replace(source(), read=None))
+def test_sizes_are_known_before_anything_is_read(make):
+    feed = make(dataclasses.replace(numbered_source(), read=None))
     assert feed.sizes == {"train": 30, "validation": 10, "test": 10}
     assert feed.steps_per_epoch == 3
 
 
-def test_what_comes_has_the_announced_shapes_and_places(source, make):
-    feed = make(source())
+def test_what_comes_has_the_announced_shapes_and_places(make):
+    feed = make(numbered_source())
     feed.open(ROOT)
     for announced, given in (
         (feed.train_shapes(), [feed.batch(0)]),
@@ -96,33 +73,33 @@ def test_what_comes_has_the_announced_shapes_and_places(source, make):
             assert actual == expected
 
 
-def test_a_run_that_continues_sees_what_an_uninterrupted_one_sees(source, make):
-    whole, killed = make(source()), make(source())
+def test_a_run_that_continues_sees_what_an_uninterrupted_one_sees(make):
+    whole, killed = make(numbered_source()), make(numbered_source())
     whole.open(ROOT)
     killed.open(ROOT)
     batches = walk(whole, range(8))
     walk(killed, range(5))
     position = json.loads(json.dumps(killed.position()))
     assert position == {"next_step": 5, "bad_images": []}
-    resumed = make(source())
+    resumed = make(numbered_source())
     resumed.open(ROOT, position)
     for one, other in zip(batches[5:], walk(resumed, range(5, 8)), strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
     assert resumed.position() == whole.position()
 
 
-def test_the_order_follows_the_root_key(source, make):
+def test_the_order_follows_the_root_key(make):
     orders = []
     for seed in (0, 0, 1):
-        feed = make(source())
+        feed = make(numbered_source())
         feed.open(jax.random.key(seed))
         orders.append(np.concatenate([b.labels for b in walk(feed, range(3))]))
     np.testing.assert_array_equal(orders[0], orders[1])
     assert not np.array_equal(orders[0], orders[2])
 
 
-def test_a_step_that_is_not_the_next_is_refused(source, make):
-    feed = make(source())
+def test_a_step_that_is_not_the_next_is_refused(make):
+    feed = make(numbered_source())
     feed.open(ROOT)
     feed.batch(0)
     with pytest.raises(ValueError, match="stands at step 1, not 2"):
@@ -130,8 +107,10 @@ def test_a_step_that_is_not_the_next_is_refused(source, make):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_each_validation_image_counts_once(split, source, make):
-    feed = make(source())  # "test" may be asked for at any time, also before open
+def test_each_validation_image_counts_once(split, make):
+    feed = make(
+        numbered_source()
+    )  # "test" may be asked for at any time, also before open
     counted = []
     for arguments in feed.split(split):
         (images,), labels, weights = feed.eval_inputs(arguments)
@@ -141,8 +120,8 @@ def test_each_validation_image_counts_once(split, source, make):
     assert counted == list(range(10))
 
 
-def test_inputs_are_normalized(source, make):
-    feed = make(source(), mean=(0.5, 0.25, 0.0), std=(2.0, 1.0, 0.5))
+def test_inputs_are_normalized(make):
+    feed = make(numbered_source(), mean=(0.5, 0.25, 0.0), std=(2.0, 1.0, 0.5))
     feed.open(ROOT)
     arguments = feed.batch(0)
     (images,), labels = feed.train_inputs(arguments, jnp.int32(0), ROOT)
@@ -152,8 +131,8 @@ def test_inputs_are_normalized(source, make):
     np.testing.assert_allclose(images[..., 2], 0, atol=1e-6)
 
 
-def test_a_bad_image_is_reported_once_and_left_out(source, make, caplog):
-    feed = make(source(bad={7}))
+def test_a_bad_image_is_reported_once_and_left_out(make, caplog):
+    feed = make(numbered_source(bad={7}))
     feed.open(ROOT)
     with caplog.at_level(logging.WARNING):
         batches = walk(feed, range(9))
@@ -166,14 +145,14 @@ def test_a_bad_image_is_reported_once_and_left_out(source, make, caplog):
     ]
     assert feed.position() == {"next_step": 9, "bad_images": [line]}
     caplog.clear()
-    resumed = make(source(bad={7}))
+    resumed = make(numbered_source(bad={7}))
     resumed.open(ROOT, feed.position())
     walk(resumed, range(9, 15))
     assert not caplog.records
 
 
-def test_a_bad_image_is_refused_where_the_config_says_so(source, make):
-    feed = make(source(bad=set(range(0, 30, 5))), on_bad_image="refuse")
+def test_a_bad_image_is_refused_where_the_config_says_so(make):
+    feed = make(numbered_source(bad=set(range(0, 30, 5))), on_bad_image="refuse")
     feed.open(ROOT)
     with pytest.raises(BadImageInDatasetError, match=r"\d+\.JPEG: neither") as error:
         walk(feed, range(3))
@@ -191,9 +170,9 @@ def test_a_bad_image_is_refused_where_the_config_says_so(source, make):
         ("on_bad_image", "ignore", "'ignore'; possible: skip, refuse"),
     ],
 )
-def test_what_is_impossible_is_named_in_one_line(field, value, message, source, make):
+def test_what_is_impossible_is_named_in_one_line(field, value, message, make):
     with pytest.raises(ValueError, match=message) as error:
-        make(source(), **{field: value})
+        make(numbered_source(), **{field: value})
     assert "\n" not in str(error.value)
 
 
@@ -201,86 +180,8 @@ def test_there_is_a_core():
     assert hosts.cores() >= 1
 
 
-@pytest.fixture
-def streamed_config(tiny_config, monkeypatch):
-    """Conv2 at width 1/16 on ImageNet of 16 x 16 pixels: 2 epochs of 5 steps."""
-    small = datasets._streamed_images(datasets.imagenet.open_imagenet, 16, 1000)
-    monkeypatch.setitem(datasets.DATASETS, "imagenet2012", small)
-
-    def make(**overrides):
-        fields = {
-            "augmentation": None,
-            "batch_size": 2,
-            "checkpoint_every_steps": 2,
-            "dataset.mean": (0.5,) * 3,
-            "dataset.name": "imagenet2012",
-            "dataset.on_bad_image": "skip",
-            "dataset.split_seed": None,
-            "dataset.std": (0.25,) * 3,
-            "dataset.validation_fraction": None,
-            "dataset.workers": 0,
-            "epochs": 2,
-            "eval_batch_size": 3,
-            "log_every_steps": 1,
-        }
-        return resolve(tiny_config(**fields | overrides))
-
-    return make
-
-
-def run(config, folder, workdir):
-    workdir.mkdir(exist_ok=True)
-    built = setup.build(config, datasets.open_source("imagenet2012", folder))
-    return loop.train_and_evaluate(built, workdir)
-
-
-def test_an_evaluation_counts_all_but_bad_images(source, streamed_config):
-    bad = set()
-    built = setup.build(streamed_config(), source(bad))
-    evaluate = Evaluator(built)
-    state = jax.jit(built.init_state)(built.root)
-    assert evaluate(state, "test").examples == 10
-    bad.add(3)
-    assert evaluate(state, "test").examples == 9
-    bad.update(range(10))
-    with pytest.raises(ValueError, match="no example of the test split can be read"):
-        evaluate(state, "test")
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(
-    streamed_config, imagenet_folder, tmp_path, monkeypatch, capsys
-):
-    config = streamed_config()
-    whole = run(config, imagenet_folder, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    log_step = Replica.log_step
-
-    def killed_at_5(self, programs, step):
-        log_step(self, programs, step)
-        if step == 5:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Replica, "log_step", killed_at_5)
-        with pytest.raises(Killed):
-            run(config, imagenet_folder, tmp_path / "killed")
-    capsys.readouterr()
-    resumed = run(config, imagenet_folder, tmp_path / "killed")
-    assert "continuing from the checkpoint at step 4" in capsys.readouterr().out
-    assert resumed.state_sha256 == whole.state_sha256
-    assert resumed.test_loss == whole.test_loss
-    assert resumed.record.position == whole.record.position
-    assert resumed.record.position["next_step"] == 10
-    assert whole.state.epoch.examples == 10
-
-
 @pytest.mark.slow
 def test_a_bad_image_that_one_process_is_given_ends_all(imagenet_folder, tmp_path):
-    command = [sys.executable, "-m", "iterand_jax.launch", "--processes=2", "--"]
     fields = {
         "network.name": "conv2",
         "network.width": 0.0625,
@@ -290,10 +191,11 @@ def test_a_bad_image_that_one_process_is_given_ends_all(imagenet_folder, tmp_pat
         "dataset.on_bad_image": "refuse",
         "log_every_steps": 1,
     }
-    command += ["--config=configs/imagenet_resnet18.py", f"--workdir={tmp_path}"]
-    command += [f"--data_dir={imagenet_folder}"]
-    command += [f"--config.{name}={value}" for name, value in fields.items()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    flags = ["--config=configs/imagenet_resnet18.py", f"--workdir={tmp_path}"]
+    flags += [f"--data_dir={imagenet_folder}"]
+    flags += [f"--config.{name}={value}" for name, value in fields.items()]
+    launch = helpers.command("launch", "--processes=2", "--", *flags)
+    done = helpers.python(*launch)
     assert done.returncode == 2, done.stdout + done.stderr
     errors = [line for line in done.stdout.splitlines() if "error: " in line]
     assert len(errors) == 2

@@ -7,6 +7,7 @@ import tarfile
 import pytest
 
 from iterand_jax.data import imagenet, imagenet_files, prepare
+from tests.helpers import encode
 
 
 @pytest.fixture
@@ -48,10 +49,10 @@ def test_bytes_labels_and_names_are_kept(imagenet_folder, class_folders):
 
 @pytest.mark.parametrize("cut", [0, 100, -6])
 def test_an_image_to_correct_that_is_damaged_stays_for_its_reader_to_name(
-    cut, copy, tmp_path, encoded, smooth_image
+    cut, copy, tmp_path, smooth_image
 ):
     name = "n01739381_1309.JPEG"  # TFDS corrects it
-    content = encoded(smooth_image(0, 20, 30).convert("CMYK"))[:cut]
+    content = encode(smooth_image(0, 20, 30).convert("CMYK"))[:cut]
     (copy / "train" / "n01739381").mkdir()
     (copy / "train" / "n01739381" / name).write_bytes(content)
     prepare.prepare("imagenet2012", str(tmp_path / "data"), str(copy))
@@ -59,16 +60,16 @@ def test_an_image_to_correct_that_is_damaged_stays_for_its_reader_to_name(
     assert found[name][1] == content
 
 
-def test_folders_and_archives_give_the_same_files(tmp_path, encoded, smooth_image):
+def test_folders_and_archives_give_the_same_files(tmp_path, smooth_image):
     """The images that TFDS corrects are corrected in both."""
     cmyk = smooth_image(0, 20, 30).convert("CMYK")
     train = {
         "n01739381": {
-            "n01739381_1309.JPEG": encoded(cmyk),
-            "n01739381_1.JPEG": encoded(smooth_image(1, 20, 30)),
+            "n01739381_1309.JPEG": encode(cmyk),
+            "n01739381_1.JPEG": encode(smooth_image(1, 20, 30)),
         },
         "n02105855": {
-            "n02105855_2933.JPEG": encoded(smooth_image(2, 20, 30), "PNG"),
+            "n02105855_2933.JPEG": encode(smooth_image(2, 20, 30), "PNG"),
         },
     }
     validation = {"n01751748": {"ILSVRC2012_val_00000001.JPEG": b"not looked at"}}

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from iterand_jax.data import jpeg
+from tests.helpers import encode
 
 KINDS = ["rgb", "grey", "cmyk", "ycck", "progressive", "rotated", "png", "followed"]
 
@@ -32,8 +33,8 @@ def test_every_kind_is_decoded_to_rgb(kind, kinds):
     assert_close(pixels, by_pillow(kinds[kind]), most=2)
 
 
-def test_colours_keep_their_order(encoded):
-    pixels = jpeg.decode(encoded(Image.new("RGB", (16, 16), (250, 10, 120))))
+def test_colours_keep_their_order():
+    pixels = jpeg.decode(encode(Image.new("RGB", (16, 16), (250, 10, 120))))
     np.testing.assert_allclose(pixels.mean((0, 1)), [250, 10, 120], atol=2)
 
 
@@ -100,8 +101,8 @@ def test_a_shrinking_axis_is_averaged_and_a_growing_one_interpolated():
 
 
 @pytest.mark.parametrize("size", [(90, 120), (300, 40), (50, 50), (260, 400)])
-def test_random_crops_are_those_of_pillow(size, smooth_image, encoded):
-    data = encoded(smooth_image(7, *size))
+def test_random_crops_are_those_of_pillow(size, smooth_image):
+    data = encode(smooth_image(7, *size))
     original, flips = by_pillow(data), set()
     for seed in range(12):
         crop = jpeg.random_crop(data, np.random.default_rng(seed), 64)
@@ -119,8 +120,8 @@ def test_random_crops_are_those_of_pillow(size, smooth_image, encoded):
 
 
 @pytest.mark.parametrize("size", [(90, 120), (120, 90), (30, 40), (64, 64), (50, 170)])
-def test_centre_crops_are_those_of_pillow(size, smooth_image, encoded):
-    data = encoded(smooth_image(8, *size))
+def test_centre_crops_are_those_of_pillow(size, smooth_image):
+    data = encode(smooth_image(8, *size))
     height, width = (round(73 * n / min(size)) for n in size)  # 73 = 64 * 256 / 224
     resized = by_pillow(data).resize((width, height), Image.Resampling.BILINEAR)
     top, left = (height - 64) // 2, (width - 64) // 2
@@ -128,8 +129,8 @@ def test_centre_crops_are_those_of_pillow(size, smooth_image, encoded):
     assert_close(jpeg.centre_crop(data, 64), expected)
 
 
-def test_the_shorter_side_of_224_is_resized_to_256(encoded):
+def test_the_shorter_side_of_224_is_resized_to_256():
     """A frame of 16 of the 256 pixels is cut off: 1/16 of the image on each side."""
     image = Image.new("RGB", (256, 512), (255, 255, 255))
     image.paste((0, 0, 0), (16, 144, 240, 368))
-    assert jpeg.centre_crop(encoded(image), 224).max() < 64
+    assert jpeg.centre_crop(encode(image), 224).max() < 64

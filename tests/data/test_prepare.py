@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from iterand_jax.data import archives, datasets, imagenet_files, prepare, sources
+from tests import helpers
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8)
 CLASSES = [f"class{i}" for i in range(10)]
@@ -41,7 +42,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 made, prepare._cifar_examples = prepare._cifar_examples, pausing
 archive = archives.Archive("", int(sys.argv[1]), sys.argv[2], False)
 archives.registered_archives = lambda builder: {{{CIFAR10_ARCHIVE!r}: archive}}
-sys.exit(prepare.main(["cifar10", *sys.argv[3:]]))
+sys.argv[1:] = ["cifar10", *sys.argv[3:]]
+prepare.run()
 """
 
 
@@ -106,8 +108,8 @@ def cifar10(tmp_path, monkeypatch):
     return str(tmp_path / CIFAR10_ARCHIVE), str(tmp_path / "data")
 
 
-def assert_fails(capfd, arguments, code, *parts):
-    assert prepare.main(arguments) == code
+def assert_fails(command, capfd, arguments, code, *parts):
+    assert command(prepare, *arguments) == code
     out, err = capfd.readouterr()
     last = err.rstrip().splitlines()[-1]
     assert out == ""
@@ -118,10 +120,10 @@ def assert_fails(capfd, arguments, code, *parts):
     return err
 
 
-def test_cifar10_keeps_pixels_labels_and_official_numbers(cifar10, capfd):
+def test_cifar10_keeps_pixels_labels_and_official_numbers(cifar10, command, capfd):
     archive, data_dir = cifar10
     flags = [f"--data_dir={data_dir}", f"--archive={archive}"]
-    assert prepare.main(["cifar10", *flags]) == 0
+    assert command(prepare, "cifar10", *flags) == 0
     made = Path(data_dir, "cifar10", "3.0.2")
     assert capfd.readouterr().out == f"cifar10 is prepared in {made}\n"
     source = datasets.open_source("cifar10", data_dir)
@@ -242,60 +244,66 @@ def test_a_shuffle_too_large_for_memory_gives_the_same_files(cifar10, monkeypatc
     assert not list(Path(data_dir + "2").rglob("*.tmp"))
 
 
-def test_prepared_once_is_prepared(cifar10, capfd):
+def test_prepared_once_is_prepared(cifar10, command, capfd):
     archive, data_dir = cifar10
     prepare.prepare("cifar10", data_dir, archive)
     Path(archive).unlink()
     capfd.readouterr()
-    assert prepare.main(["cifar10", f"--data_dir={data_dir}"]) == 0
+    assert command(prepare, "cifar10", f"--data_dir={data_dir}") == 0
     assert prepare.prepare_if_possible("cifar10", data_dir) is None
     out, err = capfd.readouterr()
     assert out == f"cifar10 is already prepared in {data_dir}/cifar10/3.0.2\n"
     assert err == ""
 
 
-def test_a_wrong_archive_is_refused_before_a_dataset_is_written(cifar10, capfd):
+def test_a_wrong_archive_is_refused_before_a_dataset_is_written(
+    cifar10, command, capfd
+):
     archive, data_dir = cifar10
     content = Path(archive).read_bytes()
     Path(archive).write_bytes(content[:-1])
     flags = [f"--data_dir={data_dir}", f"--archive={archive}"]
     expected = hashlib.sha256(content).hexdigest()
-    assert_fails(capfd, ["cifar10", *flags], 2, archive, expected, "again")
+    assert_fails(command, capfd, ["cifar10", *flags], 2, archive, expected, "again")
     assert not Path(data_dir, "cifar10").exists()
 
 
-def test_bad_arguments_end_in_one_line(cifar10, capfd, tmp_path):
+def test_bad_arguments_end_in_one_line(cifar10, command, capfd, tmp_path):
     archive, data_dir = cifar10
     flag = f"--data_dir={data_dir}"
     known = "cifar10, imdb_reviews, imagenet2012"
     unknown = f"unknown dataset 'mnist'; possible: {known}"
-    assert_fails(capfd, ["mnist", flag], 2, unknown)
+    assert_fails(command, capfd, ["mnist", flag], 2, unknown)
     absent = f"--archive={archive}.zip"
-    assert_fails(capfd, ["cifar10", flag, absent], 2, f"no archive at {archive}.zip")
+    assert_fails(
+        command, capfd, ["cifar10", flag, absent], 2, f"no archive at {archive}.zip"
+    )
     # A folder without the archive, and a file where the data directory should be.
     (tmp_path / "empty").mkdir()
     empty = f"--archive={tmp_path / 'empty'}"
-    assert_fails(capfd, ["cifar10", flag, empty], 2, CIFAR10_ARCHIVE)
+    assert_fails(command, capfd, ["cifar10", flag, empty], 2, CIFAR10_ARCHIVE)
     assert not Path(data_dir).exists()
     inside = [f"--data_dir={archive}", f"--archive={archive}"]
-    assert_fails(capfd, ["cifar10", *inside], 2, archive)
+    assert_fails(command, capfd, ["cifar10", *inside], 2, archive)
     Path(data_dir, "cifar10", "3.0.2").mkdir(parents=True)
     given = f"--archive={archive}"
     assert_fails(
-        capfd, ["cifar10", flag, given], 2, "3.0.2 exists but holds no cifar10"
+        command, capfd, ["cifar10", flag, given], 2, "3.0.2 exists but holds no cifar10"
     )
 
 
 def test_imagenet2012_says_that_it_must_be_downloaded_by_hand(
-    imagenet2012, tmp_path, capfd
+    imagenet2012, tmp_path, command, capfd
 ):
     arguments = ["imagenet2012", f"--data_dir={tmp_path / 'data'}"]
-    assert_fails(capfd, arguments, 2, imagenet_files.TRAIN_ARCHIVE, "--archive=FOLDER")
+    assert_fails(
+        command, capfd, arguments, 2, imagenet_files.TRAIN_ARCHIVE, "--archive=FOLDER"
+    )
     with pytest.raises(sources.DataNotFoundError, match="by hand") as error:
         prepare.prepare_if_possible("imagenet2012", str(tmp_path / "data"))
-    command = f"prepare imagenet2012 --data_dir={tmp_path / 'data'}"
+    by_hand = f"prepare imagenet2012 --data_dir={tmp_path / 'data'}"
     assert str(error.value).endswith(
-        f" --archive=FOLDER: python -m iterand_jax.data.{command}"
+        f" --archive=FOLDER: python -m iterand_jax.data.{by_hand}"
     )
 
 
@@ -317,19 +325,23 @@ def test_an_archive_already_downloaded_is_used(cifar10):
     assert prepare.prepare("cifar10", data_dir).is_dir()
 
 
-def test_without_network_one_line_and_exit_code_1(cifar10, capfd, monkeypatch):
+def test_without_network_one_line_and_exit_status_75(
+    cifar10, command, capfd, monkeypatch
+):
     _, data_dir = cifar10
     url = "file:///absent"
     register(monkeypatch, {CIFAR10_ARCHIVE: b"content"}, url)
     arguments = ["cifar10", f"--data_dir={data_dir}"]
-    err = assert_fails(capfd, arguments, 1, f"{url}/{CIFAR10_ARCHIVE}", "No such file")
+    err = assert_fails(
+        command, capfd, arguments, 75, f"{url}/{CIFAR10_ARCHIVE}", "No such file"
+    )
     assert err.count("\n") == 1
     with pytest.raises(sources.DataNotFoundError, match="No such file") as error:
         prepare.prepare_if_possible("cifar10", data_dir)
-    command = f"python -m iterand_jax.data.prepare cifar10 --data_dir={data_dir}"
+    retry = f"python -m iterand_jax.data.prepare cifar10 --data_dir={data_dir}"
     message = str(error.value)
     assert message.startswith(f"cifar10 is not in {data_dir} ")
-    assert message.endswith(command)
+    assert message.endswith(retry)
     assert "\n" not in message
 
 
@@ -359,12 +371,11 @@ def start(cifar10):
     content = Path(archive).read_bytes()
     arguments = [str(len(content)), hashlib.sha256(content).hexdigest()]
     flags = [f"--data_dir={data_dir}", f"--archive={archive}"]
-    command = [sys.executable, "-c", PAUSING_PROGRAM, *arguments, *flags]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    arguments = ["-c", PAUSING_PROGRAM, *arguments, *flags]
     started = []
 
     def start():
-        started.append(subprocess.Popen(command, text=True, **pipes))
+        started.append(helpers.started(*arguments, stdin=subprocess.PIPE))
         return started[-1]
 
     yield start
@@ -420,8 +431,7 @@ def test_killed_and_interrupted_preparations_leave_nothing(cifar10, start):
 
 
 def test_command_runs_as_a_module():
-    command = [sys.executable, "-m", "iterand_jax.data.prepare", "mnist"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = helpers.python(*helpers.command("data.prepare", "mnist"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "unknown dataset 'mnist'" in done.stderr

@@ -2,8 +2,6 @@
 
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from iterand_jax.data import datasets, sources
+from tests import helpers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
 RECORDS = "cifar10-{}.array_record-00000-of-00001"
@@ -132,6 +131,7 @@ def test_pixels_equal_tfds_own_decoding(prepared, monkeypatch):
     assert source.num_classes == 10
     assert source.sizes == {"train": 7, "test": 3}
     assert source.encoding == "png"
+    assert source.deviation is None
     for split, originals in (("train", IMAGES[:7]), ("test", IMAGES[7:])):
         images, labels = source.read(split)
         assert images.dtype == np.uint8
@@ -161,6 +161,7 @@ def test_jpeg_is_called_jpeg(tmp_path):
     source = datasets.open_source("cifar10", str(tmp_path))
     decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
     assert source.encoding == "jpeg"
+    assert source.deviation == "stored as JPEG: not the official pixels"
     np.testing.assert_array_equal(source.read("train")[0], decoded[None])
 
 
@@ -261,8 +262,7 @@ def test_reading_is_silent_and_free_of_tensorflow(prepared):
         "except sources.DataNotFoundError: pass\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    command = [sys.executable, "-W", "error", "-c", program, str(prepared)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = helpers.python("-W", "error", "-c", program, prepared)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -2,13 +2,12 @@
 
 import collections
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from iterand_jax.data import datasets, sources, text
+from tests import helpers
 
 needs_real_reviews = pytest.mark.skipif(
     not sources.tfds_builder("imdb_reviews", sources.resolve_data_dir())[1],
@@ -101,8 +100,7 @@ def test_it_is_silent_also_when_a_process_is_started_afterwards():
         "subprocess.run([sys.executable, '-c', ''], check=True)\n"
         "assert 'huggingface_hub' not in sys.modules\n"
     )
-    command = [sys.executable, "-W", "error", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = helpers.python("-W", "error", "-c", program)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -1,9 +1,6 @@
 """The convolution for CPUs has the gradients of JAX's own."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +9,10 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from iterand_jax.networks import convolution
 from iterand_jax.networks.conv_norm import ConvNorm
+from iterand_jax.networks.cpu import convolution
 from iterand_jax.networks.cpu.convolution import Conv, conv_general_dilated
+from tests import helpers
 
 CHANNELS_LAST = {
     3: ("NWC", "WIO", "NWC"),
@@ -209,8 +207,4 @@ np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_on_two_devices_stays_there():
-    flag = "--xla_force_host_platform_device_count=2"
-    environment = os.environ | {"XLA_FLAGS": flag}
-    command = [sys.executable, "-c", TWO_DEVICES]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    helpers.printed("-c", TWO_DEVICES, devices=2)

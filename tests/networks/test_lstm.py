@@ -39,12 +39,12 @@ def logits_of(model, params, tokens=TOKENS, lengths=LENGTHS):
 def test_pruned_it_is_the_pruned_cell_of_the_array_door(bidirectional):
     """Token by token, without padding: one top-k over the four gates of a matrix."""
     model, sparsity = make(bidirectional=bidirectional), 0.4
-    weights, scores = normal(model, 1), normal(model, 2)
-    pruned = Subnetwork(sparsity).prune(weights, scores)
+    scores, weights = normal(model, 1), normal(model, 2)
+    pruned = Subnetwork(sparsity).prune(scores, weights)
 
     def pairs(direction):
         matrices = ((direction, "input"), (direction, "recurrent"))
-        return [tree[d][m]["kernel"] for d, m in matrices for tree in (weights, scores)]
+        return [tree[d][m]["kernel"] for d, m in matrices for tree in (scores, weights)]
 
     cell = jax.jit(layers.lstm_cell, static_argnames="sparsity")
     expected = []

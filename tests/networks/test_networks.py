@@ -121,7 +121,7 @@ def size(tree):
 
 
 def test_the_laws_below_cover_every_network():
-    assert COUNTS.keys() == NETWORKS.keys()
+    assert COUNTS.keys() == set(NETWORKS)
     found = []
     for module in pkgutil.iter_modules(networks.__path__, networks.__name__ + "."):
         for _, member in inspect.getmembers(importlib.import_module(module.name)):
@@ -130,12 +130,13 @@ def test_the_laws_below_cover_every_network():
             if is_module and "num_classes" in made.__dataclass_fields__:
                 found.append(member)
     assert found
-    entries = list(NETWORKS.values())
+    entries = [network.factory for network in NETWORKS.table.values()]
     bases = [entry.func for entry in entries if isinstance(entry, functools.partial)]
     for member in found:  # by identity: each partial application is one of its own
         assert any(member is known for known in entries + bases), member
 
 
+@pytest.mark.smoke
 @every_network
 @pytest.mark.parametrize("affine", [False, True])
 def test_the_parameters_are_as_many_as_by_hand(name, affine):
@@ -143,6 +144,7 @@ def test_the_parameters_are_as_many_as_by_hand(name, affine):
     assert size(shapes(model, *inputs_of(name))["params"]) == COUNTS[name][affine]
 
 
+@pytest.mark.smoke
 def test_conv6_has_the_size_of_the_paper():
     assert COUNTS["conv6"] == (2_261_184, 2_261_184 + 2 * 448 + 512 + 10)
 

@@ -85,12 +85,12 @@ def draw(model, *inputs):
         return deviation * rng.standard_normal(leaf.shape)
 
     params = variables["params"]
-    weights, scores = (jax.tree.map_with_path(normal, params) for _ in range(2))
+    scores, weights = (jax.tree.map_with_path(normal, params) for _ in range(2))
     statistics = jax.tree.map_with_path(
         lambda path, leaf: np.full(leaf.shape, float(path[-1].key == "var")),
         variables.get("batch_stats", {}),
     )
-    return weights, scores, statistics
+    return scores, weights, statistics
 
 
 @partial(jax.jit, static_argnames=("model", "subnetwork", "optimizer"))
@@ -109,7 +109,7 @@ def train(
     """(scores, statistics, opt_state) after a step, its logits and its gradients."""
 
     def loss_of(scores):
-        params = subnetwork.prune(weights, scores)
+        params = subnetwork.prune(scores, weights)
         logits, updated = model.apply(
             {"params": params, "batch_stats": statistics},
             *inputs,
@@ -151,7 +151,7 @@ def test_training_and_evaluation_are_pytorchs(name, network, inputs):
         model = model.clone(dropout=0.0)  # its draws differ from PyTorch's
     static = {"model": model, "subnetwork": subnetwork, "optimizer": optimizer}
     with jax.enable_x64(True):
-        weights, scores, statistics = draw(model, *batches[0])
+        scores, weights, statistics = draw(model, *batches[0])
         peer = Peer(
             network,
             *map(flat, (weights, scores, statistics)),
@@ -174,7 +174,7 @@ def test_training_and_evaluation_are_pytorchs(name, network, inputs):
         scores, statistics, _ = state
         average_biased_variances(peer, STEPS)
         assert_close(flat(statistics), peer.statistics)
-        pruned = jax.jit(subnetwork.prune)(weights, scores)
+        pruned = jax.jit(subnetwork.prune)(scores, weights)
         variables = {"params": pruned, "batch_stats": statistics}
         logits = jax.jit(model.apply)(variables, *batches[0])
         theirs = tuple(map(channels_first, batches[0]))

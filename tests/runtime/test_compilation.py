@@ -1,14 +1,13 @@
 """Commands keep compiled programs; a library and a user who says otherwise do not."""
 
 import os
-import subprocess
-import sys
 import time
 
 import jax
 import pytest
 
 from iterand_jax.runtime import cli, compilation
+from tests import helpers
 
 OPTIONS = (
     "jax_compilation_cache_dir",
@@ -66,17 +65,13 @@ def test_a_folder_that_cannot_be_made_is_no_error(unset):
 def run(*arguments, cache, **environment):
     """A process as a user starts it, without what the tests' environment sets."""
     ours = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "TF_"))}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=ours | {"XDG_CACHE_HOME": str(cache)} | environment,
-        capture_output=True,
-        text=True,
-    )
+    environment = ours | {"XDG_CACHE_HOME": str(cache)} | environment
+    return helpers.python(*arguments, env=environment, inherit=False)
 
 
 def test_a_program_that_was_kept_gives_the_same_bits_and_no_complaint(tmp_path):
     script = (
-        "import jax, jax.numpy as jnp; from iterand_jax import compilation_cache; "
+        "import jax, jax.numpy as jnp; from iterand_jax.runtime import compilation; "
         "compilation.enable(); x = jnp.linspace(0, 1, 4096).reshape(64, 64); "
         "print(jax.jit(lambda x: jnp.sin(x @ x).sum())(x).item().hex())"
     )
@@ -90,6 +85,7 @@ def test_a_program_that_was_kept_gives_the_same_bits_and_no_complaint(tmp_path):
     assert first.stdout == second.stdout != ""
 
 
+@pytest.mark.smoke
 def test_commands_switch_it_on_and_the_library_does_not(tmp_path):
     imported = run("-c", "import iterand_jax", cache=tmp_path)
     assert imported.returncode == 0, imported.stderr

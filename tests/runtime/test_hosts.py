@@ -1,7 +1,5 @@
 """Processes that train together: who joins whom, and what they tell each other."""
 
-import subprocess
-import sys
 import threading
 import types
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from iterand_jax import launch
 from iterand_jax.runtime import hosts
+from tests import helpers
 
 NOTHING = (None, None, None)
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -174,19 +173,9 @@ def test_the_launcher_refuses_bad_flags(flag, message, capsys):
 def test_two_processes_hold_the_same_and_notice_if_not(tmp_path):
     coordinator = f"localhost:{launch.free_port()}"
     environment = launch.environment(devices=2)
-    command = [
-        sys.executable,
-        str(Path(__file__).parents[1] / "together.py"),
-        coordinator,
-    ]
+    command = ["-m", "tests.together", coordinator]
     processes = [
-        subprocess.Popen(
-            [*command, str(index), str(tmp_path / "c")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        helpers.started(*command, index, tmp_path / "c", env=environment)
         for index in range(2)
     ]
     said = [process.communicate(timeout=200) for process in processes]

@@ -4,60 +4,21 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import threading
-import time
 
 import pytest
 
-from iterand_jax.data import datasets
 from iterand_jax.runtime.signals import (
     SIGNALS,
     InterruptedRunError,
     stop_requests,
 )
-from iterand_jax.training import loop, setup
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
+from tests import helpers
+from tests.helpers import assert_one_line_error, wait_for_step
 
-
-def run(config, workdir, signals=()):
-    """Trains; `signals` maps steps to the signals that come while they are done."""
-    built = setup.build(resolve(config), datasets.open_source("digits"))
-    batch = built.feed.batch
-
-    def batch_and_signal(step):
-        if step in signals:
-            signal.raise_signal(signals[step])
-        return batch(step)
-
-    built.feed.batch = batch_and_signal
-    workdir.mkdir(exist_ok=True)
-    return loop.train_and_evaluate(built, workdir)
-
-
-def metrics(workdir):
-    lines = read_lines(workdir / "metrics.jsonl")
-    return [line | {"examples_per_second": 0} for line in lines]
-
-
-def test_a_stopped_run_ends_with_the_same_bits(tiny_config, tmp_path, capsys):
-    config = tiny_config()
-    whole = run(config, tmp_path / "whole")
-    before = [signal.getsignal(number) for number in SIGNALS]
-    for step, number in ((33, signal.SIGTERM), (45, signal.SIGINT)):
-        with pytest.raises(InterruptedRunError) as stopped:
-            run(config, tmp_path / "stopped", {step: number})
-        assert stopped.value.step == step + 1
-        assert stopped.value.number == number
-        assert f"stopped at step {step + 1} by {number.name}" in str(stopped.value)
-        assert [signal.getsignal(number) for number in SIGNALS] == before
-    capsys.readouterr()
-    resumed = run(config, tmp_path / "stopped")
-    assert "continuing from the checkpoint at step 46" in capsys.readouterr().out
-    assert resumed.state_sha256 == whole.state_sha256
-    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+LONG = ("--config.epochs=100000", "--config.network.width=0.0625")
 
 
 def test_a_signal_in_the_last_step_leaves_the_test_to_the_next_start(
@@ -65,9 +26,9 @@ def test_a_signal_in_the_last_step_leaves_the_test_to_the_next_start(
 ):
     """So a run of several stages does not begin the next one."""
     config = tiny_config(epochs=1)
-    with pytest.raises(InterruptedRunError, match="stopped at step 20 by SIGTERM"):
-        run(config, tmp_path, {19: signal.SIGTERM})
-    outcome = run(config, tmp_path)
+    with helpers.signalled(19, signal.SIGTERM):
+        helpers.train(config, tmp_path)
+    outcome = helpers.train(config, tmp_path)
     assert "continuing from the checkpoint at step 20" in capsys.readouterr().out
     assert int(outcome.state.step) == 20
 
@@ -82,8 +43,8 @@ def test_a_signal_while_the_last_checkpoint_is_written_counts(
         wait(self)
 
     monkeypatch.setattr(Checkpoints, "wait", signalled)
-    with pytest.raises(InterruptedRunError, match="stopped at step 20 by SIGTERM"):
-        run(tiny_config(epochs=1), tmp_path)
+    with helpers.stopped(20, signal.SIGTERM):
+        helpers.train(tiny_config(epochs=1), tmp_path)
     assert (tmp_path / "checkpoints" / "20").is_dir()
 
 
@@ -95,6 +56,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_acts_as_ever():
     with stop_requests() as request:
@@ -140,11 +102,10 @@ def test_what_nohup_ignores_stays_ignored():
 @pytest.mark.usefixtures("attended")
 def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
     """It can no longer write a word there, the progress bar neither."""
-    flags = ["--config.epochs=100000", "--config.network.width=0.0625"]
-    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={tmp_path}"]
+    command = helpers.command("main", f"--workdir={tmp_path}", *LONG)
     terminal, end = pty.openpty()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), end)
-    with subprocess.Popen(command + flags, **streams) as process:
+    with helpers.started(*command, **streams) as process:
         os.close(end)
         step = wait_for_step(1, tmp_path, process)
         os.close(terminal)
@@ -160,35 +121,16 @@ def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
 @pytest.mark.usefixtures("attended")
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
+    [(signal.SIGTERM, 75), (signal.SIGINT, 130)],
 )
 def test_the_command_tells_by_its_status_who_stopped_it(number, status, tmp_path):
-    flags = ["--config.epochs=100000", "--config.network.width=0.0625"]
-    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={tmp_path}"]
-    with subprocess.Popen(
-        command + flags, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
+    command = helpers.command("main", f"--workdir={tmp_path}", *LONG)
+    with helpers.started(*command, stdout=subprocess.DEVNULL) as process:
         wait_for_step(1, tmp_path, process)
-        assert "another process trains in" in refused(command + flags)
+        assert_one_line_error(helpers.python(*command), "another process trains in")
         os.kill(process.pid, number)
         said = process.communicate()[1].splitlines()[-1]
     assert process.returncode == status
     assert f"by {number.name}; the same command continues from there" in said
     step = int(said.split("step ")[1].split(" ")[0].replace(",", ""))
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
-
-
-def wait_for_step(step, workdir, process):
-    """Waits for a log line of this step or a later one; returns its step."""
-    while True:
-        assert process.poll() is None
-        lines = read_lines(workdir / "metrics.jsonl")
-        if lines and lines[-1]["step"] >= step:
-            return lines[-1]["step"]
-        time.sleep(0.02)  # the process may have no other core than this one
-
-
-def refused(command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    return done.stderr

@@ -51,6 +51,7 @@ def test_reference_values(call, value):
         assert call() == value
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("dims", "paper", "corrected", "improved"), THREE_BOUNDS)
 def test_three_bounds_side_by_side(dims, paper, corrected, improved):
     assert theory.paper_R_thm(dims, 0.1, 0.1) == pytest.approx(paper, rel=1e-3)

@@ -3,6 +3,7 @@ import pytest
 from iterand_jax import theory
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("n", "eps", "covered"), [(8, 0.1, 0.20), (12, 0.1, 0.59), (12, 0.01, 0.35)]
 )

@@ -2,8 +2,6 @@
 
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +11,16 @@ import pytest
 from safetensors import numpy as safetensors
 
 import iterand_jax
-from iterand_jax import export, main
 from iterand_jax.data.datasets import open_source
 from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training import exporting
+from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 
 def accuracy_of(ticket):
@@ -35,16 +35,16 @@ def test_a_run_is_packed_replayed_and_evaluated(
     """30 refreshes whose masks move, and a ticket that answers as the run did."""
     options = {"k_per": 2, "sampling_rate": 0.5, "network.width": 0.25}
     config = tiny_config(distribution=distribution, **options)
-    result = main.train(config, str(tmp_path))
+    result = train_config(config, str(tmp_path))
     capsys.readouterr()
     path = tmp_path / "ticket.safetensors"
-    export.export(tmp_path, "ticket", path)
+    exporting.export(tmp_path, "ticket", path)
     ticket = iterand_jax.load_ticket(path)
     np.testing.assert_allclose(accuracy_of(ticket), result["test_accuracy"], 1e-6)
     assert ticket.description.run["step"] == result["steps"] == 60
 
     model, state, _ = restore(tmp_path)
-    effective = model.method.params(state.trainable, state.frozen)
+    effective = model.params(state)
     for path_, masked in leaves_of(effective).items():
         rebuilt, mask = leaves_of(ticket.params)[path_], leaves_of(ticket.masks)[path_]
         frozen = leaves_of(state.frozen)[path_]
@@ -62,18 +62,18 @@ def test_a_run_is_packed_replayed_and_evaluated(
 
 
 def test_the_checkpoint_of_a_step_is_exported(tiny_config, tmp_path):
-    main.train(tiny_config(epochs=2, keep_checkpoints=2), str(tmp_path))
+    train_config(tiny_config(epochs=2, keep_checkpoints=2), str(tmp_path))
     path = tmp_path / "out.safetensors"
-    export.export(tmp_path, "ticket", path, step=30)
+    exporting.export(tmp_path, "ticket", path, step=30)
     assert iterand_jax.load_ticket(path).description.run["step"] == 30
     refusal = r"no checkpoint of step 10 in .*possible: 30, 40"
     with pytest.raises(ValueError, match=refusal):
-        export.export(tmp_path, "ticket", path, step=10)
+        exporting.export(tmp_path, "ticket", path, step=10)
 
 
 def test_a_run_by_sgd_is_a_dense_ticket(tiny_config, tmp_path):
-    result = main.train(tiny_config(epochs=1, method="sgd"), str(tmp_path))
-    export.export(tmp_path, "ticket", tmp_path / "out.safetensors")
+    result = train_config(tiny_config(epochs=1, method="sgd"), str(tmp_path))
+    exporting.export(tmp_path, "ticket", tmp_path / "out.safetensors")
     ticket = iterand_jax.load_ticket(tmp_path / "out.safetensors")
     np.testing.assert_allclose(accuracy_of(ticket), result["test_accuracy"], 1e-6)
     assert leaves_of(ticket.masks) == {}
@@ -99,9 +99,9 @@ def run_of(tiny_config, tmp_path_factory):
     def run(network):
         folder = tmp_path_factory.mktemp(network)
         config = tiny_config(epochs=1, **{"network.name": network})
-        main.train(config, str(folder))
+        train_config(config, str(folder))
         model, state, _ = restore(folder)
-        variables = {"params": model.method.params(state.trainable, state.frozen)}
+        variables = {"params": model.params(state)}
         if state.batch_stats:
             variables["batch_stats"] = state.batch_stats
         images = open_source("digits").read("test")[0][:5]
@@ -166,15 +166,17 @@ CELLS = [  # format, check, network; torchvision's names are for ResNets
 
 
 def test_each_format_is_tested():
-    assert {getattr(cell, "values", cell)[0] for cell in CELLS} == export.OUTPUTS.keys()
+    assert {
+        getattr(cell, "values", cell)[0] for cell in CELLS
+    } == exporting.FORMATS.keys()
 
 
 @pytest.mark.parametrize(("name", "check", "network"), CELLS)
 def test_a_format_holds_what_the_run_found(
     name, check, network, run_of, tmp_path, capsys
 ):
-    run, output = run_of(network), tmp_path / export.OUTPUTS[name]
-    export.export(run.folder, name, output)
+    run, output = run_of(network), tmp_path / exporting.FORMATS[name]
+    exporting.export(run.folder, name, output)
     printed = capsys.readouterr().out
     assert str(output) in printed
     assert f"{network}, step 20" in printed
@@ -183,13 +185,10 @@ def test_a_format_holds_what_the_run_found(
 
 def test_the_command_writes_into_the_workdir(run_of):
     run = run_of("conv2")
-    command = [sys.executable, "-m", "iterand_jax.export", "--format=safetensors"]
-    done = subprocess.run(
-        [*command, f"--workdir={run.folder}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    flags = ["--format=safetensors", f"--workdir={run.folder}"]
+    said = helpers.printed(*helpers.command("export", *flags))
     output = run.folder / "weights.safetensors"
-    assert f"{output} ({output.stat().st_size:,} bytes)" in done.stdout
+    assert f"{output} ({output.stat().st_size:,} bytes)" in said
     check_safetensors(output, run)
 
 
@@ -201,11 +200,11 @@ def untrained(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", export.OUTPUTS)
+@pytest.mark.parametrize("name", exporting.FORMATS)
 def test_an_output_that_cannot_be_is_refused_before_any_work(name, untrained):
     def refused(output):
         with pytest.raises(ValueError, match=f"cannot write .*{output}") as error:
-            export.export(untrained, name, output)
+            exporting.export(untrained, name, output)
         return str(error.value)
 
     told = refused(untrained / "nowhere" / "out")
@@ -222,10 +221,8 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(name, untrained):
 
 def test_the_command_says_in_one_line_that_a_folder_is_not_there(untrained):
     output = untrained / "nowhere" / "out"
-    command = [sys.executable, "-m", "iterand_jax.export", f"--output={output}"]
-    done = subprocess.run(
-        [*command, f"--workdir={untrained}"], capture_output=True, text=True
-    )
+    flags = [f"--output={output}", f"--workdir={untrained}"]
+    done = helpers.python(*helpers.command("export", *flags))
     assert done.returncode == 2
     expected = f"error: cannot write {output}: there is no folder {output.parent}\n"
     assert done.stderr == expected
@@ -236,7 +233,7 @@ def test_a_format_that_the_network_cannot_have_is_refused_before_any_work(tmp_pa
     config = {"network": {"name": "conv2"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="for ResNets; the network here is 'conv2'"):
-        export.export(tmp_path, "torchvision", tmp_path / "out")
+        exporting.export(tmp_path, "torchvision", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -262,7 +259,7 @@ def test_resnet18_of_signed_constants_is_23_times_smaller(tmp_path):
     statistics = jax.tree.map(constants, abstract["batch_stats"])
     ticket = Ticket.of(description, params, masks, statistics)
     arrays = tickets.save(ticket, tmp_path / "ticket")
-    text = export.sizes(ticket, arrays)["parameters"]
+    text = exporting.sizes(ticket, arrays)["parameters"]
     assert text.startswith("1.954 MB (mask 1.396, sign 0.558, ")
     assert text.endswith("against 44.66 MB in float32: 22.9 times smaller")
     assert (tmp_path / "ticket").stat().st_size < 2_010_000

@@ -35,6 +35,7 @@ def test_a_leaf_without_a_mask_is_stored_as_it_is():
     assert found.mask is None
 
 
+@pytest.mark.smoke
 def test_signed_constants_are_a_bit_each():
     kept = np.array([-0.5, 0.5, 0.5, -0.5, -0.5], np.float32)
     weights = np.zeros(9, np.float32)
@@ -105,6 +106,7 @@ def test_numbers_come_back(numbers):
     assert decode(code).tolist() == numbers
 
 
+@pytest.mark.smoke
 @given(st.data(), st.sampled_from([(1,), (8,), (3, 3), (2, 5, 7), (3, 3, 4, 5)]))
 @settings(deadline=None)
 def test_leaves_come_back(data, shape):

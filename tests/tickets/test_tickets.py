@@ -113,6 +113,7 @@ CELLS = [
     for name in NETWORKS
     for distribution in DISTRIBUTIONS
     for method in (*METHODS, "fixed_mask")
+    if name in QUICK or method == "iterand" or distribution == "kaiming_uniform"
 ]
 
 

@@ -20,6 +20,7 @@ from iterand_jax.training.checkpoint_folder import (
     IncompatibleCheckpointError,
 )
 from iterand_jax.trees import leaves_of, sha256
+from tests import helpers
 
 # What the reader leaves unawaited when a file is damaged is its own affair.
 pytestmark = pytest.mark.filterwarnings(
@@ -71,6 +72,7 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
     assert restore(tmp_path / "checkpoints") is None
 
 
+@pytest.mark.smoke
 def test_the_newest_state_comes_back_bit_for_bit(tmp_path):
     save(tmp_path / "c", [5, 10])
     state, record = restore(tmp_path / "c")
@@ -353,9 +355,9 @@ def test_a_run_on_a_full_disk_says_so_and_continues_when_there_is_space(tmp_path
     tried = subprocess.run([*space, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)])
     if tried.returncode:
         pytest.skip("this system lets nobody mount a small disk of his own")
-    command = [sys.executable, "-m", "iterand_jax.main", f"--workdir={tmp_path}/run"]
-    command += ["--config.epochs=12", "--config.network.width=0.0625"]
-    command += ["--config.checkpoint_every_steps=10"]
+    flags = [f"--workdir={tmp_path}/run", "--config.checkpoint_every_steps=10"]
+    flags += ["--config.epochs=12", "--config.network.width=0.0625"]
+    command = [sys.executable, *helpers.command("main", *flags)]
     script = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run([*space, *script, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,10 @@ import pytest
 
 from iterand_jax import Subnetwork
 from iterand_jax.data import datasets
-from iterand_jax.training import loop, setup
+from iterand_jax.training import loop
+from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.churn import mask_churn, packed_masks, told
+from iterand_jax.training.churn import mask_churn, packed_masks, record
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
 
@@ -29,15 +30,13 @@ def scores(seed):
 def test_churn_is_the_share_of_entries_that_differ():
     before, after = (SUBNETWORK.masks(scores(seed)) for seed in (0, 1))
     differ = jax.tree.map(lambda a, b: jnp.sum(a != b), before, after)
-    packed, changed = jax.jit(mask_churn, static_argnums=0)(
-        SUBNETWORK, packed_masks(SUBNETWORK, scores(0)), scores(1)
-    )
+    packed, changed = jax.jit(mask_churn)(packed_masks(before), after)
     jax.tree.map(np.testing.assert_array_equal, changed, differ)
     shares = [
         int(differ["conv"]["kernel"]) / 315,
         int(differ["dense"]["kernel"]) / 143,
     ]
-    line = told(changed, scores(1))
+    line = record(changed, after)
     assert line["layer_churn"] == pytest.approx(shares, rel=5e-3)
     assert line["mask_churn"] == sum(jax.tree.leaves(differ)) / (315 + 143)
     kernel = np.unpackbits(packed["conv"]["kernel"], count=315).reshape(3, 3, 5, 7)
@@ -46,14 +45,14 @@ def test_churn_is_the_share_of_entries_that_differ():
 
 
 def test_masks_that_did_not_change_have_no_churn():
-    packed = packed_masks(SUBNETWORK, scores(0))
-    assert not any(jax.tree.leaves(mask_churn(SUBNETWORK, packed, scores(0))[1]))
+    masks = SUBNETWORK.masks(scores(0))
+    assert not any(jax.tree.leaves(mask_churn(packed_masks(masks), masks)[1]))
 
 
 @pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
 def test_step_lines_tell_the_churn_of_methods_that_prune(method, tiny_config, tmp_path):
     config = resolve(tiny_config(method=method, epochs=1))
-    built = setup.build(config, datasets.open_source("digits"))
+    built = building.build(config, datasets.open_source("digits"))
     start = jax.jit(built.init_state)(built.root)
     end = loop.train_and_evaluate(built, tmp_path).state
     lines = [r for r in read_lines(tmp_path / "metrics.jsonl") if r["kind"] == "step"]
@@ -62,8 +61,8 @@ def test_step_lines_tell_the_churn_of_methods_that_prune(method, tiny_config, tm
         assert not any("churn" in name for line in lines for name in line)
         return
     with contextlib.closing(Checkpoints(tmp_path / "checkpoints", keep=2)) as saved:
-        middle, _ = saved.restore_step(10, built.model.abstract)
-    masks = [built.model.subnetwork.masks(s.trainable) for s in (start, middle, end)]
+        middle, _ = saved.restore_step(10, built.abstract)
+    masks = [built.subnetwork.masks(s.trainable) for s in (start, middle, end)]
     flat = [
         np.concatenate([m.ravel() for m in jax.tree.leaves(tree)]) for tree in masks
     ]

@@ -83,6 +83,7 @@ def own(resolved):
     return {field: resolved[field] for field in OF_THE_METHOD}
 
 
+@pytest.mark.smoke
 def test_conv6_has_the_hyperparameters_of_the_paper():
     common = {"distribution": "signed_constant", "weight_decay": 1e-4, "sparsity": 0.5}
     popup = common | {"learning_rate": 0.2}

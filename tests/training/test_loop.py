@@ -6,31 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from iterand_jax import main
 from iterand_jax.data import datasets
-from iterand_jax.training import loop, setup
-from iterand_jax.training.config import resolve
+from iterand_jax.training import loop
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
-from iterand_jax.training.replica import NonFiniteLossError, Replica
+from iterand_jax.training.replica import NonFiniteLossError
 from iterand_jax.training.step import sgd_optimizer
-
-TIMINGS = {"examples_per_second"}
-
-
-def run(config, workdir):
-    built = setup.build(resolve(config), datasets.open_source("digits"))
-    workdir.mkdir(exist_ok=True)
-    return loop.train_and_evaluate(built, workdir)
-
-
-def metrics(workdir):
-    lines = read_lines(workdir / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+from iterand_jax.training.train import train_config
+from tests.helpers import build, metrics, train
 
 
 def test_a_run_logs_each_log_step_and_each_epoch(tiny_config, tmp_path):
-    outcome = run(tiny_config(), tmp_path)
+    outcome = train(tiny_config(), tmp_path)
     lines = metrics(tmp_path)
     steps = [line["step"] for line in lines if line["kind"] == "step"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
@@ -59,68 +46,37 @@ def test_epochs_that_are_to_be_kept_are_saved_whatever_the_period(
     chosen, kept, tiny_config, tmp_path
 ):
     config = tiny_config(checkpoint_every_steps=15, **chosen)
-    accuracy = run(config, tmp_path).record.validation_accuracy
+    accuracy = train(config, tmp_path).record.validation_accuracy
     best = 20 * max(range(1, 4), key=lambda epoch: (accuracy[epoch - 1], epoch))
     found = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert found == {best if step == "best" else step for step in kept}
 
 
 def test_the_train_step_is_traced_once(tiny_config, tmp_path):
-    built = setup.build(resolve(tiny_config()), datasets.open_source("digits"))
+    built = build(tiny_config())
     traces = []
 
     def train_inputs(arguments, step, root):
-        inputs, labels = built.task.train_inputs(arguments, step, root)
+        inputs, labels = built.train_inputs(arguments, step, root)
         traces.append(inputs[0].shape)
         return inputs, labels
 
-    counting = built._replace(task=built.task._replace(train_inputs=train_inputs))
+    counting = dataclasses.replace(built, train_inputs=train_inputs)
     loop.train_and_evaluate(counting, tmp_path)
     assert traces == [(64, 8, 8, 1)]
 
 
-@pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
-def test_an_interrupted_run_ends_with_the_same_bits(
-    method, tiny_config, tmp_path, monkeypatch, capsys
-):
-    config = tiny_config(method=method)
-    whole = run(config, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    log_step = Replica.log_step
-
-    def killed_at_40(self, programs, step):
-        log_step(self, programs, step)
-        if step == 40:
-            raise Killed
-
-    monkeypatch.setattr(Replica, "log_step", killed_at_40)
-    with pytest.raises(Killed):
-        run(config, tmp_path / "killed")
-    monkeypatch.undo()
-    capsys.readouterr()
-    resumed = run(config, tmp_path / "killed")
-    assert "continuing from the checkpoint at step 30" in capsys.readouterr().out
-    assert resumed.state_sha256 == whole.state_sha256
-    assert resumed.record.redrawn == whole.record.redrawn
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
-
-
 def test_iterand_without_sampling_is_edge_popup(tiny_config, tmp_path):
-    iterand = run(tiny_config(sampling_rate=0.0), tmp_path / "iterand")
-    edge_popup = run(tiny_config(method="edge_popup"), tmp_path / "edge_popup")
+    iterand = train(tiny_config(sampling_rate=0.0), tmp_path / "iterand")
+    edge_popup = train(tiny_config(method="edge_popup"), tmp_path / "edge_popup")
     assert iterand.record.redrawn == 0
     assert iterand.state_sha256 == edge_popup.state_sha256
 
 
 def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
-    source = datasets.open_source("digits")
     seen = set()
-    for batch_size in (7, 359, 360, 1000):
-        config = resolve(tiny_config(eval_batch_size=batch_size))
-        built = setup.build(config, source)
+    for batch_size in (7, 360):
+        built = build(tiny_config(eval_batch_size=batch_size))
         state = built.init_state(built.root)
         test = Evaluator(built)(state, "test")
         seen.add((round(test.loss, 4), test.accuracy))
@@ -131,28 +87,27 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     tiny_config, tmp_path, monkeypatch
 ):
     config = tiny_config(method="sgd", learning_rate=0.05)
-    source = datasets.open_source("digits")
-    built = setup.build(resolve(config), source)
+    built = build(config)
 
     def poisoned(step):
         return jax.numpy.where(step < 33, 0.05, float("inf"))
 
     optimizer = sgd_optimizer(poisoned, momentum=0.9, weight_decay=0.0)
-    built = built._replace(task=built.task._replace(optimizer=optimizer))
+    built = dataclasses.replace(built, optimizer=optimizer)
     with pytest.raises(NonFiniteLossError, match="not finite at step 34"):
         loop.train_and_evaluate(built, tmp_path)
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 30
 
 
 def test_bfloat16_computes_activations_only(tiny_config, tmp_path):
-    outcome = run(tiny_config(dtype="bfloat16", epochs=1), tmp_path)
+    outcome = train(tiny_config(dtype="bfloat16", epochs=1), tmp_path)
     floating = {
         leaf.dtype.name
         for leaf in jax.tree.leaves(outcome.state)
         if leaf.dtype.kind not in "iu"
     }
     assert floating == {"float32"}
-    other = run(tiny_config(epochs=1), tmp_path / "float32")
+    other = train(tiny_config(epochs=1), tmp_path / "float32")
     assert 0 < abs(outcome.test_loss - other.test_loss) < 0.1
 
 
@@ -166,7 +121,7 @@ def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
         return source.read(split)
 
     watched = dataclasses.replace(source, read=read)
-    built = setup.build(resolve(tiny_config()), watched)
+    built = build(tiny_config(), watched)
     loop.train_and_evaluate(built, tmp_path)
     assert reads == [("train", 0), ("test", 60)]
 
@@ -175,7 +130,7 @@ def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
 def test_the_main_job_finds_an_accurate_subnetwork(tmp_path, capsys):
     from configs import digits
 
-    result = main.train(digits.get_config(), str(tmp_path))
+    result = train_config(digits.get_config(), str(tmp_path))
     assert result["test_accuracy"] >= 95
     assert result["parameters_kept"] / result["parameters"] == pytest.approx(
         0.5, abs=1e-3

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 
 from configs import imagenet_resnet50_x2, imagenet_resnet101
-from iterand_jax.data import datasets
-from iterand_jax.training import loop, memory, setup
+from iterand_jax.training import loop, memory
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
+from tests import helpers
 
 
 def test_the_report_is_printed_before_the_first_step_when_asked(
     tiny_config, tmp_path, capsys
 ):
     config = tiny_config(epochs=1, report_memory=True, **{"network.width": 0.25})
-    built = setup.build(resolve(config), datasets.open_source("digits"))
+    built = helpers.build(config)
     loop.train_and_evaluate(built, tmp_path)
     printed = capsys.readouterr().out
-    weights = sum(leaf.size for leaf in jax.tree.leaves(built.model.weights))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(built.weights(built.abstract)))
     shown = f"{4 * weights / 2**20:,.1f} MiB"
     assert f"trainable {shown}, frozen {shown}, opt_state {shown}" in printed
     assert "batch_stats" not in printed
@@ -37,7 +38,7 @@ def test_the_report_is_printed_before_the_first_step_when_asked(
     ],
 )
 def test_the_state_of_a_large_network_is_thrice_its_parameters(config, parameters):
-    model = setup.build_model(resolve(config.get_config()))
+    model = building.describe(resolve(config.get_config()))
     each = f"{4 * parameters / 2**20:,.1f} MiB"
     told = memory.report([model.abstract], [])
     assert f"trainable {each}, frozen {each}, opt_state {each}, batch_stats 0" in told
@@ -55,7 +56,7 @@ def test_values_inside_a_program_count():
 
 
 def test_the_largest_step_is_told(tiny_config):
-    built = setup.build(resolve(tiny_config()), datasets.open_source("digits"))
+    built = helpers.build(tiny_config())
     state = jax.jit(built.init_state)(built.root)
     steps = [
         jax.jit(lambda x: x @ x).lower(np.ones((n, n))).compile() for n in (9, 512)

@@ -1,34 +1,21 @@
-"""Runs that train together: as each alone, and nothing lost when they are killed."""
+"""Runs that train together: each as alone, however many steps a dispatch does."""
 
 import importlib
-import signal
 from typing import Any
 
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from iterand_jax import main
-from iterand_jax.data import datasets
-from iterand_jax.networks import NETWORKS
-from iterand_jax.runtime.signals import InterruptedRunError
-from iterand_jax.training import loop, setup
+from iterand_jax.networks import NETWORKS, Network
+from iterand_jax.training import loop
 from iterand_jax.training import workdir as workdirs
-from iterand_jax.training.config import replicas_of, resolve
+from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines
-from iterand_jax.training.replica import Replica
+from iterand_jax.training.train import train_config
+from tests.helpers import train_together as train
 
 SEEDS = (3, 4, 5)
-
-
-def train(config, folder):
-    """Trains the runs of a config together, and returns their outcomes."""
-    source = datasets.open_source("digits")
-    runs = [setup.build(own, source) for own in replicas_of(resolve(config))]
-    folders = [folder / str(run.config.seed) for run in runs]
-    for own in folders:
-        own.mkdir(parents=True, exist_ok=True)
-    return loop.train_together(runs, folders)
 
 
 def test_each_reproduces_its_own_single_run(tiny_config, tmp_path):
@@ -48,48 +35,14 @@ def test_each_reproduces_its_own_single_run(tiny_config, tmp_path):
     assert len({outcome.test_loss for outcome in together}) == 3
 
 
-class Killed(Exception):
-    pass
-
-
-def test_a_kill_while_some_have_saved_and_others_not_loses_nothing(
-    tiny_config, tmp_path, monkeypatch, capsys
-):
-    config = tiny_config(seed=3, replicas=3)
-    whole = train(config, tmp_path / "whole")
-    save = Replica.save
-
-    def killed_in_the_second_at_40(self, programs, step):
-        if step == 40 and self.run.config.seed == 4:
-            self.checkpoints.wait()
-            raise Killed
-        save(self, programs, step)
-
-    monkeypatch.setattr(Replica, "save", killed_in_the_second_at_40)
-    with pytest.raises(Killed):
-        train(config, tmp_path / "killed")
-    monkeypatch.undo()
-    saved = [
-        max(int(path.name) for path in folder.glob("checkpoints/*"))
-        for folder in sorted((tmp_path / "killed").iterdir())
-    ]
-    assert saved == [40, 30, 30]
-    capsys.readouterr()
-    resumed = train(config, tmp_path / "killed")
-    assert "continuing from the checkpoint at step 30" in capsys.readouterr().out
-    for own, other in zip(resumed, whole, strict=True):
-        assert own.state_sha256 == other.state_sha256
-        assert own.record.redrawn == other.record.redrawn
-
-
 def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
     tiny_config, tmp_path, capsys
 ):
     config = tiny_config(seed=3, replicas=2, epochs=1)
-    written = main.train(config, str(tmp_path / "group"))
+    written = train_config(config, str(tmp_path / "group"))
     printed = capsys.readouterr().out
     assert "3, 4, in one program" in printed
-    alone = main.train(tiny_config(seed=4, epochs=1), str(tmp_path / "alone"))
+    alone = train_config(tiny_config(seed=4, epochs=1), str(tmp_path / "alone"))
     own = written["replicas"]["seed_4"]
     assert own["seed"] == 4
     assert own["test_accuracy"] == pytest.approx(alone["test_accuracy"], abs=1)
@@ -98,11 +51,11 @@ def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
     difference = abs(accuracies[0] - accuracies[1])
     assert written["test_accuracy_deviation"] == pytest.approx(difference / 2**0.5)
     capsys.readouterr()
-    assert main.train(config, str(tmp_path / "group")) == written
+    assert train_config(config, str(tmp_path / "group")) == written
     assert "finished already" in capsys.readouterr().out
     # Each folder is the workdir of a single run, which its own config finds finished.
     single = tiny_config(seed=4, epochs=1)
-    assert main.train(single, str(tmp_path / "group" / "seed_4")) == own
+    assert train_config(single, str(tmp_path / "group" / "seed_4")) == own
     assert workdirs.restore(tmp_path / "group" / "seed_3").state.step == 20
     with pytest.raises(ValueError, match=r"its runs are in .*seed_3, .*seed_4"):
         workdirs.restore(tmp_path / "group")
@@ -110,11 +63,11 @@ def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
 
 def test_what_one_of_them_has_finished_is_not_trained_again(tiny_config, tmp_path):
     folder = tmp_path / "seed_4"
-    first = main.train(tiny_config(seed=4, epochs=1), str(folder))
-    group = main.train(tiny_config(seed=3, replicas=2, epochs=1), str(tmp_path))
+    first = train_config(tiny_config(seed=4, epochs=1), str(folder))
+    group = train_config(tiny_config(seed=3, replicas=2, epochs=1), str(tmp_path))
     assert group["replicas"]["seed_4"] == first
     with pytest.raises(ValueError, match="another config"):
-        main.train(tiny_config(seed=3, replicas=2, epochs=2), str(tmp_path))
+        train_config(tiny_config(seed=3, replicas=2, epochs=2), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -137,9 +90,8 @@ def test_only_data_on_the_devices_is_shared(name):
         resolve(config)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
 def test_many_steps_in_one_dispatch_are_the_same_steps(
-    replicas, tiny_config, tmp_path, monkeypatch
+    tiny_config, tmp_path, monkeypatch
 ):
     """Of 60 steps: ends of epochs, log steps, refreshes every 7 cut the dispatches.
 
@@ -154,7 +106,7 @@ def test_many_steps_in_one_dispatch_are_the_same_steps(
         return calls[-1]
 
     monkeypatch.setattr(loop._Trainer, "_dispatch", counting)
-    options = {"seed": 3, "replicas": replicas}
+    options = {"seed": 3, "replicas": 2}
     ones = train(tiny_config(**options), tmp_path / "ones")
     assert set(calls) == {1}
     calls.clear()
@@ -189,32 +141,10 @@ class Perceptron(nn.Module):
 def test_many_steps_in_one_dispatch_have_the_same_bits_without_convolutions(
     replicas, dtype, tiny_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(NETWORKS, "conv2", Perceptron)
+    monkeypatch.setitem(NETWORKS.table, "conv2", Network(Perceptron))
     options = {"seed": 3, "replicas": replicas, "dtype": dtype, "epochs": 2}
     ones = train(tiny_config(**options), tmp_path / "ones")
     many = train(tiny_config(steps_per_dispatch=5, **options), tmp_path / "many")
     for own, other in zip(many, ones, strict=True):
         assert own.state_sha256 == other.state_sha256
         assert own.record.redrawn == other.record.redrawn > 0
-
-
-def test_what_is_dispatched_at_once_does_not_change_the_bits(
-    tiny_config, tmp_path, monkeypatch
-):
-    """A run that stops in the middle of a dispatch's steps continues with the rest."""
-    config = tiny_config(steps_per_dispatch=20)
-    (whole,) = train(config, tmp_path / "whole")
-    dispatch = loop._Trainer._dispatch
-
-    def stopped(self, step, end, batches):
-        if step == 32:
-            signal.raise_signal(signal.SIGTERM)
-        return dispatch(self, step, min(end, step + 2), batches)
-
-    monkeypatch.setattr(loop._Trainer, "_dispatch", stopped)
-    with pytest.raises(InterruptedRunError) as interrupted:
-        train(config, tmp_path / "stopped")
-    assert interrupted.value.step == 34
-    monkeypatch.undo()
-    (resumed,) = train(config, tmp_path / "stopped")
-    assert resumed.state_sha256 == whole.state_sha256

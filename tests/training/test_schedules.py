@@ -26,6 +26,7 @@ def rates(name, steps, epochs=4, steps_per_epoch=3, learning_rate=0.2, **options
     return [float(schedule(step)) for step in steps]
 
 
+@pytest.mark.smoke
 def test_the_cosine_is_stepped_once_per_epoch():
     of_epochs = [0.2, 0.1 * (1 + math.sqrt(0.5)), 0.1, 0.1 * (1 - math.sqrt(0.5)), 0]
     expected = np.repeat(of_epochs, 3)

@@ -4,40 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import config_dict
 
-from configs import default
-from iterand_jax import Subnetwork, export, magnitude, main
+from iterand_jax import Subnetwork, magnitude
 from iterand_jax.data import datasets
 from iterand_jax.rules import DEFAULT_RULES, Rule
-from iterand_jax.training import setup, stages
+from iterand_jax.training import exporting, procedures, stages
+from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
-from iterand_jax.training.replica import Replica
+from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
+from tests import helpers
 
 SPARSITIES = (0.0, 0.3, 0.5, 0.9)
-
-
-@pytest.fixture
-def imp_config(tiny_config):
-    """Conv2 at width 1/16: two retrainings of two epochs, rewound to the first."""
-
-    def make(**overrides):
-        config = tiny_config(epochs=2, checkpoint_every_steps=0)
-        imp = default.recipe(
-            distribution="kaiming_uniform",
-            sparsity=0.75,
-            retrainings=2,
-            rewind_epochs=1,
-            unpruned=("Dense_2/kernel",),
-        )
-        with config.unlocked():
-            config.recipe = config_dict.ConfigDict({"imp": imp})
-        config.method = "imp"
-        config.update_from_flattened_dict(overrides)
-        return config
-
-    return make
 
 
 def weights():
@@ -104,9 +82,9 @@ def leaves(tree):
 def test_stages_prune_what_is_small_and_rewind_what_is_left(
     imp_config, tmp_path, capsys
 ):
-    result = main.train(imp_config(), str(tmp_path))
+    result = train_config(imp_config(), str(tmp_path))
     stages = [restore(tmp_path / f"stage_{index}") for index in range(3)]
-    assert [stage.model.config.method for stage in stages] == [
+    assert [stage.run.config.method for stage in stages] == [
         "sgd",
         *["fixed_mask"] * 2,
     ]
@@ -132,10 +110,10 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
     assert (result["steps"], result["method"]) == (120, "imp")
     assert result["test_accuracy"] == result["stages"][-1]["test_accuracy"]
     assert f"{result['test_accuracy']:.2f} % at sparsity" in capsys.readouterr().out
-    assert main.train(imp_config(), str(tmp_path)) == result
+    assert train_config(imp_config(), str(tmp_path)) == result
     with pytest.raises(ValueError, match="in the folders stage_0 to stage_2"):
         restore(tmp_path)
-    ticket = export.ticket_of(stages[2].model, stages[2].state)
+    ticket = exporting.ticket_of(stages[2].run, stages[2].state)
     assert ticket.description.network["affine"]
 
 
@@ -143,14 +121,14 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
 def test_a_retraining_begins_with_early_weights(rewind_epochs, imp_config, tmp_path):
     config = imp_config(**{"recipe.imp.rewind_epochs": rewind_epochs})
     config.keep_checkpoints = 9
-    main.train(config, str(tmp_path))
+    train_config(config, str(tmp_path))
     first = restore(tmp_path / "stage_1", 0).state
     assert int(first.step) == 0
     if rewind_epochs:
         early = restore(tmp_path / "stage_0", 20).state
     else:
-        stage = stages.stages(resolve(config))[0]
-        dense = setup.build(stage, datasets.open_source("digits"))
+        stage = procedures.stages(resolve(config))[0]
+        dense = building.build(stage, datasets.open_source("digits"))
         early = jax.jit(dense.init_state)(dense.root)
     for found, expected in (
         (first.batch_stats, early.batch_stats),
@@ -164,51 +142,20 @@ def test_a_retraining_begins_with_early_weights(rewind_epochs, imp_config, tmp_p
         )
 
 
-def test_a_kill_in_any_stage_loses_nothing(imp_config, tmp_path, monkeypatch):
-    # The early checkpoint is not the newest when the dense training ends.
-    config = imp_config(keep_checkpoints=1)
-    whole = main.train(config, str(tmp_path / "whole"))
-
-    class Killed(Exception):
-        pass
-
-    for stage in range(3):
-        log_step = Replica.log_step
-
-        def killed(self, programs, step, log_step=log_step, stage=stage):
-            log_step(self, programs, step)
-            if step == 30 and self._workdir.name == f"stage_{stage}":
-                raise Killed
-
-        monkeypatch.setattr(Replica, "log_step", killed)
-        with pytest.raises(Killed):
-            main.train(config, str(tmp_path / "killed"))
-        monkeypatch.undo()
-    resumed = main.train(config, str(tmp_path / "killed"))
-    hashes = [
-        [stage["state_sha256"] for stage in result["stages"]]
-        for result in (whole, resumed)
-    ]
-    assert hashes[0] == hashes[1]
-
-
 def test_masks_are_those_of_the_last_step_or_none(imp_config, tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
-
     def killed(*arguments):
-        raise Killed
+        raise helpers.Killed
 
-    monkeypatch.setattr(magnitude, "_begin", killed)
-    with pytest.raises(Killed):
-        main.train(imp_config(), str(tmp_path))
+    monkeypatch.setattr(stages, "_begin", killed)
+    with pytest.raises(helpers.Killed):
+        train_config(imp_config(), str(tmp_path))
     monkeypatch.undo()
     checkpoint = tmp_path / "stage_0" / "checkpoints" / "40"
     for path in checkpoint.rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(ValueError, match=r"the checkpoint of step 40 in .*stage_0"):
-        main.train(imp_config(), str(tmp_path))
+        train_config(imp_config(), str(tmp_path))
     assert not (tmp_path / "stage_1" / "checkpoints").exists()
 
 

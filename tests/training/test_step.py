@@ -1,4 +1,5 @@
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ class Linear(nn.Module):
 
 
 def make_task(method, learning_rate=0.1):
-    return step.Task(
+    return SimpleNamespace(
         network=Linear(),
         method=method,
         optimizer=step.sgd_optimizer(
@@ -66,6 +67,7 @@ def batch_of(data, indices):
     return Images(data.images[indices], data.labels[indices])
 
 
+@pytest.mark.smoke
 def test_sgd_update_is_pytorchs():
     """buffer = 0.9 * buffer + (g + decay * w); w -= eta * buffer, by hand."""
     optimizer = step.sgd_optimizer(
@@ -93,7 +95,7 @@ def test_one_step_is_the_gradient_of_the_mean_loss_of_its_batch(name, data):
     images = data.images[batch].reshape(4, 4) / 255
 
     def loss(trainable):
-        kernel = task.method.params(trainable, state.frozen)["Dense_0"]["kernel"]
+        kernel = task.method.params(trainable, state.frozen, 0)["Dense_0"]["kernel"]
         log_probability = jax.nn.log_softmax(images @ kernel)
         return -jnp.mean(log_probability[jnp.arange(4), data.labels[batch]])
 
@@ -142,7 +144,7 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(data):
 def test_evaluation_ignores_examples_of_weight_zero(data):
     task = make_task(METHODS["edge_popup"]())
     state = init(task, jax.random.key(0))
-    params = task.method.params(state.trainable, state.frozen)
+    params = task.method.params(state.trainable, state.frozen, 0)
     evaluate = functools.partial(step.eval_step, params, {}, task=task)
     padded = evaluate((batch_of(data, np.arange(4)), jnp.array([1.0, 1.0, 1.0, 0.0])))
     three = evaluate((batch_of(data, np.arange(3)), jnp.ones(3)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.measurements import ticket_sizes
-from iterand_jax import main
+from iterand_jax.training.train import train_config
 
 TINY = {
     "network.width": 1 / 16,
@@ -32,7 +32,7 @@ def test_sizes_of_a_tiny_network():
 def test_the_draws_of_a_run_are_resampled(tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ticket_sizes, "NETWORKS", ())
     config = tiny_config(distribution="kaiming_uniform", epochs=1)
-    main.train(config, str(tmp_path / "run"))
+    train_config(config, str(tmp_path / "run"))
     out = tmp_path / "sizes.json"
     ticket_sizes.main([f"--workdir={tmp_path / 'run'}", f"--out={out}"])
     run = json.loads(out.read_text())["measured_in"]
@@ -40,6 +40,6 @@ def test_the_draws_of_a_run_are_resampled(tiny_config, tmp_path, monkeypatch, ca
     assert 0.5 < run["never_redrawn"] <= 1
     numbers, _ = ticket_sizes.measured_in(tmp_path / "run")
     assert set(np.unique(numbers)) <= {0, 1, 2}
-    main.train(tiny_config(epochs=1), str(tmp_path / "constant"))
+    train_config(tiny_config(epochs=1), str(tmp_path / "constant"))
     with pytest.raises(ValueError, match="signed_constant; possible: iterand with Kai"):
         ticket_sizes.measured_in(tmp_path / "constant")

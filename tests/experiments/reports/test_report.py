@@ -212,7 +212,7 @@ def test_figures_show_the_numbers_of_their_table_and_no_others(
         theirs = sorted(one.mean for one in printed if one)
         assert drawn(figure, "paper") == pytest.approx(theirs)
         (title,) = figure.get_suptitle().splitlines()
-        assert title.startswith(name.capitalize())
+        assert title.startswith(experiment.title.partition(":")[0])
         figure.savefig(tmp_path / "figure.png")
 
 

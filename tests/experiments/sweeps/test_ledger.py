@@ -17,6 +17,7 @@ def run(seed=0, cell=CELL):
     return Run(cell, seed, cell.config(seed))
 
 
+@pytest.mark.smoke
 def test_a_line_is_found_by_its_config(line, tmp_path):
     first, second = line(CELL, 0, 75.0), line(CELL, 1, 76.0)
     assert ledger.append(tmp_path / "a.jsonl", first)

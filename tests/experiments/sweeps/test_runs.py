@@ -18,6 +18,7 @@ from tests.experiments.conftest import TINY
 TABLE3 = EXPERIMENTS["table3"]
 
 
+@pytest.mark.smoke
 def test_a_cell_is_its_labels_a_config_file_and_overrides():
     labels = {"network": "conv6", "method": "sgd", "distribution": "KU", "width": 0.25}
     cell = make_cell(labels, {"conv6": "cifar_conv6"}, {})

@@ -1,0 +1,32 @@
+"""Figures without a display and without changes to matplotlib's global state."""
+
+from typing import Any
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure that is saved as PNG.
+
+    Args:
+      width: in inches.
+      height: in inches.
+    """
+    # Imported here, and not as pyplot, which would choose a backend for the process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def set_title(figure: Any, text: str, size: float = 11) -> None:
+    """Titles a figure in one line, in smaller letters where it would not fit.
+
+    Args:
+      figure: of `new_figure`.
+      text: without line breaks.
+      size: of the letters at most, in points.
+    """
+    title = figure.suptitle(text, fontsize=size)
+    share = title.get_window_extent().width / (0.98 * figure.bbox.width)
+    title.set_fontsize(size / max(1, share))

@@ -1,0 +1,152 @@
+"""Names and what they stand for: what this package ships and what users register.
+
+A `Registry` resolves two forms of a name. A plain one ("conv6") was in its table from
+the start or was registered since. "module:Name" ("my_networks:Mixer") is the attribute
+Name of a module, and needs no registration.
+
+A name can come from a file that somebody else wrote, such as a ticket, so resolving one
+never imports a module unless the caller asks for it: otherwise the module must have
+been imported already.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+Entry = TypeVar("Entry")
+
+_PLAIN = re.compile(r"[^\s:/]+")
+_QUALIFIED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+class Registry(Generic[Entry]):
+    """A table of entries of one kind, which users can add to.
+
+    Iterating gives the plain names, and `in` says whether one of them is in the table.
+
+    Attributes:
+      what: the kind of thing, as error messages call it: "network".
+      table: the entries by plain name.
+
+    >>> def as_number(value):
+    ...     if not isinstance(value, (int, float)):
+    ...         raise ValueError(f"{value!r} is not a number")
+    ...     return value
+    >>> constants = Registry("constant", {"zero": 0}, as_entry=as_number)
+    >>> constants.register("one", 1)
+    >>> constants.names()
+    ('zero', 'one')
+    >>> constants.get("math:pi", importing=True)
+    3.141592653589793
+    >>> constants.get("two")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown constant 'two'; possible: zero, one, or module:Name
+    """
+
+    def __init__(
+        self,
+        what: str,
+        table: Mapping[str, Entry],
+        *,
+        as_entry: Callable[[Any], Entry],
+    ):
+        """A registry that holds the entries of a table.
+
+        Args:
+          what: the kind of thing, a noun.
+          table: the first entries.
+          as_entry: the entry of what a user registers or of the attribute that
+            "module:Name" names; raises ValueError with a line that says what is wrong
+            with it.
+        """
+        self.what = what
+        self.table: dict[str, Entry] = dict(table)
+        self._as_entry = as_entry
+
+    def __iter__(self) -> Iterator[str]:
+        """The plain names."""
+        return iter(self.table)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether it is a plain name of the table."""
+        return name in self.table
+
+    def names(self) -> tuple[str, ...]:
+        """The plain names, in the order in which they were registered."""
+        return tuple(self.table)
+
+    def register(self, name: str, value: Any) -> None:
+        """Adds an entry; the same one twice is no error.
+
+        Raises:
+          ValueError: a name that is taken, or that has spaces, colons or slashes, or a
+            value that is no such thing.
+        """
+        if not isinstance(name, str) or not _PLAIN.fullmatch(name):
+            raise ValueError(
+                f"the name {name!r} of a {self.what} is not possible; possible: "
+                f"characters other than spaces, ':' and '/'"
+            )
+        entry = self._entry(name, value)
+        if name in self.table and self.table[name] != entry:
+            raise ValueError(
+                f"there is another {self.what} {name!r} already; taken are "
+                f"{', '.join(self.table)}"
+            )
+        self.table.setdefault(name, entry)
+
+    def get(self, name: str, *, importing: bool = False) -> Entry:
+        """The entry of a name.
+
+        Args:
+          name: a registered name, or "module:Name".
+          importing: whether to import a module that has not been imported yet. Only for
+            a name that the user gave, never for one that was read from a file.
+
+        Raises:
+          ValueError: an unknown name, a module that is not imported or not found, or an
+            attribute that is missing or no such thing.
+        """
+        if name in self.table:
+            return self.table[name]
+        if not isinstance(name, str) or not _QUALIFIED.fullmatch(name):
+            raise ValueError(
+                f"unknown {self.what} {name!r}; possible: {', '.join(self.table)}, "
+                f"or module:Name"
+            )
+        module, _, attribute = name.partition(":")
+        if importing:
+            self._import(name, module)
+        if module not in sys.modules:
+            raise ValueError(
+                f"the {self.what} {name!r} is code of the module {module}, which is "
+                f"not imported here: --import={module}"
+            )
+        try:
+            value = getattr(sys.modules[module], attribute)
+        except AttributeError:
+            raise ValueError(
+                f"the {self.what} {name!r}: the module {module} has no {attribute}"
+            ) from None
+        return self._entry(name, value)
+
+    def _import(self, name: str, module: str) -> None:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if module != missing and not module.startswith(f"{missing}."):
+                raise  # the module is there, and what it imports is not
+            raise ValueError(
+                f"the {self.what} {name!r}: there is no module {missing} in "
+                f"{', '.join(path or '.' for path in sys.path)}"
+            ) from error
+
+    def _entry(self, name: str, value: Any) -> Entry:
+        try:
+            return self._as_entry(value)
+        except ValueError as error:
+            raise ValueError(f"the {self.what} {name!r}: {error}") from error

@@ -1,0 +1,99 @@
+"""Code that is not this package's: configs, and what the flag --import names."""
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+
+@contextlib.contextmanager
+def errors_in_one_line(what: str, path: Path | None = None) -> Iterator[None]:
+    """An error of such code inside becomes a ValueError in one line.
+
+    Args:
+      what: the code, as the line calls it.
+      path: its file, the line number in which is said.
+    """
+    try:
+        yield
+    except Exception as error:  # of any kind
+        raise ValueError(f"{what} fails: {_in_one_line(error, path)}") from error
+
+
+def run_file(path: Path, name: str, what: str) -> ModuleType:
+    """Runs a Python file as the module of a name.
+
+    Raises:
+      ValueError: in one line that calls the file `what`: it is no Python file, or it
+        fails.
+    """
+    if path.is_dir():
+        raise ValueError(f"{what} is a folder; it must be a Python file")
+    if not path.exists():
+        raise ValueError(f"{what}: there is no file {path}")
+    if path.suffix != ".py":
+        raise ValueError(f"{what} is no Python file: its name does not end in .py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # a name in .py has a loader
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # data classes inside look for it
+    try:
+        with errors_in_one_line(what, path):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def import_named(name: str) -> ModuleType:
+    """Imports a module, or a file FILE.py as the module FILE.
+
+    Modules are found from the current folder too, and a file finds those in its own.
+
+    Raises:
+      ValueError: in one line, that there is none, that it fails, or that another module
+        has the file's name.
+    """
+    what = f"--import={name}"
+    if not name.endswith(".py"):
+        _find_modules_in(Path.cwd())
+        with errors_in_one_line(what):
+            return importlib.import_module(name)
+    path = Path(os.path.expanduser(name)).absolute()
+    imported = sys.modules.get(path.stem)
+    if imported is not None:
+        own = getattr(imported, "__file__", None)
+        if own is None or not path.exists() or not path.samefile(own):
+            raise ValueError(
+                f"{what}: there is another module {path.stem} already, "
+                f"{own or 'of Python itself'}; rename the file"
+            )
+        return imported
+    _find_modules_in(path.parent)
+    return run_file(path, path.stem, what)
+
+
+def _find_modules_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _in_one_line(error: Exception, path: Path | None) -> str:
+    """The kind and message of an error, and the file's last line that led to it."""
+    message = " ".join(str(error).split())
+    # ml_collections appends all fields that there are.
+    message = message.split(" Other fields present:")[0].removeprefix("'")
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if path is not None and frame.filename == str(path)
+    ]
+    where = f" ({path}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {message}{where}"

@@ -1,0 +1,220 @@
+"""Training from Python: `iterand_jax.train`."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from iterand_jax import configs
+from iterand_jax.configs import default
+from iterand_jax.data import own
+from iterand_jax.data.feeds import plan_sizes
+from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training import exporting
+from iterand_jax.training import workdir as workdirs
+from iterand_jax.training.config import NOTHING_GIVEN, Given, resolve
+from iterand_jax.training.logs import read_lines
+from iterand_jax.training.replica import Callback
+from iterand_jax.training.run import Run
+from iterand_jax.training.step import State
+from iterand_jax.training.train import train_config
+
+__all__ = ["Result", "train"]
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What a finished training found.
+
+    Attributes:
+      record: as in result.json: accuracies, counts, seconds, versions.
+      history: the records of the log, as in metrics.jsonl.
+      params: the parameters that the network sees, 0.0 where pruned, on the host.
+      masks: nonzero for kept, in the structure of params, None for leaves that are not
+        pruned; None for a method that prunes nothing.
+      variables: what the network is applied with: params and running statistics.
+      run: the run's network, method and config.
+      state: after the last step.
+    """
+
+    record: dict[str, Any]
+    history: list[dict[str, Any]]
+    params: PyTree
+    masks: PyTree | None
+    variables: dict[str, PyTree]
+    run: Run = dataclasses.field(repr=False)
+    state: State = dataclasses.field(repr=False)
+    words: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def test_accuracy(self) -> float:
+        """In %, of the test part, which is read once, after the last step."""
+        return self.record["test_accuracy"]
+
+    @functools.cached_property
+    def ticket(self) -> Ticket:
+        """The subnetwork as a ticket, which `tickets.ticket.save` writes.
+
+        Raises:
+          ValueError: the method's params are not its weights * masks.
+        """
+        ticket = exporting.ticket_of(self.run, self.state, self.words)
+        exporting.check_params(self.run, self.state, ticket)
+        return ticket
+
+
+def train(
+    what: str | ConfigDict | nn.Module,
+    data: Mapping[str, Any] | tuple[Any, Any] | None = None,
+    *,
+    test: tuple[Any, Any] | None = None,
+    test_fraction: float | None = None,
+    method: str | None = None,
+    steps: int | None = None,
+    workdir: str | Path | None = None,
+    data_dir: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    **fields: Any,
+) -> Result:
+    """Trains a config, or a network of one's own on arrays, to its end.
+
+        result = train("digits", {"epochs": 3, "network.width": 0.25})
+        result = train(MyNetwork(), (x, y), test=(x_test, y_test), steps=600)
+
+    It prints what the command prints, and like the command it continues from the
+    checkpoints of a workdir.
+
+    Args:
+      what: the name or file of a config, a config, or a Flax Linen module, which is
+        called with a batch of x and returns logits (N, classes).
+      data: for a config, fields to change, {"network.width": 0.25}; for a module,
+        (x, y): uint8 images (N, H, W, C) or floats (N, ...), and labels from 0.
+      test: (x, y) of the test part, for a module.
+      test_fraction: how much of (x, y) to set apart where there is no test part.
+      method: a registered name, "iterand" unless set.
+      steps: at least so many, in whole epochs, for a module.
+      workdir: the folder of the run; None for one that is removed at the end.
+      data_dir: where datasets lie; None for $TFDS_DATA_DIR or TFDS's own.
+      callbacks: functions of a record of the log, called with each, and with its
+        "seed" besides: a line of metrics.jsonl.
+      **fields: further fields of the config: sparsity=0.7, batch_size=64.
+
+    Raises:
+      ValueError: in one line, what is not possible and what is.
+      InterruptedRunError: Ctrl-C or SIGTERM came; the workdir has the last step.
+    """
+    if isinstance(what, nn.Module):
+        config, given = _of_module(what, data, test, test_fraction, steps, fields)
+    else:
+        for name, value in (("test", test), ("steps", steps)):
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value!r} means nothing to a config; possible: its fields"
+                )
+        if not (data is None or isinstance(data, Mapping)):
+            raise ValueError(
+                f"a config takes a mapping of fields, not {type(data).__name__}"
+            )
+        config = configs.load(what) if isinstance(what, str) else _copy(what)
+        given, fields = NOTHING_GIVEN, {**(data or {}), **fields}
+    if method is not None:
+        fields["method"] = method
+    _update(config, fields)
+    resolved = resolve(config, given)
+    if resolved.replicas != 1:
+        raise ValueError(
+            f"replicas={resolved.replicas}: train returns one run; possible: 1"
+        )
+    with _folder(workdir) as folder:
+        record = train_config(
+            config, str(folder), data_dir, callbacks=callbacks, given=given
+        )
+        *_, last = workdirs.members(folder, resolved)
+        run, state, _ = workdirs.restore(last, given=given)
+        history = read_lines(last / "metrics.jsonl")
+        words = exporting.words_of(last, resolved.to_dict(), given)
+    params = jax.tree.map(np.asarray, run.params(state))
+    statistics = {"batch_stats": state.batch_stats} if state.batch_stats else {}
+    return Result(
+        record=record,
+        history=history,
+        params=params,
+        masks=jax.tree.map(np.asarray, run.masks(state)),
+        variables={"params": params, **statistics},
+        run=run,
+        state=state,
+        words=words,
+    )
+
+
+def _of_module(
+    network: nn.Module,
+    data: Any,
+    test: tuple[Any, Any] | None,
+    test_fraction: float | None,
+    steps: int | None,
+    fields: dict[str, Any],
+) -> tuple[ConfigDict, Given]:
+    """The config of a module on arrays, and the two as values."""
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise ValueError(
+            f"a module is trained on (x, y), a pair of arrays; got "
+            f"{type(data).__name__}"
+        )
+    x, y = map(np.asarray, data)
+    dataset = own.from_arrays(x, y, test=test, test_fraction=test_fraction)
+    sizes = dataset.open("").sizes
+    config = default.get_config()
+    config.network.name = type(network).__name__
+    config.dataset.name = "arrays"
+    if "mean" in dataset.options:
+        pixels = x.reshape(-1, x.shape[-1]) / 255
+        config.dataset.mean = tuple(map(float, pixels.mean(axis=0)))
+        config.dataset.std = tuple(max(float(s), 1e-3) for s in pixels.std(axis=0))
+    else:
+        config.dataset.mean = config.dataset.std = None
+    config.augmentation = "none" if dataset.augmentations else None
+    fraction = fields.get("dataset.validation_fraction", 0.1)
+    config.batch_size = fields.get("batch_size", min(128, max(1, sizes["train"] // 4)))
+    _, steps_per_epoch = plan_sizes(
+        sizes, batch_size=config.batch_size, validation_fraction=fraction
+    )
+    if steps is not None:
+        if "epochs" in fields:
+            raise ValueError(f"steps={steps} and epochs={fields['epochs']}: give one")
+        if steps < 1:
+            raise ValueError(f"steps is a whole number of at least 1; got {steps}")
+        config.epochs = math.ceil(steps / steps_per_epoch)
+    return config, Given(network, dataset)
+
+
+def _update(config: ConfigDict, fields: Mapping[str, Any]) -> None:
+    try:
+        config.update_from_flattened_dict(fields)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"a field of the config is not possible: {reason}") from error
+
+
+def _copy(config: ConfigDict) -> ConfigDict:
+    return ConfigDict(config).lock()
+
+
+@contextlib.contextmanager
+def _folder(workdir: str | Path | None) -> Iterator[Path]:
+    if workdir is not None:
+        yield Path(workdir).expanduser()
+        return
+    with tempfile.TemporaryDirectory(prefix="iterand_jax_") as folder:
+        yield Path(folder)

@@ -1,0 +1,281 @@
+"""What a run found, as a ticket, checked against the run before it is written."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from iterand_jax.data import augment
+from iterand_jax.data.datasets import get_dataset, open_source
+from iterand_jax.data.sources import DataNotFoundError, Source
+from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
+from iterand_jax.runtime.terminal import table
+from iterand_jax.tickets import formats
+from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.metadata import Description, Draws
+from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training.config import NOTHING_GIVEN, Given
+from iterand_jax.training.run import Run, build
+from iterand_jax.training.step import State
+from iterand_jax.training.workdir import read_json, restore
+from iterand_jax.trees import leaves_of
+
+PyTree = Any
+FORMATS = {
+    "ticket": "ticket.safetensors",
+    "safetensors": "weights.safetensors",
+    "torchvision": "torchvision.safetensors",
+    "stablehlo": "stablehlo",
+}
+"""The formats, and what each is written to in the run's folder."""
+
+CHECKED = 64  # examples whose logits are compared
+TOLERANCE = {
+    "float32": 1e-4,
+    "bfloat16": 5e-2,
+}  # of the largest logit
+
+
+def export(
+    workdir: Path,
+    name: str,
+    output: Path,
+    *,
+    step: int | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Writes a run in a format, and prints how large that is.
+
+    What is written is the newest checkpoint that is whole, or that of a step. Before,
+    its masked weights are compared with those that the run's network sees, and its
+    logits with the run's on test examples, or on random inputs where the dataset is not
+    at hand.
+
+    The folder around the output has to be there: a mistyped one is refused, not made.
+
+    Args:
+      workdir: the folder of the run.
+      name: a format, one of `FORMATS`.
+      output: the file, or for "stablehlo" the folder.
+      step: which checkpoint; None for the newest.
+      data_dir: where datasets lie, for the comparison.
+
+    Raises:
+      ValueError: there is no run or checkpoint, its network cannot have this format,
+        the output cannot be there, or the ticket does not answer as the run does.
+    """
+    config = read_json(workdir / "config.json")
+    _check_output(output, is_folder=name == "stablehlo")
+    if name == "torchvision":
+        formats.check_torchvision(config["network"]["name"])
+    words = words_of(workdir, config) if name == "ticket" else None
+    run, state, _ = restore(workdir, step)
+    ticket = ticket_of(run, state, words)
+    check_params(run, state, ticket)
+    compared = check_logits(run, state, ticket, data_dir)
+    rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
+    if name == "ticket":
+        arrays = tickets.save(ticket, output)
+        tickets.load(output)  # one that cannot be read back is refused here
+        rows |= sizes(ticket, arrays)
+    elif name == "stablehlo":
+        formats.save_program(ticket, output)
+    else:
+        arrays_of = {
+            "safetensors": formats.flax_arrays,
+            "torchvision": formats.torchvision_arrays,
+        }
+        formats.save_arrays(arrays_of[name](ticket), ticket.description, output)
+    files = sorted(output.iterdir()) if output.is_dir() else [output]
+    rows["checked"] = compared
+    rows["written"] = ", ".join(f"{f} ({f.stat().st_size:,} bytes)" for f in files)
+    print(table(rows))
+
+
+def _check_output(output: Path, *, is_folder: bool) -> None:
+    """Raises ValueError, before any work, if this file or folder cannot be written."""
+    if not output.parent.is_dir():
+        raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
+    if is_folder and output.exists() and not output.is_dir():
+        raise ValueError(f"cannot write the folder {output}: it is a file")
+    if not is_folder and output.is_dir():
+        raise ValueError(f"cannot write the file {output}: it is a folder")
+
+
+def words_of(
+    workdir: Path, config: Mapping[str, Any], given: Given = NOTHING_GIVEN
+) -> tuple[str, ...] | None:
+    """The vocabulary that a run on texts left in its folder, None of a run on images.
+
+    Raises:
+      ValueError: it is not there.
+    """
+    dataset = given.dataset or get_dataset(config["dataset"]["name"])
+    if not dataset.is_text:
+        return None
+    try:
+        return from_lines((workdir / VOCABULARY_FILE).read_bytes().decode())
+    except OSError as error:
+        raise ValueError(f"cannot read the vocabulary of the run: {error}") from error
+
+
+def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> Ticket:
+    """What a run found by this state: of a run without masks, its dense weights."""
+    config, method = run.config, run.method
+    draws, masks = None, run.masks(state)
+    if method.resampling is not None:
+        k_per, sampling_rate = method.resampling
+        draws = Draws(
+            seed=config.seed,
+            distribution=config.distribution,
+            step=int(state.step),
+            k_per=k_per,
+            sampling_rate=sampling_rate,
+        )
+    weights = run.weights(state)
+    if masks is None:
+        masks = jax.tree.map(lambda _: None, weights)
+    of_pixels = "mean" in run.dataset.options
+    description = Description(
+        network={
+            "name": config.network.name,
+            "num_classes": run.dataset.outputs,
+            "width": config.network.width,
+            "affine": method.trains_weights,
+            "dtype": config.dtype,
+        },
+        inputs=tuple((x.shape, x.dtype.name) for x in run.dataset.inputs),
+        mean=tuple(config.dataset.mean) if of_pixels else None,
+        std=tuple(config.dataset.std) if of_pixels else None,
+        draws=draws,
+        module=run.network,
+        run={
+            "dataset": config.dataset.name,
+            "method": config.method,
+            "distribution": config.distribution,
+            "sparsity": config.sparsity,
+            "step": int(state.step),
+        },
+    )
+    return Ticket.of(description, weights, masks, state.batch_stats, words)
+
+
+def check_params(run: Run, state: State, ticket: Ticket) -> None:
+    """Raises ValueError unless a ticket's weights are those that the network sees.
+
+    They are weights * masks of the method, which need not be its `params`: a method
+    that a user wrote may say one thing and train another.
+    """
+    rebuilt = leaves_of(ticket.params)
+    for path, leaf in leaves_of(run.params(state)).items():
+        differ = int(np.sum(np.asarray(leaf) != rebuilt[path]))
+        if differ:
+            raise ValueError(
+                f"the method {run.config.method} cannot be exported: {differ:,} of "
+                f"{leaf.size:,} weights of {path} are not its weights * masks"
+            )
+
+
+def check_logits(run: Run, state: State, ticket: Ticket, data_dir: str | None) -> str:
+    """Compares a ticket's logits with the run's own; says on what.
+
+    Both compute on pixels or tokens as the data has them, in two programs, which may
+    round differently.
+
+    Raises:
+      ValueError: they differ by more than rounding.
+    """
+    raw, inputs, what = _examples(run, ticket, data_dir)
+    variables = {"params": run.params(state), "batch_stats": state.batch_stats}
+    expected = np.asarray(jax.jit(run.network.apply)(variables, *inputs))
+    logits = np.asarray(ticket.apply(*raw))
+    largest = float(np.abs(expected).max())
+    difference = float(np.abs(logits - expected).max())
+    if not difference <= TOLERANCE[run.config.dtype] * max(largest, 1e-30):
+        raise ValueError(
+            f"the ticket does not answer as the run does: on {what} a logit differs by "
+            f"{difference:g}, where the largest is {largest:g}"
+        )
+    return f"logits on {what} are the run's, to {difference:.1e}"
+
+
+def _examples(
+    run: Run, ticket: Ticket, data_dir: str | None
+) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
+    """(what the ticket takes, what the run's network takes, which examples)."""
+    dataset, config = run.dataset, run.config
+    try:
+        if dataset.is_text and ticket.words is None:
+            raise DataNotFoundError("there is no vocabulary")
+        source = open_source(config.dataset.name, data_dir)
+    except DataNotFoundError:
+        return _random_examples(run, ticket)
+    if dataset.is_text:
+        texts, _ = source.read("test")
+        tokens = ticket.tokenize(list(texts[:CHECKED]))
+        return tokens, tokens, f"{len(tokens[1])} test examples"
+    return _test_examples(config, source)
+
+
+def _test_examples(
+    config: ConfigDict, source: Source
+) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
+    loaded = build(config, source)
+    with contextlib.closing(loaded.feed.split("test")) as batches:  # type: ignore
+        batch, weights = next(batches)
+    count = min(CHECKED, int(np.sum(np.asarray(weights) > 0)))
+    first = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[:count]), (batch, weights))
+    inputs, _, _ = loaded.eval_inputs(first)
+    return (np.asarray(first[0].images),), inputs, f"{count} test examples"
+
+
+def _random_examples(
+    run: Run, ticket: Ticket
+) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
+    generator = np.random.default_rng(0)
+    description = ticket.description
+    what = f"{CHECKED} random inputs, as the dataset is not here,"
+    if run.dataset.is_text:
+        words = getattr(run.network, "vocabulary_size", WORDS + 2)
+        lengths = generator.integers(1, 30, CHECKED).astype(np.int32)
+        tokens = generator.integers(1, words, (CHECKED, 30)).astype(np.int32)
+        tokens = np.where(np.arange(30) < lengths[:, None], tokens, 0)
+        return (tokens, lengths), (tokens, lengths), what
+    shape = (CHECKED, *description.inputs[0][0][1:])
+    if description.mean is None or description.std is None:
+        arrays = (generator.standard_normal(shape, np.float32),)
+        return arrays, arrays, what
+    pixels = generator.integers(0, 256, shape).astype(np.uint8)
+    dtype = jnp.dtype(run.config.dtype)
+    normalized = augment.normalize(
+        jnp.asarray(pixels), description.mean, description.std, dtype
+    )
+    return (pixels,), (normalized,), what
+
+
+def sizes(ticket: Ticket, arrays: dict[str, Any]) -> dict[str, str]:
+    """What a ticket's arrays take by kind, and all of them against float32."""
+    by_kind: dict[str, int] = {}
+    for name, array in arrays.items():
+        kind = name.split("/")[0]
+        by_kind[kind] = by_kind.get(kind, 0) + array.nbytes
+    statistics = by_kind.pop("batch_stats", 0)
+    vocabulary = by_kind.pop("vocabulary", 0)
+    packed = sum(by_kind.values())
+    dense = 4 * sum(leaf.size for leaf in jax.tree.leaves(ticket.params))
+    rows = {
+        "parameters": f"{packed / 1e6:.3f} MB ("
+        + ", ".join(f"{kind} {size / 1e6:.3f}" for kind, size in by_kind.items())
+        + f") against {dense / 1e6:.2f} MB in float32: "
+        f"{dense / packed:.1f} times smaller"
+    }
+    if statistics:
+        rows["statistics"] = f"{statistics / 1e6:.3f} MB of batch normalization"
+    if ticket.words is not None:
+        rows["vocabulary"] = f"{vocabulary / 1e6:.3f} MB, {len(ticket.words):,} words"
+    return rows

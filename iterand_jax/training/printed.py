@@ -1,0 +1,91 @@
+"""What a run prints: the plan before it trains, the summary at its end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iterand_jax.runtime.terminal import table
+from iterand_jax.training import provenance
+from iterand_jax.training.run import DataRun
+
+
+def plan(runs: Sequence[DataRun], workdir: Path) -> str:
+    """What runs that differ in their seeds are about to do, as a table."""
+    run, seeds = runs[0], [run.config.seed for run in runs]
+    config = run.config
+    total, kept = run.subnetwork.count(run.weights(run.abstract))
+    network = f"{config.network.name}, width {config.network.width:g}"
+    parameters = f"{total:,} parameters"
+    if config.sparsity is not None:
+        parameters += f", {kept:,} kept (sparsity {config.sparsity:g})"
+    method = f"{config.method}, {config.distribution}"
+    if config.k_per:
+        method += f", K_per {config.k_per}, r {config.sampling_rate:g}"
+    dataset = (
+        f"{run.source.name}: {run.feed.sizes['train']:,} train, "
+        f"{run.feed.sizes['validation']:,} validation, "
+        f"{run.feed.sizes['test']:,} test"
+    )
+    if run.source.deviation is not None:
+        dataset += f" ({run.source.deviation})"
+    return table(
+        {
+            "network": f"{network}: {parameters}",
+            "method": method,
+            "dataset": dataset,
+            "steps": f"{run.total_steps:,} = {config.epochs} epochs of "
+            f"{run.feed.steps_per_epoch}, batch {config.batch_size}",
+            "seed": f"{seeds[0]}"
+            if len(seeds) == 1
+            else f"{', '.join(map(str, seeds))}, in one program",
+            "devices": provenance.device(),
+            "workdir": str(workdir),
+        }
+    )
+
+
+def summary(result: dict[str, Any], workdir: Path) -> str:
+    """A finished run, or finished replicas, in a short table."""
+    if "replicas" in result:
+        return _summary_of_replicas(result, workdir)
+    seconds = result["seconds"]
+    shown = ("first step", "compilation", "training", "re-randomization", "evaluation")
+    times = ", ".join(f"{p} {seconds[p]:.1f} s" for p in shown if p in seconds)
+    kept = result["parameters_kept"]
+    rows = {
+        "test accuracy": f"{result['test_accuracy']:.2f} %",
+        "validation": f"{result['validation_accuracy_last']:.2f} % at the end, "
+        f"{result['validation_accuracy_best']:.2f} % at best",
+        "kept": f"{kept:,} of {result['parameters']:,} weights",
+        "resampled": f"{result['redrawn']:,} weights were resampled in all",
+        "time": f"{times}; {result['examples_per_second']:,.0f} examples/s",
+        "written": f"{workdir}/ (result.json, curves.png, metrics.jsonl, tensorboard/, "
+        f"checkpoints/, config.json)",
+    }
+    if not result["redrawn"]:
+        del rows["resampled"]
+    if kept == result["parameters"]:
+        rows["kept"] = f"all {kept:,} weights"
+    if "stages" in result:
+        rows["stages"] = ", ".join(
+            f"{own['test_accuracy']:.2f} % at sparsity {own['sparsity_achieved']:.3f}"
+            for own in result["stages"]
+        )
+        rows["written"] = f"{workdir}/ (result.json, and a folder for each stage)"
+    return table(rows)
+
+
+def _summary_of_replicas(result: dict[str, Any], workdir: Path) -> str:
+    rows = {
+        name: f"{own['test_accuracy']:.2f} % test accuracy, "
+        f"{own['validation_accuracy_last']:.2f} % validation"
+        for name, own in result["replicas"].items()
+    }
+    rows["test accuracy"] = (
+        f"{result['test_accuracy_mean']:.2f} % in the mean, deviation "
+        f"{result['test_accuracy_deviation']:.2f}"
+    )
+    rows["written"] = (
+        f"{workdir}/ (result.json, and a folder for each seed as a single run has it)"
+    )
+    return table(rows)

@@ -1,0 +1,66 @@
+"""Procedures: methods that are several runs, one after another, by their configs.
+
+`config.method` names a method or a procedure. A procedure says which runs a resolved
+config stands for; what trains them is `stages`. Everything else sees runs of methods.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from iterand_jax.magnitude import sparsities
+
+
+class Procedure(NamedTuple):
+    """A training of several runs.
+
+    Attributes:
+      check: raises ValueError for a resolved config that it cannot train.
+      stages: the resolved configs of its runs, in their order.
+    """
+
+    check: Callable[[ConfigDict], None]
+    stages: Callable[[ConfigDict], list[ConfigDict]]
+
+
+def _magnitude_stages(config: ConfigDict) -> list[ConfigDict]:
+    """The configs of the dense training and of each retraining, from a resolved one."""
+    dense: dict[str, Any] = {
+        "method": "sgd",
+        "sparsity": None,
+        "retrainings": None,
+        "rewind_epochs": None,
+        "unpruned": None,
+    }
+    early = (config.rewind_epochs,) if config.rewind_epochs else ()
+    own = [dense | {"keep_checkpoint_epochs": early}]
+    for sparsity in sparsities(config.sparsity, config.retrainings):
+        pruned = {"method": "fixed_mask", "sparsity": sparsity}
+        own.append(dense | pruned | {"unpruned": config.unpruned})
+    configs = [ConfigDict(config.to_dict() | fields) for fields in own]
+    return [stage.lock() for stage in configs]
+
+
+def _check_magnitude(config: ConfigDict) -> None:
+    if config.rewind_epochs >= config.epochs:
+        raise ValueError(
+            f"rewind_epochs={config.rewind_epochs} is not before the end of the dense "
+            f"training of {config.epochs} epochs"
+        )
+    for field, only in (("checkpoint_every_steps", 0), ("replicas", 1)):
+        if config[field] != only:
+            raise ValueError(
+                f"the method {config.method} rewinds to the end of an epoch and trains "
+                f"one network after another: {field} must be {only}; got "
+                f"{config[field]}"
+            )
+
+
+PROCEDURES = {"imp": Procedure(_check_magnitude, _magnitude_stages)}
+"""By name; "imp" is iterative magnitude pruning."""
+
+
+def stages(config: ConfigDict) -> list[ConfigDict]:
+    """The configs of the runs of a resolved config that names a procedure."""
+    return PROCEDURES[config.method].stages(config)

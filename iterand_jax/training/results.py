@@ -1,0 +1,103 @@
+"""result.json: what a finished run leaves besides its state."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from iterand_jax.runtime import hosts
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.training import curves, provenance
+from iterand_jax.training.replica import Outcome
+from iterand_jax.training.run import DataRun
+from iterand_jax.training.workdir import read_json
+
+
+def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any]:
+    """Writes curves.png and result.json, in this order; returns the result."""
+    config, record = run.config, outcome.record
+    total, kept = run.count(outcome.state)
+    seconds = {phase: round(time, 3) for phase, time in record.seconds.items()}
+    examples = run.total_steps * config.batch_size
+    result = {
+        "method": config.method,
+        "network": config.network.name,
+        "width": config.network.width,
+        "dataset": run.source.name,
+        "dataset_fingerprint": run.source.fingerprint,
+        "dataset_official": run.source.deviation is None,
+        "distribution": config.distribution,
+        "sparsity": config.sparsity,
+        "sparsity_achieved": 1 - kept / total,
+        "parameters": total,
+        "parameters_kept": kept,
+        "redrawn": record.redrawn,
+        "seed": config.seed,
+        "steps": run.total_steps,
+        "epochs": config.epochs,
+        "test_accuracy": outcome.test_accuracy,
+        "test_loss": outcome.test_loss,
+        "test_examples": outcome.test_examples,
+        "validation_accuracy_best": max(record.validation_accuracy),
+        "validation_accuracy_last": record.validation_accuracy[-1],
+        "seconds": seconds,
+        "examples_per_second": round(examples / record.seconds["training"], 1),
+        "state_sha256": outcome.state_sha256,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "device": provenance.device(),
+    }
+
+    def write() -> dict[str, Any]:
+        curves.draw(workdir, result, k_per=config.k_per)
+        write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+    return hosts.from_first(write)
+
+
+def write_summary_of(
+    members: Mapping[Path, ConfigDict], workdir: Path
+) -> dict[str, Any]:
+    """Writes the result.json of finished replicas: their mean, deviation and results.
+
+    The deviation is that of a sample (n - 1), in points of accuracy.
+    """
+    results = {folder.name: read_json(folder / "result.json") for folder in members}
+    accuracies = [result["test_accuracy"] for result in results.values()]
+    result = {
+        "test_accuracy_mean": statistics.mean(accuracies),
+        "test_accuracy_deviation": statistics.stdev(accuracies),
+        "replicas": results,
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    hosts.from_first(lambda: write_atomically(workdir / "result.json", text))
+    return result
+
+
+def write_stages(
+    config: ConfigDict, results: Sequence[dict[str, Any]], workdir: Path
+) -> dict[str, Any]:
+    """Writes the result.json of all stages of iterative magnitude pruning.
+
+    It is the last stage's, with the steps and seconds of all and, as "stages", what
+    each has kept and reached.
+    """
+    seconds: dict[str, float] = {}
+    for own in results:
+        for phase, time in own["seconds"].items():
+            seconds[phase] = round(seconds.get(phase, 0.0) + time, 3)
+    told = ("sparsity_achieved", "parameters_kept", "test_accuracy", "state_sha256")
+    result = results[-1] | {
+        "method": config.method,
+        "steps": sum(own["steps"] for own in results),
+        "epochs": sum(own["epochs"] for own in results),
+        "seconds": seconds,
+        "stages": [{name: own[name] for name in told} for own in results],
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    hosts.from_first(lambda: write_atomically(workdir / "result.json", text))
+    return result

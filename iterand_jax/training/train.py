@@ -1,0 +1,137 @@
+"""Trains one config to its end: data, runs, results, in a workdir.
+
+This is what the command calls; `iterand_jax.train` is the same from Python.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from iterand_jax.data import datasets, prepare, sources
+from iterand_jax.data.sources import Source
+from iterand_jax.runtime import bucket, hosts
+from iterand_jax.training import config as configs
+from iterand_jax.training import loop, printed, procedures, provenance, results, stages
+from iterand_jax.training import run as building
+from iterand_jax.training import workdir as workdirs
+from iterand_jax.training.config import NOTHING_GIVEN, Given
+from iterand_jax.training.replica import Callback
+
+
+def train_config(
+    config: ConfigDict,
+    workdir: str | None = None,
+    data_dir: str | None = None,
+    *,
+    started: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    given: Given = NOTHING_GIVEN,
+) -> dict[str, Any]:
+    """Resolves a config, trains it to its end, and prints what came out.
+
+    Args:
+      config: as a config file's get_config() returns it.
+      workdir: where to write, a folder or a URL of one in a bucket; None for a folder
+        below runs/ named after the config.
+      data_dir: where datasets lie; None for $TFDS_DATA_DIR or TFDS's own.
+      started: the time.perf_counter() from which the time to the first step counts;
+        None for now.
+      callbacks: called in the first process with each record of the log, and with
+        "seed" besides; what one raises ends the run.
+      given: a network and a dataset in the place of those that the config names.
+
+    Returns:
+      The result, as in result.json.
+
+    Raises:
+      ValueError: in one line, what is not possible and what is.
+    """
+    started = time.perf_counter() if started is None else started
+    config = configs.resolve(config, given)
+    workdir = workdir or _default_workdir(config, configs.to_json(config))
+    if not hosts.are_alone():
+        hosts.check_same(
+            {
+                "the config": configs.to_json(config),
+                "the commit": provenance.commit(),
+                **{f"the version of {n}": v for n, v in provenance.versions().items()},
+            }
+        )
+    with _folder_here(workdir) as folder:
+        result = workdirs.finished_result(folder, config)
+        if result is not None:
+            print("this run is finished already:")
+        else:
+            source = _open_source(config, data_dir, given)
+            result = _train(config, source, folder, started, callbacks, given)
+        print(printed.summary(result, folder))
+    return result
+
+
+@contextlib.contextmanager
+def _folder_here(workdir: str) -> Iterator[Path]:
+    """A workdir as a folder of this machine, for the process that uses it."""
+    if not bucket.is_url(workdir):
+        yield Path(workdir)
+        return
+    with contextlib.ExitStack() as stack:
+        folder = Path(workdir)
+        with hosts.together():
+            if hosts.is_first():
+                folder = stack.enter_context(bucket.mirrored(workdir))
+        print(f"the workdir {workdir} is kept up from {folder}", flush=True)
+        yield folder
+
+
+def _open_source(config: ConfigDict, data_dir: str | None, given: Given) -> Source:
+    with hosts.together():
+        if given.dataset is not None:
+            source = given.dataset.open(sources.resolve_data_dir(data_dir))
+        else:
+            prepare.prepare_if_possible(config.dataset.name, data_dir)
+            source = datasets.open_source(config.dataset.name, data_dir)
+    hosts.check_same({"the dataset": source.fingerprint})
+    return source
+
+
+def _train(
+    config: ConfigDict,
+    source: Source,
+    workdir: Path,
+    started: float,
+    callbacks: Sequence[Callback],
+    given: Given,
+) -> dict[str, Any]:
+    members = workdirs.members(workdir, config)
+    if config.method in procedures.PROCEDURES:
+        # Builds a run, which refuses what is not possible before anything is written.
+        building.build(next(iter(members.values())), source, given)
+        with workdirs.claimed({workdir: config}):
+            return stages.train(config, source, workdir, callbacks, given)
+    left = {
+        folder: building.build(own, source, given)
+        for folder, own in members.items()
+        if workdirs.finished_result(folder, own) is None
+    }
+    with workdirs.claimed({workdir: config} | members):
+        if left:
+            runs = list(left.values())
+            print(printed.plan(runs, workdir), flush=True)
+            outcomes = loop.train_together(
+                runs, list(left), started=started, callbacks=callbacks
+            )
+            for run, outcome, folder in zip(runs, outcomes, left, strict=True):
+                result = results.write_result(run, outcome, folder)
+        if config.replicas > 1:
+            result = results.write_summary_of(members, workdir)
+    return result
+
+
+def _default_workdir(config: ConfigDict, text: str) -> str:
+    tag = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"runs/{config.dataset.name}_{config.network.name}_{config.method}_{tag}"

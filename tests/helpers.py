@@ -1,0 +1,253 @@
+"""What tests do again and again: train runs, interrupt them, and start processes."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import imdb_lstm
+from iterand_jax.data import datasets, feeds
+from iterand_jax.data.sources import Source
+from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
+from iterand_jax.training import loop
+from iterand_jax.training import run as building
+from iterand_jax.training.config import replicas_of, resolve
+from iterand_jax.training.logs import read_lines
+from iterand_jax.training.replica import Replica
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMINGS = {"seconds", "examples_per_second"}
+
+
+def build(config, source="digits"):
+    """The run of a config, on a source or on the dataset of this name."""
+    if isinstance(source, str):
+        source = datasets.open_source(source)
+    return building.build(resolve(config), source)
+
+
+def train(config, workdir, source="digits"):
+    """Trains the run of a config in a folder; its outcome."""
+    workdir.mkdir(exist_ok=True)
+    return loop.train_and_evaluate(build(config, source), workdir)
+
+
+def train_together(config, folder):
+    """Trains the replicas of a config, each in a folder named after its seed."""
+    source = datasets.open_source("digits")
+    runs = [building.build(own, source) for own in replicas_of(resolve(config))]
+    folders = [folder / str(run.config.seed) for run in runs]
+    for own in folders:
+        own.mkdir(parents=True, exist_ok=True)
+    return loop.train_together(runs, folders)
+
+
+def untimed(record):
+    """A record of JSON's values without what a clock measured."""
+    if isinstance(record, dict):
+        return {k: untimed(v) for k, v in record.items() if k not in TIMINGS}
+    return [untimed(one) for one in record] if isinstance(record, list) else record
+
+
+def metrics(workdir):
+    """The lines of a run's log, without what a clock measured."""
+    return untimed(read_lines(workdir / "metrics.jsonl"))
+
+
+def facts(outcome):
+    """All that must be equal of two runs of a config."""
+    numbers = dataclasses.asdict(dataclasses.replace(outcome, state=None))
+    return untimed(numbers)
+
+
+@contextlib.contextmanager
+def replaced(owner, name, value):
+    """An attribute has another value within."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, value)
+        yield
+
+
+class Killed(Exception):
+    """The end of a run without a word."""
+
+
+@contextlib.contextmanager
+def killed(at, folder=""):
+    """What trains within dies once it has logged a step, in a workdir of this name."""
+    log_step = Replica.log_step
+
+    def dying(self, programs, step):
+        log_step(self, programs, step)
+        if step == at and folder in ("", self._workdir.name):
+            raise Killed
+
+    with replaced(Replica, "log_step", dying), pytest.raises(Killed):
+        yield
+
+
+@contextlib.contextmanager
+def stopped(step, number):
+    """What trains within is stopped at a step by a signal; handlers are put back."""
+    before = [signal.getsignal(one) for one in SIGNALS]
+    message = f"stopped at step {step} by {number.name}"
+    with pytest.raises(InterruptedRunError, match=message) as error:
+        yield
+    assert (error.value.step, error.value.number) == (step, number)
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+@contextlib.contextmanager
+def signalled(at, number):
+    """What trains within gets a signal with the batch of a step, and stops after it."""
+    read = feeds.ResidentImages.batch
+
+    def batch(self, step):
+        if step == at:
+            signal.raise_signal(number)
+        return read(self, step)
+
+    with replaced(feeds.ResidentImages, "batch", batch), stopped(at + 1, number):
+        yield
+
+
+def python(*arguments, devices=None, env=None, inherit=True, **options):
+    """A finished process of this interpreter, where JAX sees so many devices.
+
+    The variables of `env` are added to those here, if it inherits them; other options
+    are those of `subprocess.run`.
+    """
+    environment = (dict(os.environ) if inherit else {}) | (env or {})
+    if devices:
+        flag = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = flag
+    command = [sys.executable, *map(str, arguments)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True} | options
+    return subprocess.run(command, env=environment, check=False, **options)
+
+
+def printed(*arguments, **options):
+    """What a process of this interpreter prints; that it succeeds is asserted."""
+    done = python(*arguments, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def command(name, *flags):
+    """The words of a command of the package, as `python("-m", ...)` takes them."""
+    return ["-m", f"iterand_jax.{name}", *map(str, flags)]
+
+
+def started(*arguments, **options):
+    """A process of this interpreter that has begun, its output piped as text."""
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    argv = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(argv, **{"cwd": ROOT} | piped | options)
+
+
+def wait_for_step(step, workdir, process):
+    """Waits for a log line of this step or a later one; returns its step."""
+    while True:
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        lines = read_lines(workdir / "metrics.jsonl")
+        if lines and lines[-1]["step"] >= step:
+            return lines[-1]["step"]
+        time.sleep(0.01)  # the process may have no other core than this one
+
+
+def assert_one_line_error(done, *words):
+    """A process ended with status 2 and one line that has these words."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def encode(image, image_format="JPEG", **options):
+    """The bytes of a Pillow image as a file."""
+    buffer = io.BytesIO()
+    options = {"quality": 95} | options if image_format == "JPEG" else options
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+class Records:
+    """Records whose images are of one colour, which is their index, as is their label.
+
+    Those with an index in `bad` cannot be decoded.
+    """
+
+    def __init__(self, number, bad=()):
+        self._number, self._bad = number, bad
+
+    def __len__(self):
+        return self._number
+
+    def __getitem__(self, index):
+        image = encode(Image.new("RGB", (8, 8), (index, 0, 0)), "PNG")
+        return {
+            "image": b"bad" if index in self._bad else image,
+            "label": index,
+            "file_name": f"{index}.JPEG".encode(),
+        }
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def numbered_source(train=30, validation=10, bad=()):
+    """ImageNet of `Records`."""
+    sizes = {"train": train, "validation": validation}
+    return Source(
+        name="imagenet2012",
+        num_classes=1000,
+        sizes=sizes,
+        encoding="jpeg",
+        fingerprint="0" * 16,
+        read=lambda split: Records(sizes[split], bad),
+    )
+
+
+REVIEWS = {"train": 120, "test": 30}
+
+
+def read_reviews(split):
+    """Reviews of 2 to 14 words of which one says the label."""
+    rng = np.random.default_rng(len(split))
+    labels = rng.integers(0, 2, REVIEWS[split]).astype(np.int32)
+    texts = []
+    for label in labels:
+        words = rng.choice(["a", "film", "of", "the"], rng.integers(2, 15))
+        words[rng.integers(len(words))] = ("bad", "good")[label]
+        texts.append(" ".join(words))
+    return texts, labels
+
+
+def reviews_source():
+    """Reviews for bounds of 6 and 15 words."""
+    return Source("tiny", 2, REVIEWS, "text", "0" * 16, read_reviews)
+
+
+def reviews_config(**overrides):
+    """An LSTM at width 1/32 on these reviews: 2 epochs of 10 steps."""
+    config = imdb_lstm.get_config()
+    config.network.width = 1 / 32
+    config.epochs = 2
+    config.batch_size = 8
+    config.recipe.iterand.k_per = 4
+    config.log_every_steps = 5
+    config.checkpoint_every_steps = 6
+    config.update_from_flattened_dict(overrides)
+    return config

@@ -1,0 +1,185 @@
+"""An installed wheel, in an empty folder far from the clone: what a new user does."""
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUILT_FROM = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "NOTICE")
+COMMANDS = ("main", "evaluate", "analyze", "export", "launch", "data.prepare")
+TINY = ("--config.epochs=1", "--config.network.width=0.0625")
+BUILD = "import setuptools.build_meta as b; print(b.build_{kind}({folder!r}))"
+OWN = """
+from iterand_jax.configs import digits
+
+def get_config():
+    config = digits.get_config()
+    config.epochs = 1
+    config.network.width = 0.0625
+    return config
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def call(*command, cwd, env=None):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """What a build reads, apart: builds leave files beside what they read."""
+    folder = tmp_path_factory.mktemp("tree")
+    for name in BUILT_FROM:
+        shutil.copy(ROOT / name, folder)
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("iterand_jax", "configs"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+    return folder
+
+
+def build(kind, tree, folder):
+    """Builds with the setuptools that is installed, without a network."""
+    script = BUILD.format(kind=kind, folder=str(folder))
+    return folder / call(sys.executable, "-c", script, cwd=tree).split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory):
+    return build("wheel", tree, tmp_path_factory.mktemp("wheel"))
+
+
+def environment():
+    """Variables of a process that knows nothing of the clone."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def install(folder, wheel):
+    """A fresh environment with a wheel, and this one's packages beside it."""
+    call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
+    call(*pip, "--no-index", "--quiet", wheel, cwd=folder.parent, env=environment())
+    own = call(python, "-c", "import site; print(site.getsitepackages()[0])", cwd="/")
+    # Of packages alone: files .pth in these folders, as of an editable install, are
+    # not read.
+    beside = {*site.getsitepackages(), sysconfig.get_path("purelib")}
+    Path(own.strip(), "beside.pth").write_text("\n".join(sorted(beside)))
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The folder of the programs of an environment with the wheel."""
+    return install(tmp_path_factory.mktemp("venv") / "venv", wheel)
+
+
+def test_the_wheel_holds_the_package_and_its_configs_and_no_other(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"iterand_jax"}
+    packed = {name for name in names if name.startswith("iterand_jax/configs/")}
+    files = {f"iterand_jax/configs/{path.name}" for path in ROOT.glob("configs/*.py")}
+    assert packed == files
+    assert "iterand_jax/py.typed" in names
+
+
+def test_a_source_distribution_builds_the_same_wheel(tree, wheel, tmp_path):
+    archive = build("sdist", tree, tmp_path)
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path, filter="data")
+    again = build("wheel", tmp_path / archive.name.removesuffix(".tar.gz"), tmp_path)
+
+    def contents(path):
+        files = zipfile.ZipFile(path)
+        return {n: files.read(n) for n in files.namelist() if ".dist-info" not in n}
+
+    assert contents(again) == contents(wheel)
+
+
+def test_an_editable_install_has_the_configs(tree, tmp_path):
+    programs = install(tmp_path / "venv", build("editable", tree, tmp_path))
+    found = call(
+        programs / "python",
+        "-c",
+        "from iterand_jax.configs import default, names; print(default.__file__); "
+        "print(*names())",
+        cwd=tmp_path,
+        env=environment(),
+    ).split()
+    assert Path(found[0]).resolve() == (tree / "configs" / "default.py").resolve()
+    assert "cifar_conv6" in found[1:]
+
+
+def test_a_new_users_hour(installed, tmp_path):
+    """The digits, a config by name, one of one's own, and all that looks at a run."""
+
+    def run(program, *arguments):
+        return call(installed / program, *arguments, cwd=tmp_path, env=environment())
+
+    where = "import iterand_jax; print(iterand_jax.__file__)"
+    package = Path(run("python", "-c", where).strip())
+    assert package.is_relative_to(installed.parent)
+    missing = "import importlib.util as u; print(u.find_spec('configs'))"
+    assert run("python", "-c", missing) == "None\n"
+
+    listed = run("iterand_jax", "--help")
+    assert listed == run("python", "-m", "iterand_jax")
+    assert all(f"  {name} " in listed for name in COMMANDS)
+    assert "--config.network.width" in run("iterand_jax-main", "--help")
+
+    run("python", "-m", "iterand_jax.main", *TINY, "--workdir=first")
+    by_name = [f"--workdir={tmp_path / 'named'}", "--config=digits", *TINY]
+    run("iterand_jax", "main", *by_name, "--config.method=edge_popup")
+    (tmp_path / "mine.py").write_text(OWN)
+    run("iterand_jax-main", "--config=mine.py", "--workdir=mine")
+
+    evaluated = run("iterand_jax-evaluate", "--workdir=mine")
+    assert "test accuracy" in evaluated
+    run("iterand_jax-export", "--workdir=mine", "--output=mine.safetensors")
+    load = (
+        "import iterand_jax as i; print(len(i.load_ticket('mine.safetensors').masks))"
+    )
+    assert int(run("python", "-c", load)) > 0
+    run("iterand_jax-analyze", "--ticket=mine.safetensors", "--other=first")
+    assert (tmp_path / "analysis.png").stat().st_size > 10_000
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {
+        "first",
+        "named",
+        "mine",
+        "mine.py",
+        "mine.safetensors",
+        "analysis.png",
+    } | ({"__pycache__"} & left)
+
+
+def test_a_config_by_name_trains_on_cifar10(installed, tmp_path):
+    data_dir = os.environ.get("TFDS_DATA_DIR", "")
+    if not data_dir or not Path(data_dir, "cifar10").is_dir():
+        pytest.skip("CIFAR-10 is not prepared in $TFDS_DATA_DIR")
+    flags = ["--config=cifar_conv2", *TINY, "--config.dataset.validation_fraction=0.97"]
+    call(
+        installed / "iterand_jax-main",
+        *flags,
+        "--workdir=run",
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert (tmp_path / "run" / "result.json").exists()
