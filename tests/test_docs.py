@@ -98,7 +98,7 @@ def test_models_of_every_library_are_pruned(tmp_path, capsys):
     gradient = namespace["gradients"]["first"]["kernel"]
     assert gradient.shape == (64, 256)
     assert abs(gradient).max() > 0
-    assert "19,210 parameters, 3," in printed
+    assert "19210 parameters, 3184 kept" in printed
 
 
 def test_a_config_of_ones_own_starts_from_a_shipped_one(tmp_path):
@@ -219,7 +219,7 @@ FIELDS = {*default.get_config().to_dict()} | {
 }
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", [*commands()])
 def test_a_command_and_its_flags_exist(line):
     _, _, module, *arguments = line.split()
     text = source_of(module) + SHARED

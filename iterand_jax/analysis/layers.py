@@ -4,9 +4,9 @@ Everything is counted on the host, from weights and masks. A channel of a layer 
 if none of its weights is live: kept, and on a path of kept weights from the inputs of
 the network to its logits (`liveness`). So a filter is dead if all its weights are
 pruned, if no later layer uses its output, or if it has only dead filters as inputs.
-Removing dead channels takes slices out of the weights, kept ones included, and does not change
-the logits; only where a bias or an affine normalization follows, a dead channel still
-contributes a constant.
+Removing dead channels takes slices out of the weights, kept ones included, and does not
+change the logits; only where a bias or an affine normalization follows, a dead channel
+still contributes a constant.
 """
 
 import math

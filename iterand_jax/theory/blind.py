@@ -55,9 +55,9 @@ def blind_redraws(
     One score per hidden neuron (the mask m of Lemma A.4), the top 1 - `sparsity` kept;
     SGD with momentum 0.9 on the exact mean squared error over x ~ U[-1, 1], straight
     through the mask. Every `k_per` steps u_j and v_j of each pruned neuron are
-    resampled from U[-1, 1], each with probability `rate`. The error is the exact supremum over
-    |x| <= 1; draws are the mean number of values that an entry has had. Raises
-    ValueError for |w| > 1, sparsity or rate outside (0, 1), counts below 1.
+    resampled from U[-1, 1], each with probability `rate`. The error is the exact
+    supremum over |x| <= 1; draws are the mean number of values that an entry has had.
+    Raises ValueError for |w| > 1, sparsity or rate outside (0, 1), counts below 1.
 
     >>> run = blind_redraws(0.5, width=8, k_per=5, refreshes=2, trials=3, seed=0)
     >>> run.errors.shape, run.draws.shape

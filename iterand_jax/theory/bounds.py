@@ -10,9 +10,9 @@ neuron, but the pairs share coordinates: a good pair exists exactly if some u is
 
 the published bound (`published`) has the wrong direction for every R >= 2. Two families
 live here: `corrected_*` (A: the same windows, correctly counted) and `improved_*` (B:
-the corrected count with wider windows per layer). R = 1 is the setting without resampling;
-Lemmas A.4 and A.5 are A.6 with d0 = 1 (and d2 = 1). Everything is plain float64
-arithmetic.
+the corrected count with wider windows per layer). R = 1 is the setting without
+resampling; Lemmas A.4 and A.5 are A.6 with d0 = 1 (and d2 = 1). Everything is plain
+float64 arithmetic.
 """
 
 import itertools

@@ -19,7 +19,7 @@ from iterand_jax.data import datasets
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import setup
+from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.exporting import export
@@ -42,9 +42,9 @@ def workdir(tiny_config, tmp_path):
         if fixed_sparsity:
             fields = {"method": "fixed_mask", "sparsity": fixed_sparsity}
             config = ConfigDict(config.to_dict() | fields)
-        built = setup.build(config, datasets.open_source("digits"))
+        built = building.build(config, datasets.open_source("digits"))
         state = jax.jit(built.init_state)(built.root)._replace(step=np.int32(STEP))
-        method = built.task.method
+        method = built.method
         for step in range(7, STEP + 1, 7) if method.refresh_every else ():
             frozen, _ = jax.jit(method.refresh)(
                 built.root, step, state.trainable, state.frozen
@@ -52,7 +52,7 @@ def workdir(tiny_config, tmp_path):
             state = state._replace(frozen=frozen)
         if fixed_sparsity:
             masks = magnitude.magnitude_masks(
-                built.model.subnetwork, state.trainable, fixed_sparsity
+                built.subnetwork, state.trainable, fixed_sparsity
             )
             state = state._replace(
                 frozen=masks, trainable=apply_masks(state.trainable, masks)
@@ -63,7 +63,9 @@ def workdir(tiny_config, tmp_path):
             contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as saved,
         ):
             saved.save(STEP, state, dataclasses.asdict(Record()))
-        number = sum(p.endswith("kernel") for p in leaves_of(built.model.weights))
+        number = sum(
+            p.endswith("kernel") for p in leaves_of(built.weights(built.abstract))
+        )
         lines = [
             {
                 "kind": "step",

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_iris
 
-from iterand_jax import main
 from iterand_jax.data import datasets, own
 from iterand_jax.networks import NETWORKS, register_network
+from iterand_jax.training.config import resolve
+from iterand_jax.training.train import train_config
 
 GREY = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
 LABELS = np.arange(24) % 3
@@ -382,7 +383,7 @@ def test_a_tiny_network_trains_on_each(kind, tmp_path, tiny_config, tables):
     register_network("perceptron", Perceptron)
     datasets.register_dataset("mine", dataset)
     config = tiny_config(**fields, **{"dataset.name": "mine"})
-    result = main.train(config, str(tmp_path / "run"))
+    result = train_config(config, str(tmp_path / "run"))
     assert result["dataset"] == "mine"
     assert result["dataset_fingerprint"] == dataset.open("").fingerprint
     assert result["dataset_official"]
@@ -390,7 +391,7 @@ def test_a_tiny_network_trains_on_each(kind, tmp_path, tiny_config, tables):
     assert result["test_accuracy"] > 30  # of ten classes, after 20 steps
     shipped = tiny_config(**(fields | {"dataset.mean": (0.3,), "dataset.std": (0.38,)}))
     if kind in ("arrays", "npz"):
-        same = main.train(shipped, str(tmp_path / "shipped"))
+        same = train_config(shipped, str(tmp_path / "shipped"))
         assert result["state_sha256"] == same["state_sha256"]
     classes = tmp_path / "run" / "classes.txt"
     assert classes.exists() == (kind == "folder")
@@ -406,7 +407,7 @@ def test_a_table_trains(tmp_path, tiny_config, tables):
     fields = {"network.name": "perceptron", "network.width": 1.0, "batch_size": 27}
     fields |= {"dataset.name": "iris", "dataset.mean": None, "dataset.std": None}
     config = tiny_config(**fields, epochs=10, method="sgd")
-    result = main.train(config, str(tmp_path / "run"))
+    result = train_config(config, str(tmp_path / "run"))
     assert result["steps"] == 40
     assert result["test_examples"] == 30
     assert result["test_accuracy"] > 60
@@ -424,8 +425,6 @@ def test_a_table_trains(tmp_path, tiny_config, tables):
     ],
 )
 def test_configs_of_floats_have_no_pixels(tiny_config, tables, fields, message):
-    from iterand_jax.training.config import resolve
-
     flat = own.from_arrays(FLOATS, LABELS, test_fraction=0.5)
     datasets.register_dataset("flat", flat)
     base = {"dataset.name": "flat", "dataset.mean": None, "dataset.std": None}

@@ -1,8 +1,5 @@
 """Exported programs and arrays answer as the ticket does, without this library."""
 
-import subprocess
-import sys
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +12,7 @@ from iterand_jax.tickets import formats
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 
 def ticket_of(name, *, width=1 / 16, affine=False):
@@ -145,9 +143,7 @@ def test_programs_run_in_a_process_without_the_networks_code(name, tmp_path):
     formats.save_program(ticket, tmp_path)
     for size in (1, 3):
         np.savez(tmp_path / f"inputs_{size}.npz", *inputs_of(ticket, size))
-    command = [sys.executable, "-W", "error", "-c", READER, str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    helpers.printed("-W", "error", "-c", READER, tmp_path, cwd=tmp_path)
     for size in (1, 3):
         logits = np.load(tmp_path / f"logits_{size}.npy")
         expected = ticket.apply(*inputs_of(ticket, size))
