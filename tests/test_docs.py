@@ -308,7 +308,8 @@ def printed_by(notebook):
     texts = []
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.outputs:
-            texts.append("".join(output.get("text", "") for output in cell.outputs))
+            shown = [o for o in cell.outputs if o.get("name") != "stderr"]
+            texts.append("".join(output.get("text", "") for output in shown))
     return texts
 
 
