@@ -136,7 +136,7 @@ assert not {"flax", "iterand_jax"} & set(sys.modules)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", list(NETWORKS))
 def test_programs_run_in_a_process_without_the_networks_code(name, tmp_path):
     ticket = ticket_of(name)
     formats.save_program(ticket, tmp_path)
