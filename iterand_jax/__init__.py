@@ -85,14 +85,23 @@ def load_ticket(
 def register_network(
     name: str, factory: "Callable[..., Any]", *, takes_texts: bool = False
 ) -> None:
-    """Makes a network known by a name: see `iterand_jax.networks.register_network`."""
+    """Makes a network known by a name: see `iterand_jax.networks.register_network`.
+
+    >>> from iterand_jax.networks import resnet
+    >>> register_network("my_resnet", resnet.ResNet18)
+    """
     from iterand_jax import networks
 
     networks.register_network(name, factory, takes_texts=takes_texts)
 
 
 def register_dataset(name: str, dataset: "Dataset") -> None:
-    """Makes a dataset known by a name: see `iterand_jax.data.datasets`."""
+    """Makes a dataset known by a name: see `iterand_jax.data.datasets`.
+
+    >>> from iterand_jax.data import own
+    >>> x, y = [[0.0], [1.0], [0.5], [0.2]], [0, 1, 1, 0]
+    >>> register_dataset("my_numbers", own.from_arrays(x, y, test=(x, y)))
+    """
     from iterand_jax.data import datasets
 
     datasets.register_dataset(name, dataset)

@@ -138,10 +138,15 @@ def _send(processes: Sequence[subprocess.Popen[str]], number: int) -> None:
 def _follow(
     processes: Sequence[subprocess.Popen[str]], output: "_Output", *, limit: float
 ) -> int:
-    """Prints what processes print until all have ended; the first failure's status."""
+    """Prints the processes' output until all have ended.
+
+    Returns the status of the first that fails, 0 if none does.
+    """
     status = 0
+    # Started by the first failure: the others have this long to end by themselves.
     stopping = threading.Timer(limit, _stop_all, [processes, output])
-    # Apart from waiting: what a process has started can hold its output for longer.
+    # Each process has a thread that reads its output and one that waits for its end.
+    # They are two, since a child that outlives the process can keep the output open.
     reading = [
         threading.Thread(target=_read_all, args=(*each, output), daemon=True)
         for each in enumerate(processes)
@@ -150,16 +155,18 @@ def _follow(
         thread.start()
     with futures.ThreadPoolExecutor(len(processes)) as threads:
         following = {threads.submit(_wait, p): i for i, p in enumerate(processes)}
-        for done in futures.as_completed(following):
+        for done in futures.as_completed(following):  # in the order in which they end
             index, ended = following[done], done.result()
             if ended and not status:
                 status = ended if ended > 0 else 128 - ended
                 how = (
                     f"status {ended}" if ended > 0 else f"{signal.Signals(-ended).name}"
                 )
-                reading[index].join(1)  # its own last lines come before
+                reading[index].join(1)  # so that its last lines are printed first
                 output.say(f"process {index} ended first, by {how}")
                 stopping.start()
+    # All have ended, and `_wait` has killed what they started, so the outputs end too.
+    # The limit is for a child that left its process group and holds one open.
     stopping.cancel()
     for thread in reading:
         thread.join(_PARTING_SECONDS)
@@ -167,7 +174,7 @@ def _follow(
 
 
 def _wait(process: subprocess.Popen[str]) -> int:
-    """Waits for a process and ends what it leaves behind; returns its status."""
+    """Waits for a process and kills what is left of its group; returns its status."""
     status = process.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -175,6 +182,7 @@ def _wait(process: subprocess.Popen[str]) -> int:
 
 
 def _read_all(index: int, process: subprocess.Popen[str], output: "_Output") -> None:
+    """Copies the lines of a process to our output, with its number, until they end."""
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
@@ -182,6 +190,7 @@ def _read_all(index: int, process: subprocess.Popen[str], output: "_Output") -> 
 
 
 def _stop_all(processes: Sequence[subprocess.Popen[str]], output: "_Output") -> None:
+    """Kills the processes that still run, and says which these are."""
     running = [i for i, process in enumerate(processes) if process.poll() is None]
     if running:
         names = ", ".join(map(str, running))
@@ -190,10 +199,11 @@ def _stop_all(processes: Sequence[subprocess.Popen[str]], output: "_Output") -> 
 
 
 class _Output:
-    """Lines on their way out: who hands one over never waits for a reader.
+    """A queue of output lines and a thread that writes them: callers never block.
 
-    Left, it waits until all are read. What can be read by nobody, since the pipe or the
-    terminal is gone, is dropped, and the training goes on.
+    A pipe that is read slowly so holds up neither the processes, whose own pipes would
+    fill up, nor the wait for them. Leaving the context waits until all is written. When
+    the pipe or the terminal is closed, lines are dropped and the training goes on.
     """
 
     def __init__(self):
@@ -209,11 +219,11 @@ class _Output:
         self._thread.join()
 
     def write(self, stream: IO[str], line: str) -> None:
-        """Writes a line to a stream, after those before."""
+        """Queues a line for a stream, after those before it."""
         self._lines.put((stream, line))
 
     def say(self, line: str) -> None:
-        """A line of this command's own."""
+        """Queues a line of this command's own, for stderr."""
         self.write(sys.stderr, f"launch: {line}\n")
 
     def _write_all(self) -> None:
@@ -223,6 +233,8 @@ class _Output:
                 stream.write(line)
                 stream.flush()
             except OSError:  # EIO of a terminal, EPIPE of a pipe
+                # The stream's buffer still holds the line, and every later flush, that
+                # at the exit of Python too, would fail with it: send it to nowhere.
                 with open(os.devnull, "w") as nowhere:
                     os.dup2(nowhere.fileno(), stream.fileno())
 

@@ -87,7 +87,9 @@ class Method:
     params: Callable[[PyTree, PyTree, Any], PyTree]
     weights: Callable[[PyTree, PyTree], PyTree]
     masks: Callable[[PyTree, PyTree, Any], PyTree] | None = None
-    refresh: Callable[[Array, Any, PyTree, PyTree], tuple[PyTree, Array]] = _no_refresh
+    refresh: Callable[[Array, Any, PyTree, PyTree], tuple[PyTree, Array]] = (
+        dataclasses.field(default_factory=lambda: _no_refresh)
+    )
     refresh_every: int = 0
     trains_weights: bool = False
     masks_change: bool = True

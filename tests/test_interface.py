@@ -26,7 +26,9 @@ def functions():
             if inspect.isclass(member):
                 for method, function in vars(member).items():
                     function = getattr(function, "__func__", function)  # of classes
-                    if inspect.isfunction(function) and not method.startswith("_"):
+                    is_field = method in getattr(member, "__dataclass_fields__", ())
+                    public = not (is_field or method.startswith("_"))
+                    if inspect.isfunction(function) and public:
                         yield f"{module.__name__}.{name}.{method}", function
             elif inspect.isroutine(inspect.unwrap(member)):
                 yield f"{module.__name__}.{name}", member

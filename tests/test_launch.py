@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import faults
+from experiments.measurements import faults
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
 from tests import helpers
@@ -116,6 +116,17 @@ def launch(script, *, change="", **streams):
     """Starts the launcher of two processes that run a script instead of training."""
     program = LAUNCH.format(script=script, change=change)
     return helpers.started("-c", program, **streams)
+
+
+def test_processes_get_the_flags_and_the_imports():
+    change = "sys.argv += ['--import=json,csv', '--', '--config=digits', '--help']"
+    launcher = launch("import sys; print(*sys.argv[1:])", change=change)
+    said, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0
+    given = "--import=json --import=csv --config=digits --help"
+    assert {line.split(" ", 4)[4] for line in said.splitlines()} == {
+        f"{given} --process_id={index}" for index in range(2)
+    }
 
 
 LONG = "[print('x' * 999) for _ in range(999)]"  # more than a pipe holds

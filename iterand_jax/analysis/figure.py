@@ -179,7 +179,7 @@ def _draw_ages(axes, found: Report) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"step of the last resampling (possible every {found.k_per})")
     axes.set_ylabel("kept weights (%)")
-    title = f"{shares[0]:.1f} % of the kept weights have their first value"
+    title = f"{shares[0]:.1f} % of the kept weights have their initial value"
     if found.unknown:
         title += f", {100 * found.unknown / kept:.1f} % have unknown values"
     axes.set_title(title, fontsize=9)

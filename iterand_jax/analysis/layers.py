@@ -1,12 +1,12 @@
 """What a subnetwork kept in each layer: counts, signs, magnitudes, dead channels, ages.
 
-All is counted on the host, from weights and masks. A channel of a layer is dead if none
-of its weights there is live: kept, and on a way of kept weights from the inputs of the
-network to its logits (`liveness`). So a filter is dead whose weights are all pruned,
-and one whose output nobody reads, and one that reads only such filters. Removing dead
-channels takes slices out of the weights, of kept ones too, and leaves the logits as
-they are; only where a bias or an affine normalization follows, they still give a
-constant.
+Everything is counted on the host, from weights and masks. A channel of a layer is dead
+if none of its weights is live: kept, and on a path of kept weights from the inputs of
+the network to its logits (`liveness`). So a filter is dead if all its weights are
+pruned, if no later layer uses its output, or if it has only dead filters as inputs.
+Removing dead channels takes slices out of the weights, kept ones included, and does not
+change the logits; only where a bias or an affine normalization follows, a dead channel
+still contributes a constant.
 """
 
 import math
@@ -47,9 +47,10 @@ class Layer(NamedTuple):
       removable_kept: those of them that are kept.
       churn: at each log step of the training, the share of the mask that changed since
         the one before; empty if that is not known.
-      ages: how many kept weights have their value from each refresh, from the first
-        draw (0) on; None where that is not known.
-      unknown: the other kept weights, if there are ages: no draw made here equals them.
+      ages: how many kept weights were sampled last at initialization (0), at the
+        first refresh, and so on; None if that is not known.
+      unknown: the other kept weights, if there are ages: replaying the refreshes gives
+        other values.
     """
 
     path: str
@@ -91,7 +92,7 @@ def inspect_layers(
       subnetwork: says which axes are outputs and inputs.
       weights: kept and pruned ones.
       masks: nonzero where a weight is kept, None for leaves that are not pruned.
-      scores: that the masks come from, for the thresholds.
+      scores: which the masks were computed from, for the thresholds.
       last_redraws: as `tickets.replay.last_redraws` returns them, for the ages.
       refreshes: done so far; ages have one entry more.
       live: by path, which weights are live; by default, those that are kept.
@@ -141,11 +142,11 @@ def by_path(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """How much of a mask another one keeps too, and how much it would by chance.
+    """How much of a mask another mask keeps too, and how much it would by chance.
 
     Returns:
-      (share of the mask's kept weights that the other keeps, NaN if it keeps none;
-      share of all weights that the other keeps).
+      The share of the mask's kept weights that the other keeps, NaN if it keeps none,
+      and the share of all weights that the other keeps.
 
     >>> overlap(np.array([1, 1, 0, 0]), np.array([0, 1, 1, 1]))
     (0.5, 0.75)
@@ -198,7 +199,7 @@ def _magnitude(weights: np.ndarray, kept: np.ndarray) -> float:
 
 
 def _ages(last_redraws: np.ndarray | None, refreshes: int) -> dict[str, Any]:
-    """The fields of a layer that tell which draws its kept weights are of."""
+    """The fields of a layer about when its kept weights were sampled."""
     if last_redraws is None:
         return {"ages": None, "unknown": 0}
     found = last_redraws[last_redraws != NO_DRAW]
@@ -209,7 +210,7 @@ def _ages(last_redraws: np.ndarray | None, refreshes: int) -> dict[str, Any]:
 def _channels(
     path: str, kept: np.ndarray, live: np.ndarray, out_axis: int
 ) -> dict[str, Any]:
-    """The fields of a layer that tell of its channels."""
+    """The fields of a layer about its channels."""
     out_axis %= kept.ndim
     if is_table(path):
         out_axis = kept.ndim - 1  # its features, whatever counts as its fan-in

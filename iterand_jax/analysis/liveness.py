@@ -1,10 +1,10 @@
-"""Which kept weights lie on a way from the inputs of a network to its logits.
+"""Which kept weights lie on a path from the inputs of a network to its logits.
 
-In place of its weights the network gets masks, divided so that each output is the mean
-of what it reads, no biases, and normalization that changes nothing; its inputs are
-positive. Then what is positive is reached from the inputs, and what has a gradient
-reaches the logits. The graph of the network need not be known: a chain, a ResNet and an
-LSTM are alike.
+The network is called with its masks in place of weights, scaled so that each output is
+the mean of its inputs, with zero biases and identity normalization, on positive inputs.
+Then an activation is positive if a path from the inputs reaches it, and a weight has
+a gradient if such a path continues from it to the logits. The graph
+of the network need not be known: a chain, a ResNet and an LSTM are treated alike.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from flax import linen as nn
 from iterand_jax.trees import leaves_of, path_string
 
 PyTree = Any
-IMAGES = 8  # unlike each other, so that max-pools choose many of their pixels
-WORDS = 50  # of a text: enough steps for what one unit of an LSTM tells another
+IMAGES = 8  # of random pixels, so that max-pools choose many different ones
+WORDS = 50  # of a text: enough steps for one unit of an LSTM to reach another
 
 
 def live_weights(
     network: nn.Module, inputs: Sequence[jax.ShapeDtypeStruct], masks: PyTree
 ) -> dict[str, np.ndarray]:
-    """By path, whether each kept weight is on a way from the inputs to the logits.
+    """By path, whether each kept weight is on a path from the inputs to the logits.
 
     Args:
       network: of images (N, H, W, C), or of token ids (N, T) and lengths (N,).
@@ -33,10 +33,11 @@ def live_weights(
       masks: nonzero where a weight is kept, None for leaves that are not pruned.
 
     Returns:
-      Booleans in the shapes of the masks. In a max-pool a way may be missed that no
-      image takes.
+      Booleans in the shapes of the masks. A path through a max-pool is missed
+      if no probe image takes it.
     """
-    network = network.clone(dtype=jnp.float32)
+    if hasattr(network, "dtype"):  # half precision would lose small means
+        network = network.clone(dtype=jnp.float32)
     kept_of = {path: np.asarray(mask) != 0 for path, mask in leaves_of(masks).items()}
     variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
 
@@ -50,7 +51,7 @@ def live_weights(
 
     def live(path, kept):
         reached = np.asarray(gradients[path]) != 0
-        # What a word's feature reaches depends on its place in a text, not on the word.
+        # A feature of a word reaches the same units whatever the word is.
         return kept & (reached.any(0) if is_table(path) else reached)
 
     return {path: live(path, kept) for path, kept in kept_of.items()}
@@ -61,7 +62,7 @@ def _total(network, variables, inputs):
 
 
 def _replaced(path: str, leaf: Any, kept: np.ndarray | None) -> np.ndarray:
-    """A mask, scaled; of other leaves, what changes nothing."""
+    """The mask, scaled; for other leaves, the values of an identity."""
     name = path.rsplit("/", 1)[-1]
     if leaf.ndim < 2:
         return np.full(leaf.shape, name in ("scale", "var"), np.float32)
@@ -73,7 +74,7 @@ def _replaced(path: str, leaf: Any, kept: np.ndarray | None) -> np.ndarray:
 
 
 def _probe(inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[np.ndarray, ...]:
-    """Positive images of very different pixels, or a text."""
+    """Positive images with pixels of very different sizes, or a text."""
     shape = inputs[0].shape[1:]
     if len(shape) > 1:
         normal = np.random.default_rng(0).standard_normal((IMAGES, *shape))

@@ -1,4 +1,4 @@
-"""A report as text: a table of layers, and what there is to say of all."""
+"""A report as text: a table of layers, and a summary of the network."""
 
 import math
 
@@ -9,19 +9,19 @@ from iterand_jax.analysis.report import Report
 from iterand_jax.runtime.terminal import table
 
 BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = 8  # of what happened over the training, in a line of text
+COLUMNS = 8  # of a sparkline over the training
 
 
 def text(found: Report) -> str:
-    """A report as a table of layers, a row for all, and what else there is to say."""
+    """A report as a title, a table of layers, and a summary of the network."""
     rows = [_row(layer, found) for layer in found.layers]
     header = ["layer", "shape", "kept of", "weights"]
     header += ["threshold"] if found.thresholds else []
     header += ["signs +"]
-    header += [] if found.constant else ["size"]
+    header += [] if found.constant else ["magnitude"]
     header += ["dead out", "dead in", "removable"]
     header += [f"churn/{next(iter(found.churn))} steps"] if found.churn else []
-    header += [] if found.no_ages else ["first draw", "redrawn"]
+    header += [] if found.no_ages else ["initial", "resampled"]
     header += ["unknown"] if found.unknown else []
     header += ["in common (chance)"] if found.overlaps else []
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -59,12 +59,12 @@ def _row(layer: Layer, found: Report) -> list[str]:
 
 
 def _shown(value: float | None, form: str) -> str:
-    """A number, or a dash where a layer that keeps nothing has none."""
+    """A number, or a dash for a layer that keeps nothing."""
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 
 def _sparkline(values: np.ndarray) -> str:
-    """Numbers over the training in a few columns of characters, first to last."""
+    """Numbers over the training as a sparkline of a few characters, first to last."""
     parts = np.array_split(values, min(COLUMNS, len(values)) or 1)
     columns = [part.mean() if part.size else 0 for part in parts]
     highest = max(columns) or 1
@@ -83,24 +83,24 @@ def _summary(found: Report) -> dict[str, str]:
     )
     rows = {"kept": f"{kept:,} of {size:,} weights ({kept / size:.1%})"}
     if not found.constant:
-        rows["size"] = "mean magnitude of the kept weights over that of the pruned ones"
+        rows["magnitude"] = "mean of the kept weights over mean of the pruned ones"
     rows["dead"] = (
-        f"{outputs:,} output and {inputs:,} input channels, on no way of kept weights "
+        f"{outputs:,} output and {inputs:,} input channels, on no path of kept weights "
         f"from the inputs to the logits; without them the network has {removable:,} "
-        f"weights less ({removable / size:.1%}), {removable_kept:,} of them kept"
+        f"fewer weights ({removable / size:.1%}), {removable_kept:,} of them kept"
     )
     if found.no_ages:
         rows["ages"] = f"not shown: {found.no_ages}"
     else:
         rows["ages"] = (
-            f"{found.ages[0] / kept:.1%} of the kept weights have their first value, "
-            f"{found.ages[1:].sum() / kept:.1%} that of one of "
+            f"{found.ages[0] / kept:.1%} of the kept weights have their initial value, "
+            f"{found.ages[1:].sum() / kept:.1%} were resampled in one of "
             f"{len(found.ages) - 1:,} refreshes (columns: first to last)"
         )
     if found.unknown:
         rows["unknown"] = (
-            f"{found.unknown / kept:.1%} of the kept weights: no draw made here equals "
-            f"them, as where they were drawn on another kind of device"
+            f"{found.unknown / kept:.1%} of the kept weights: replaying the refreshes "
+            f"here gives other values, as on another kind of device"
         )
     if found.churn:
         steps, shares = list(found.churn), list(found.churn.values())

@@ -1,4 +1,4 @@
-"""What a checkpoint and the log of a run, or a ticket, tell of its subnetwork."""
+"""What the checkpoint and log of a run, or a ticket, show of its subnetwork."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ from iterand_jax.trees import leaves_of
 
 
 class Report(NamedTuple):
-    """What is known of a run's subnetwork.
+    """What is known about a subnetwork.
 
     Attributes:
       title: network, method, distribution, seed and step in a line.
@@ -37,7 +37,7 @@ class Report(NamedTuple):
       other: the other run's title.
       churn: by step, the share of the masks that changed since the log step before.
       k_per: steps between refreshes, 0 for a method without them.
-      no_ages: why there are no ages, None if there are.
+      no_ages: why there are no ages, None if there are some.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Report(NamedTuple):
 
     @property
     def unknown(self) -> int:
-        """The kept weights that no draw made here equals."""
+        """The kept weights whose values a replay does not give."""
         return sum(layer.unknown for layer in self.layers)
 
     @property
@@ -66,7 +66,7 @@ class Report(NamedTuple):
 
     @property
     def constant(self) -> bool:
-        """Whether magnitudes tell nothing: all alike, or of pruned weights unknown."""
+        """Whether magnitudes say nothing: all equal, or unknown for pruned weights."""
         return not any(abs(layer.magnitude - 1) >= 1e-4 for layer in self.layers)
 
 
@@ -76,12 +76,12 @@ class Subject(NamedTuple):
     Attributes:
       title: network, method, distribution, seed and step in a line.
       network: the Flax module.
-      inputs: what it is called with, as a batch of one.
-      subnetwork: how it was drawn.
+      inputs: its inputs, as a batch of one.
+      subnetwork: the rules by which it was initialized and pruned.
       weights: of the network; a ticket has those that are kept, and zeros.
       masks: nonzero for kept, None for leaves that are not pruned.
-      scores: that the masks come from; None where these are fixed, and for a ticket.
-      draws: key, step, K_per and r of its refreshes; None if it had none.
+      scores: which the masks were computed from; None for fixed masks and tickets.
+      draws: key, step, K_per and r of its refreshes; None if it was never resampled.
       churn: as in `Report`.
       layer_churn: by path, as in `Layer`.
     """
@@ -107,7 +107,7 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
       step: which checkpoint; None for the newest.
 
     Raises:
-      ValueError: a run that prunes nothing, or another network in the other place.
+      ValueError: a run that prunes nothing, or an `other` of another network.
     """
     subject = _of_ticket(path) if path.is_file() else _of_run(path, step)
     redraws, no_ages, refreshes, k_per = None, None, 0, 0
@@ -118,12 +118,12 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
         refreshes = done // k_per
         if subject.subnetwork.distribution == "signed_constant":
             no_ages = (
-                "a signed constant has two values, so the draw it came from cannot be "
-                "told"
+                "a signed constant has two values, which do not show when it was "
+                "sampled"
             )
         elif refreshes > MAX_REFRESHES:
             no_ages = (
-                f"to draw {refreshes:,} refreshes again would take hours; possible: "
+                f"replaying {refreshes:,} refreshes would take hours; possible: up to "
                 f"{MAX_REFRESHES:,}"
             )
         else:
@@ -198,23 +198,23 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
 
 def _of_ticket(path: Path) -> Subject:
     ticket = load(path)
-    told, drawn = ticket.description, ticket.description.draws
+    about, drawn = ticket.description, ticket.description.draws
     if not leaves_of(ticket.masks):
-        raise _no_masks(f"the ticket {path}", told.run["method"])
+        raise _no_masks(f"the ticket {path}", about.run["method"])
     draws = None
     if drawn and drawn.k_per:
         root = jax.random.key(drawn.seed)
         draws = root, drawn.step, drawn.k_per, drawn.sampling_rate
     return Subject(
-        network=told.build(),
-        inputs=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in told.inputs],
+        network=about.build(),
+        inputs=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in about.inputs],
         title=_title(
-            told.network,
-            told.run,
+            about.network,
+            about.run,
             seed=drawn.seed if drawn else None,
-            step=told.run["step"],
+            step=about.run["step"],
         ),
-        subnetwork=Subnetwork(distribution=told.run["distribution"]),
+        subnetwork=Subnetwork(distribution=about.run["distribution"]),
         weights=ticket.params,
         masks=ticket.masks,
         scores=None,
@@ -231,7 +231,7 @@ def _no_masks(subject: str, method: str) -> ValueError:
 def _title(
     network: Mapping[str, Any], run: Mapping[str, Any], *, seed: int | None, step: int
 ) -> str:
-    told = [
+    parts = [
         f"{network['name']} (width {network['width']:g})",
         run["method"],
         run["distribution"],
@@ -239,4 +239,4 @@ def _title(
         *([] if seed is None else [f"seed {seed}"]),
         f"step {step:,}",
     ]
-    return ", ".join(told)
+    return ", ".join(parts)

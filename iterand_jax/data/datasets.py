@@ -1,5 +1,6 @@
 """The datasets by name: what is known of each without its data."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from iterand_jax.data import augment, imagenet, sources
-from iterand_jax.data.feeds import Feed, ResidentImages
+from iterand_jax.data.feeds import Feed, ResidentArrays, ResidentImages
 from iterand_jax.data.imagenet_feed import StreamedImages
 from iterand_jax.data.reviews import BucketedReviews
 from iterand_jax.data.sources import Source
@@ -38,7 +39,7 @@ class Dataset(NamedTuple):
     @property
     def resident(self) -> bool:
         """Whether its data lies whole on the devices."""
-        return self.feed is ResidentImages
+        return isinstance(self.feed, type) and issubclass(self.feed, ResidentArrays)
 
     @property
     def is_text(self) -> bool:
@@ -46,14 +47,29 @@ class Dataset(NamedTuple):
         return jnp.issubdtype(self.inputs[0].dtype, jnp.integer)
 
 
-def _resident_images(
-    open_: Callable[[str], Source], shape: tuple[int, int, int], outputs: int
+def resident_images(
+    open_: Callable[[str], Source], shape: tuple[int, ...], outputs: int
 ) -> Dataset:
+    """The dataset of uint8 images (H, W, C) that fit on every device."""
     return Dataset(
         open=open_,
         feed=ResidentImages,
         options=("mean", "std", "validation_fraction", "split_seed"),
         augmentations=tuple(augment.AUGMENTATIONS),
+        inputs=(jax.ShapeDtypeStruct((1, *shape), jnp.float32),),
+        outputs=outputs,
+    )
+
+
+def resident_arrays(
+    open_: Callable[[str], Source], shape: tuple[int, ...], outputs: int
+) -> Dataset:
+    """The dataset of float32 arrays of a shape that fit on every device."""
+    return Dataset(
+        open=open_,
+        feed=ResidentArrays,
+        options=("validation_fraction", "split_seed"),
+        augmentations=("none",),
         inputs=(jax.ShapeDtypeStruct((1, *shape), jnp.float32),),
         outputs=outputs,
     )
@@ -81,8 +97,8 @@ def _as_dataset(value: Any) -> Dataset:
 DATASETS: Registry[Dataset] = Registry(
     "dataset",
     {
-        "digits": _resident_images(sources.open_digits, (8, 8, 1), 10),
-        "cifar10": _resident_images(sources.open_cifar10, (32, 32, 3), 10),
+        "digits": resident_images(sources.open_digits, (8, 8, 1), 10),
+        "cifar10": resident_images(sources.open_cifar10, (32, 32, 3), 10),
         "imdb_reviews": Dataset(
             open=sources.open_imdb_reviews,
             feed=BucketedReviews,
@@ -139,4 +155,5 @@ def open_source(name: str, data_dir: str | None = None) -> Source:
       DataNotFoundError: the data is absent.
       ValueError: an unknown name, or data that is damaged or in another format.
     """
-    return get_dataset(name).open(sources.resolve_data_dir(data_dir))
+    source = get_dataset(name).open(sources.resolve_data_dir(data_dir))
+    return dataclasses.replace(source, name=name)

@@ -25,6 +25,9 @@ from iterand_jax.keys import keyed
 
 PyTree = Any
 
+CLASSES_FILE = "classes.txt"
+"""Where the folder of a run keeps the names of the classes, if they have any."""
+
 
 class Placement(NamedTuple):
     """Where arrays lie: whole on every device, or split along the first axis.
@@ -130,15 +133,16 @@ class Feed(abc.ABC):
 class Images(NamedTuple):
     """A split or batch: uint8 images (n, H, W, C) and int32 labels (n,).
 
-    NumPy arrays on the host, jax arrays on the devices.
+    Of a feed of arrays, float32 (n, ...) in their place. NumPy arrays on the
+    host, jax arrays on the devices.
     """
 
     images: Any
     labels: Any
 
 
-class ResidentImages(Feed):
-    """Images that lie on every device as uint8 and are augmented inside the step.
+class ResidentArrays(Feed):
+    """Arrays of one shape that lie whole on every device, and reach networks as floats.
 
     A part of the training split, chosen by `split_seed` alone, is held out and
     validates. Each epoch has its own permutation of the rest; what does not fill a
@@ -153,15 +157,12 @@ class ResidentImages(Feed):
         batch_size: int,
         eval_batch_size: int,
         dtype: Any,
-        augmentation: str,
-        mean: Sequence[float],
-        std: Sequence[float],
+        augmentation: str = "none",
         validation_fraction: float,
         split_seed: int,
     ):
-        """Plans the batches of a source whose `read` gives images and labels."""
-        channels = source.image_shape[-1]
-        self._normalize = normalizer(mean, std, channels=channels, dtype=dtype)
+        """Plans the batches of a source whose `read` gives arrays and labels."""
+        del augmentation  # there is one
         self.sizes, self.steps_per_epoch = plan_sizes(
             source.sizes, batch_size=batch_size, validation_fraction=validation_fraction
         )
@@ -170,7 +171,7 @@ class ResidentImages(Feed):
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._split_seed = split_seed
-        self._augment = augment.get_augmentation(augmentation)
+        self._dtype = dtype
         self._order = jax.jit(
             functools.partial(epoch_order, size=self.sizes["train"]),
             out_shardings=placement.replicated,
@@ -190,15 +191,20 @@ class ResidentImages(Feed):
 
     def open_beside(self, other: "Feed", root: Array) -> None:
         """Takes the arrays of the other, in an order of its own."""
-        assert isinstance(other, ResidentImages)
+        assert isinstance(other, ResidentArrays)
         self._root = root
         self._train, self._validation = other._train, other._validation
+
+    def files(self) -> Mapping[str, str]:
+        """The names of the classes, one a line in the order of their labels."""
+        names = self._source.classes
+        return {CLASSES_FILE: "".join(f"{name}\n" for name in names)} if names else {}
 
     def train_shapes(self) -> list[PyTree]:
         """The whole training split and an epoch's order of it."""
         sharding = self._placement.replicated
         order = jax.ShapeDtypeStruct((self.sizes["train"],), jnp.int32)
-        shapes = (_image_shapes(self._source, self.sizes["train"]), order)
+        shapes = (_shapes(self._source, self.sizes["train"]), order)
         return [with_sharding(shapes, sharding)]
 
     def batch(self, step: int) -> PyTree:
@@ -216,19 +222,19 @@ class ResidentImages(Feed):
     def train_inputs(
         self, arguments: PyTree, step: Array, root: Array
     ) -> tuple[tuple[Array, ...], Array]:
-        """The batch at the step's place in the order, augmented and normalized."""
+        """The batch at the step's place in the order, as `augmented` gives it."""
         data, order = arguments
         start = step % self.steps_per_epoch * self._batch_size
         indices = lax.dynamic_slice_in_dim(order, start, self._batch_size)
         indices = lax.with_sharding_constraint(indices, self._placement.batch)
-        images = self._augment(keyed(root, "augment", step), data.images[indices])
-        return (self._normalize(images),), data.labels[indices]
+        key = keyed(root, "augment", step)
+        return (self.augmented(key, data.images[indices]),), data.labels[indices]
 
     def eval_shapes(self) -> list[PyTree]:
         """One batch and its weights."""
         size = self._eval_batch_size
         weights = jax.ShapeDtypeStruct((size,), jnp.float32)
-        shapes = (_image_shapes(self._source, size), weights)
+        shapes = (_shapes(self._source, size), weights)
         return [with_sharding(shapes, self._placement.batch)]
 
     def split(self, name: str) -> Iterator[PyTree]:
@@ -245,10 +251,57 @@ class ResidentImages(Feed):
             yield self._placement.put_batch((batch, weights))
 
     def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
-        """The images as they are, normalized."""
+        """The examples of a batch, as `plain` gives them."""
         batch, weights = arguments
-        images = self._normalize(batch.images.astype(jnp.float32))
-        return (images,), batch.labels, weights
+        return (self.plain(batch.images),), batch.labels, weights
+
+    def augmented(self, key: Array, examples: Array) -> Array:
+        """What a network trains on of examples (n, ...): here, the same as `plain`."""
+        del key
+        return self.plain(examples)
+
+    def plain(self, examples: Array) -> Array:
+        """What a network is evaluated on: here, the numbers as they are."""
+        return examples.astype(self._dtype)
+
+
+class ResidentImages(ResidentArrays):
+    """Images that lie on every device as uint8 and are augmented inside the step."""
+
+    def __init__(
+        self,
+        source: Source,
+        placement: Placement,
+        *,
+        augmentation: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: Any,
+        **options: Any,
+    ):
+        """Plans the batches of a source whose `read` gives images and labels.
+
+        Args:
+          source: of images.
+          placement: where they lie.
+          augmentation: a name in `augment.AUGMENTATIONS`.
+          mean: by channel, subtracted from pixels / 255.
+          std: by channel, divided by.
+          dtype: of what reaches the network.
+          options: the other arguments of `ResidentArrays`.
+        """
+        channels = source.image_shape[-1]
+        self._normalize = normalizer(mean, std, channels=channels, dtype=dtype)
+        self._augment = augment.get_augmentation(augmentation)
+        super().__init__(source, placement, dtype=dtype, **options)
+
+    def augmented(self, key: Array, examples: Array) -> Array:
+        """The images augmented and normalized."""
+        return self._normalize(self._augment(key, examples))
+
+    def plain(self, examples: Array) -> Array:
+        """The images normalized."""
+        return self._normalize(examples.astype(jnp.float32))
 
 
 def normalizer(
@@ -322,8 +375,8 @@ def with_sharding(shapes: PyTree, sharding: Sharding) -> PyTree:
     )
 
 
-def _image_shapes(source: Source, size: int) -> Images:
+def _shapes(source: Source, size: int) -> Images:
     return Images(
-        jax.ShapeDtypeStruct((size, *source.image_shape), jnp.uint8),
+        jax.ShapeDtypeStruct((size, *source.image_shape), source.dtype),
         jax.ShapeDtypeStruct((size,), jnp.int32),
     )

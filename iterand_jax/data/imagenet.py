@@ -80,13 +80,16 @@ def open_imagenet(folder: str) -> Source:
         fingerprint = _fingerprint(sorted(files))
     except OSError as error:
         raise ValueError(f"{NAME} in {folder} cannot be read: {error}") from error
+    sizes = {split: info.num_examples for split, info in splits.items()}
+    deviation = "not the numbers of images that ImageNet has"
     return Source(
         name=NAME,
         num_classes=builder.info.features["label"].num_classes,
-        sizes={split: info.num_examples for split, info in splits.items()},
+        sizes=sizes,
         encoding="jpeg",
         fingerprint=fingerprint,
         read=functools.partial(_records, builder),
+        deviation=None if sizes == OFFICIAL_SIZES else deviation,
     )
 
 

@@ -36,16 +36,21 @@ class Source:
       name: its name in `datasets.DATASETS`.
       num_classes: the number of classes.
       sizes: the number of examples of each split.
-      encoding: how examples are stored: "png" is lossless, "jpeg" is not (CIFAR-10 kept
-        as JPEG is not the official CIFAR-10), "array" needs no decoding, "text" is
-        UTF-8.
+      encoding: how examples are stored: "png" is lossless, "jpeg" is not, "array" needs
+        no decoding, "text" is UTF-8.
       fingerprint: the first 16 hex digits of a SHA-256 over the names and bytes of the
         data files, the same on every machine.
       read: split -> its examples, in the form that the dataset's feed takes: for images
-        uint8 (n, H, W, C) and int32 labels (n,), for texts a list of str and such
+        uint8 (n, H, W, C) and int32 labels (n,), for arrays float32 (n, ...) and such
+        labels, for texts a list of str and such
         labels; raises ValueError for an unknown split and for a record that cannot be
         read or decoded.
-      image_shape: (H, W, C) of all images; empty where they have none in common.
+      image_shape: (H, W, C) of all images, or the shape of an example that is an array;
+        empty where they have none in common.
+      dtype: of images or arrays: "uint8" or "float32".
+      classes: the names of the classes in the order of their labels, if they have any.
+      deviation: what sets this copy apart from the official dataset of this name; None
+        for the official one.
     """
 
     name: str
@@ -55,6 +60,9 @@ class Source:
     fingerprint: str
     read: Callable[[str], Any]
     image_shape: tuple[int, ...] = ()
+    dtype: str = "uint8"
+    classes: tuple[str, ...] = ()
+    deviation: str | None = None
 
 
 def resolve_data_dir(data_dir: str | None = None) -> str:
@@ -122,7 +130,11 @@ def open_cifar10(folder: str) -> Source:
       DataNotFoundError: it is absent.
       ValueError: it is damaged or in another format.
     """
-    return _open_tfds_images("cifar10", folder)
+    source = _open_tfds_images("cifar10", folder)
+    if source.encoding == "png":
+        return source
+    deviation = f"stored as {source.encoding.upper()}: not the official pixels"
+    return dataclasses.replace(source, deviation=deviation)
 
 
 def open_imdb_reviews(folder: str) -> Source:

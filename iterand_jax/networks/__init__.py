@@ -213,5 +213,11 @@ def build_network(
 
 
 def training_options(network: nn.Module) -> dict[str, Any]:
-    """The keywords that a network is called with in training: train, if it takes it."""
+    """The keywords that a network is called with in training: train, if it takes it.
+
+    >>> training_options(build_network("conv2", num_classes=10))
+    {'train': True}
+    >>> training_options(nn.Dense(10))
+    {}
+    """
     return {"train": True} if "train" in _parameters(type(network).__call__) else {}

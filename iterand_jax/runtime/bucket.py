@@ -1,14 +1,13 @@
-"""A workdir in a bucket: a folder of this machine and a copy of it that is kept up.
+"""A workdir in a bucket: a local folder that is mirrored to a URL.
 
-Runs append to files, lock them and rename folders, none of which object stores do. So a
-run writes to a folder here, and a thread copies to the bucket what is new there: first
-what was written, logs before checkpoints, then what was removed, so that a kill at any
-moment leaves either the checkpoints before in the bucket or new ones as well. A
-checkpoint of which a part alone arrived is found to be damaged when it is read, and the
-one before it is used.
+Runs append to files, lock them and rename folders; object stores support none of this.
+So a run writes to a local folder, and a thread copies new files to the bucket: first
+what was written, logs before checkpoints, then deletions, so that a kill at any moment
+leaves the earlier checkpoints in the bucket, newer ones or both. A checkpoint that was
+copied in part is detected as damaged when it is read, and the one before it is used.
 
-Any URL that fsspec knows will do: gs:// needs the package gcsfs, s3:// needs s3fs.
-Nothing keeps two runs out of the same folder of a bucket.
+Any URL that fsspec supports works: gs:// needs the package gcsfs, s3:// needs s3fs.
+Nothing prevents two runs from using the same folder of a bucket.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is that of a bucket, not of this machine.
+    """Whether a path is the URL of a bucket, not a local path.
 
     >>> is_url("gs://bucket/run"), is_url("/data/run"), is_url("run")
     (True, False, False)
@@ -35,15 +34,15 @@ def is_url(path: str) -> bool:
 
 @contextlib.contextmanager
 def mirrored(url: str, *, seconds: float = SECONDS) -> Iterator[Path]:
-    """A folder here with what the URL has, copied back while and after it is used.
+    """A local folder with the content of the URL, copied back during and after use.
 
-    What cannot be copied meanwhile is tried again, and a line says when that begins and
-    when it is over. If the last copy fails the folder stays; where it was used with an
-    error, that is raised, with a note of what the OSError would have said.
+    Copies that fail during use are retried, and a line is logged when they begin to
+    fail and when they work again. If the last copy fails, the local folder is kept; if
+    the body raised an error, that error is raised, with a note about the failed copy.
 
     Raises:
-      ValueError: the URL cannot be read or written; it says what is missing.
-      OSError: what was written at the end could not be copied; it names the folder.
+      ValueError: the URL cannot be read or written; the message says why.
+      OSError: the last files could not be copied; the message names the folder.
     """
     mirror = _Mirror(url)
     mirror.check_writable()
@@ -51,7 +50,7 @@ def mirrored(url: str, *, seconds: float = SECONDS) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp())
         stack.callback(shutil.rmtree, folder)
         mirror.fetch(folder)
-        stack.pop_all()  # from here on it is removed once the URL has all of it
+        stack.pop_all()  # from here on it is removed once all of it is copied
     ended = threading.Event()
     copying = threading.Thread(target=mirror.keep_up, args=(folder, ended, seconds))
     copying.start()
@@ -68,7 +67,7 @@ def mirrored(url: str, *, seconds: float = SECONDS) -> Iterator[Path]:
 
 
 class _Mirror:
-    """A URL, and which files it has."""
+    """A URL, and the versions of the files copied to it."""
 
     def __init__(self, url: str):
         import fsspec
@@ -88,7 +87,7 @@ class _Mirror:
             self._store.rm_file(path)
         except Exception as error:
             raise ValueError(
-                f"the workdir {self._url} cannot be written: {_told(error)}"
+                f"the workdir {self._url} cannot be written: {_in_one_line(error)}"
             ) from error
 
     def fetch(self, folder: Path) -> None:
@@ -102,11 +101,11 @@ class _Mirror:
                 self._pushed[name] = _version(folder / name)
         except Exception as error:
             raise ValueError(
-                f"the workdir {self._url} cannot be read: {_told(error)}"
+                f"the workdir {self._url} cannot be read: {_in_one_line(error)}"
             ) from error
 
     def keep_up(self, folder: Path, ended: threading.Event, seconds: float) -> None:
-        """Copies what changes until an event; what fails is tried again later."""
+        """Copies changes until an event is set; failed copies are retried later."""
         failing = False
         while not ended.wait(seconds):
             try:
@@ -114,8 +113,8 @@ class _Mirror:
             except Exception as error:
                 if not failing:
                     _LOGGER.warning(
-                        "copying to %s fails and is tried again every %g seconds: %s",
-                        *(self._url, seconds, _told(error)),
+                        "copying to %s fails and is retried every %g seconds: %s",
+                        *(self._url, seconds, _in_one_line(error)),
                     )
                 failing = True
             else:
@@ -124,13 +123,13 @@ class _Mirror:
                 failing = False
 
     def finish(self, folder: Path, failure: BaseException | None) -> None:
-        """Copies what is left and removes the folder; keeps it if that fails."""
+        """Copies the rest and removes the folder; keeps it if a copy fails."""
         try:
             self.push(folder)
         except Exception as error:
             line = (
                 f"the end of the run could not be copied to {self._url} "
-                f"({_told(error)}); all of it is in {folder}: copy that to "
+                f"({_in_one_line(error)}); all of it is in {folder}: copy that to "
                 f"{self._url}, and the same command continues"
             )
             if failure is None:
@@ -141,7 +140,7 @@ class _Mirror:
             shutil.rmtree(folder, ignore_errors=True)
 
     def push(self, folder: Path) -> None:
-        """Copies what is new to the URL, then removes there what is gone here."""
+        """Copies new files to the URL, then deletes there what was deleted here."""
         paths = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
         files = {
             name: path
@@ -154,21 +153,21 @@ class _Mirror:
                 if version != self._pushed.get(name):
                     self._store.put_file(str(path), f"{self._root}/{name}")
                     self._pushed[name] = version
-            except FileNotFoundError:  # removed meanwhile, or there is no such bucket
+            except FileNotFoundError:  # deleted meanwhile, or there is no such bucket
                 if path.exists():
                     raise
         for name in self._pushed.keys() - files.keys():
-            with contextlib.suppress(FileNotFoundError):  # removed by someone else
+            with contextlib.suppress(FileNotFoundError):  # deleted by someone else
                 self._store.rm_file(f"{self._root}/{name}")
             del self._pushed[name]
 
 
 def _turn(name: str) -> tuple[int, int, str]:
-    """When a file is copied, so that a kill between leaves what can be continued.
+    """The order of copying, such that a kill in between leaves a run that can resume.
 
-    A log that is ahead of its checkpoints is cut when the run continues; one that is
-    behind would have a gap. A result says that a run has ended: it comes last, and that
-    of several runs after theirs.
+    A log that is ahead of its checkpoints is cut when the run resumes; one that is
+    behind would have a gap. A result marks a finished run, so it comes last, and that
+    of several replicates after theirs.
     """
     path = Path(name)
     kind = 2 if path.name == "result.json" else int("checkpoints" in path.parts)
@@ -176,9 +175,9 @@ def _turn(name: str) -> tuple[int, int, str]:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether a file will have another name when it is whole, or means nothing."""
-    # Orbax's folders, and the files of write_atomically; the name of a file of events
-    # ends with that of the host, which may be any.
+    """Whether a file is temporary: a part of an unfinished write, or a lock."""
+    # Orbax's temporary folders, and the files of write_atomically; the name of an event
+    # file ends with the host's name, which may itself end with .tmp.
     return (
         path.name == "lock"
         or any(".orbax-checkpoint-tmp" in part for part in path.parts)
@@ -191,5 +190,5 @@ def _version(path: Path) -> tuple[int, int]:
     return stat.st_mtime_ns, stat.st_size
 
 
-def _told(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or repr(error)

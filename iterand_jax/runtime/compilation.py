@@ -1,8 +1,8 @@
-"""How programs are compiled, and the folder of the user that keeps them.
+"""Compiler options, and the user's persistent compilation cache.
 
-JAX keeps programs by all that they depend on: the program, the versions, the options,
-and the processor's features or the accelerator. The commands switch this on; a library
-leaves the choice to the program that imports it.
+JAX's cache key covers all that a compiled program depends on: the program, versions,
+options, and the features of the processor or accelerator. The commands switch the cache
+on; a library leaves the choice to the program that imports it.
 """
 
 import os
@@ -15,11 +15,10 @@ MIN_SECONDS = 0.1  # of compilation; JAX's own 1.0 leaves out most of a small ru
 
 
 def enable() -> None:
-    """Keeps programs in $XDG_CACHE_HOME/iterand_jax, by default ~/.cache/iterand_jax.
+    """Caches programs in $XDG_CACHE_HOME/iterand_jax, by default ~/.cache/iterand_jax.
 
-    Leaves JAX as it is where a folder is set already, as by JAX_COMPILATION_CACHE_DIR,
-    where JAX_ENABLE_COMPILATION_CACHE=false forbids it, and where the folder cannot be
-    written.
+    Does nothing if a cache folder is set already, as by JAX_COMPILATION_CACHE_DIR, if
+    JAX_ENABLE_COMPILATION_CACHE=false disables it, or if the folder is not writable.
     """
     config: Any = jax.config  # its fields have no types
     chosen = config.jax_compilation_cache_dir is not None
@@ -37,16 +36,16 @@ def enable() -> None:
         config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
     older = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
     if older and config.jax_logging_level == "NOTSET":
-        # It takes preferences of the compiler for features that the processor lacks,
-        # and says so in a long line for every program that it loads.
+        # It mistakes tuning flags of the compiler for missing processor features, and
+        # logs a long line for every program that it loads.
         config.update("jax_logging_level", "CRITICAL")
 
 
 def compiler_options(dtype: str) -> dict[str, str]:
     """Options for the compilation of steps that compute in a dtype.
 
-    On CPU, jaxlib 0.12.0 fuses chains of bfloat16 matrix products in a way that returns
-    garbage (seen with three products and 360 rows); this turns that fusion off.
+    On CPU, jaxlib 0.12.0 fuses chains of bfloat16 matrix products and returns garbage
+    (seen with three products and 360 rows); this switches that fusion off.
     """
     version = tuple(map(int, jax.__version__.split(".")[:2]))
     if dtype != "bfloat16" or jax.default_backend() != "cpu" or version < (0, 11):

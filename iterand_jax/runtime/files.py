@@ -1,11 +1,11 @@
-"""Files that are whole or not there."""
+"""Atomic writes of files."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that readers and kills leave the old or the new one, whole."""
+    """Writes a file such that readers, and kills, see either the old or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)

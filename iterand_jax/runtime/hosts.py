@@ -1,9 +1,9 @@
 """Several processes that train one run together: one per host, or a few on one machine.
 
 Each runs the same program, and `jax.distributed` joins their devices to one mesh. Only
-the first reads and writes the workdir and prints. What one process alone knows (a file,
-a signal, an error) it tells the others by the functions here, which all must reach.
-With one process none of them communicates.
+the first process reads and writes the workdir and prints. What a single process knows
+(a file, a signal, an error) reaches the others by the collective functions here, which
+all processes must call. With one process none of them communicates.
 """
 
 import collections
@@ -25,11 +25,11 @@ PyTree = Any
 _MESSAGE_BYTES = 1000
 _STDOUT = 1
 _PARTING_SECONDS = 5.0
-_met = threading.Event()  # set once the processes have exchanged something
+_met = threading.Event()  # set after the first exchange between processes
 
 
 class DifferingProcessesError(ValueError):
-    """Processes of a run do not hold the same."""
+    """The processes of a run hold different values."""
 
 
 def cores() -> int:
@@ -46,21 +46,21 @@ def join(
     *,
     heartbeat_seconds: int = 100,
 ) -> None:
-    """Joins the other processes of the run, if it has others; before any use of JAX.
+    """Joins the other processes of the run, if any; call it before any use of JAX.
 
     What is not given is taken from $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and
     $JAX_PROCESS_ID, and then from what started the process: srun with several tasks,
     mpirun with several, or the TPU that JAX is about to use, which may be one of
-    several hosts. Without any of these the process is alone and asks no network.
+    several hosts. Without any of these the process is alone and opens no connection.
 
     Args:
       coordinator: "host:port" of process 0; the port is free there.
       processes: how many there are.
       process_id: which this is, from 0.
-      heartbeat_seconds: after so long without a sign of one of them all end.
+      heartbeat_seconds: all end after one of them was silent for so long.
 
     Raises:
-      ValueError: a part of this is missing or impossible.
+      ValueError: one of these is missing or impossible.
     """
     given = (
         coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or None,
@@ -71,20 +71,20 @@ def join(
     if started_by is None and given == (None, None, None):
         return
     _check(*given, detected=started_by is not None)
-    # Its handler of SIGTERM would take the place of ours.
+    # Its SIGTERM handler would replace ours.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             *given,
-            # Detection may see a cluster where none was asked for.
+            # Detection may find a cluster that the user does not mean.
             cluster_detection_method=None if None in given else "deactivate",
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
     except ValueError as error:
         if started_by == "tpu" and given == (None, None, None):
-            return  # a TPU of one host, of a kind that no environment describes
+            return  # a single-host TPU that no environment variable describes
         raise ValueError(
-            f"{started_by} started this process, but JAX cannot tell the others "
+            f"{started_by} started this process, but JAX cannot find the others "
             f"({error}); give coordinator, processes and process_id"
         ) from error
     devices = collections.Counter(device.process_index for device in jax.devices())
@@ -128,32 +128,32 @@ def _number(given: int | None, variable: str) -> int | None:
 
 
 def _launcher() -> str | None:
-    """What started this process as one of several, if anything is known to have."""
-    # Of the step: a shell inside an allocation has the variables of the whole job.
+    """The launcher that started this process as one of several, None if none did."""
+    # Of the step: a shell in an allocation has the variables of the whole job.
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return "srun"
     if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         return "mpirun"
-    # JAX sets this where it finds a TPU and nobody chose another platform.
+    # JAX sets this if it finds a TPU and no other platform was chosen.
     config: Any = jax.config  # its fields have no types
     return "tpu" if (config.jax_platforms or "").split(",")[0] == "tpu" else None
 
 
 def are_alone() -> bool:
-    """Whether this process has no others."""
+    """Whether this is the only process."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def is_first() -> bool:
-    """Whether this process writes and prints; one that is alone does."""
+    """Whether this is the process that writes and prints, as an only process does."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
-    """What other processes print inside is not seen, libraries in C++ included.
+    """Discards what other processes print inside, C++ libraries included.
 
-    What they write to stderr is: an error of any process is told.
+    Their stderr is kept, so that an error of any process is shown.
     """
     if is_first():
         yield
@@ -172,10 +172,10 @@ def only_first_prints() -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """An error inside, of any process, becomes one of all.
+    """Raises an error inside, on any process, on all of them.
 
-    Inside, a process must not wait for another. That with the error raises it; the
-    others raise a ValueError that names the process.
+    Inside, a process must not wait for another. The process with the error raises it,
+    the others raise a ValueError that names the process.
     """
     failure: Exception | None = None
     try:
@@ -197,9 +197,9 @@ def together() -> Iterator[None]:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """What a function returns on the first process, which alone calls it; JSON.
+    """Calls a function on the first process only; returns its result on all, as JSON.
 
-    An error in it becomes one of all processes.
+    An error in it is raised on all processes.
     """
     value = None
     with together():
@@ -213,12 +213,12 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def arrays_of_first(tree: PyTree) -> PyTree:
-    """NumPy arrays of the first process; others give arrays of such shapes."""
+    """The first process's NumPy arrays; the others pass arrays of the same shapes."""
     if jax.process_count() == 1:
         return tree
 
     def of_first(leaf):
-        # As bytes: the sum that broadcasts would make 0.0 of -0.0.
+        # As bytes: the broadcast is a sum, which would turn -0.0 into 0.0.
         data = np.frombuffer(leaf.tobytes(), np.uint8)
         received = multihost_utils.broadcast_one_to_all(data).tobytes()
         return np.frombuffer(received, leaf.dtype).reshape(leaf.shape)
@@ -227,20 +227,20 @@ def arrays_of_first(tree: PyTree) -> PyTree:
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers, each an int32."""
+    """The maximum over processes of a number, an int32."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def check_same(held: Mapping[str, Any]) -> None:
-    """Compares what the processes hold, by SHA-256.
+    """Checks that all processes hold the same values, by SHA-256.
 
     Args:
-      held: {name: array or text}, of the same names on all.
+      held: {name: array or text}, with the same names on all processes.
 
     Raises:
-      DifferingProcessesError: names what differs first, and on which processes.
+      DifferingProcessesError: names the first value that differs, and the processes.
     """
     if jax.process_count() == 1:
         return
@@ -266,18 +266,19 @@ def _bytes(value: Any) -> Any:
 
 
 def tells_of_a_lost_process(error: Exception) -> bool:
-    """Whether an error is that of a collective whose other end is gone.
+    """Whether an error is a failed collective because another process ended.
 
-    Processes that never exchanged anything, as over the wrong network, have lost none.
+    Processes that never exchanged anything, as over a wrong network, have lost none.
     """
     collective = isinstance(error, jax.errors.JaxRuntimeError) and _met.is_set()
     return collective and any(library in str(error) for library in ("Gloo", "NCCL"))
 
 
 def leave(status: int, *, at_once: bool = False) -> NoReturn:
-    """Ends the process with a status other than 0, whatever the others do.
+    """Ends the process with a nonzero status, whatever the others do.
 
-    An orderly end waits for all of them; this gives them a few seconds, or none.
+    An orderly shutdown waits for all processes; this waits a few seconds, or not at
+    all.
     """
     if not jax.distributed.is_initialized():
         raise SystemExit(status)

@@ -1,7 +1,7 @@
 """Lock files: one process at a time in a folder.
 
-Where a file system has no locks, as Lustre without its option flock, a line on stderr
-says so, and nothing is locked.
+On a file system without locks, as Lustre mounted without the option flock, a line on
+stderr says so, and nothing is locked.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 @contextlib.contextmanager
 def alone(lock: Path, *, while_waiting: str) -> Iterator[None]:
-    """Holds a lock file; if another process does, says so on stderr and waits.
+    """Holds a lock file; if another process holds it, prints a line and waits.
 
-    The system releases the lock of a process that ends, killed ones included. The file
-    stays, empty: another process may be about to lock it.
+    The system releases the lock when a process ends, even if it is killed. The empty
+    file stays: another process may be about to lock it.
     """
     with _opened(lock) as file:
         if not _locked(file):
@@ -55,7 +55,7 @@ def _locked(file) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
         print(
-            f"nothing keeps a second process out: {file.name} cannot be locked "
+            f"a second process is not kept out: {file.name} cannot be locked "
             f"({error.strerror})",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""Figures that need no display and leave matplotlib's global state alone."""
+"""Figures without a display and without changes to matplotlib's global state."""
 
 from typing import Any
 

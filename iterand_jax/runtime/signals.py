@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a request to stop after the present step."""
+"""Ctrl-C, SIGTERM and a closed terminal as requests to stop after the current step."""
 
 import contextlib
 import dataclasses
@@ -11,15 +11,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedRunError(Exception):
-    """A run stopped as it was asked to, with a checkpoint of its last step.
+    """A run was stopped by a signal, with a checkpoint of its last step.
 
     Attributes:
       step: steps done.
-      number: the signal that asked.
+      number: the signal.
     """
 
     def __init__(self, step: int, number: int):
-        """At a step, for a signal."""
+        """Stopped at a step by a signal."""
         super().__init__(
             f"stopped at step {step:,} by {signal.Signals(number).name}; the same "
             "command continues from there"
@@ -30,32 +30,32 @@ class InterruptedRunError(Exception):
 
 @dataclasses.dataclass
 class StopRequest:
-    """Whether to stop.
+    """Whether a stop was requested.
 
     Attributes:
-      number: the signal that asked for it, None while none has.
+      number: the signal that requested it, None before one came.
     """
 
     number: int | None = None
 
 
 def heeded() -> list[int]:
-    """Those of `SIGNALS` that count: nohup has the end of the terminal ignored."""
+    """The `SIGNALS` to handle: under nohup, SIGHUP stays ignored."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [n for n in SIGNALS if n != signal.SIGHUP or not ignored]
 
 
 @contextlib.contextmanager
 def kept_from_children() -> Iterator[None]:
-    """Processes and threads that are started inside never get one of `SIGNALS`.
+    """Blocks `SIGNALS` in processes and threads that are started inside.
 
-    A terminal, and some schedulers, send them to a whole group of processes, where
-    those that help should go on until the one they help has ended. What comes to this
-    thread meanwhile it gets at the end.
+    A terminal, and some schedulers, send signals to a whole process group, but workers
+    must run until the process that they serve has ended. Signals that reach this thread
+    meanwhile are delivered at the end.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        # multiprocessing starts this helper with its first process, and then unblocks.
+        # multiprocessing starts it with its first process and then unblocks signals.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
@@ -65,10 +65,10 @@ def kept_from_children() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turns the first of `SIGNALS` into a request; the next one acts as ever.
+    """Turns the first of `SIGNALS` into a request; the next one has its usual effect.
 
-    What nohup ignores, the end of the terminal, stays ignored. Outside the main thread,
-    which alone can receive signals, there is never a request.
+    Under nohup, SIGHUP stays ignored. Outside the main thread, which alone can receive
+    signals, there is never a request.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -87,14 +87,14 @@ def stop_requests() -> Iterator[StopRequest]:
 
     for number in previous:
         signal.signal(number, handle)
-    asked_elsewhere = False
+    requested_elsewhere = False
     try:
         yield request
     except InterruptedRunError:
-        # Another process of the run got the signal. It may yet come to this one, which
-        # is about to end anyway and should not be killed in that.
-        asked_elsewhere = request.number is None
+        # Another process of the run got the signal. It may still reach this one, which
+        # is about to end anyway and must not be killed while it does.
+        requested_elsewhere = request.number is None
         raise
     finally:
-        if not asked_elsewhere:
+        if not requested_elsewhere:
             restore()

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: a progress bar, and tables."""
+"""Output for a terminal: a progress bar, and tables."""
 
 import contextlib
 import sys
@@ -7,8 +7,8 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 
-class _Heedless:
-    """A stream that goes on when nobody reads it: a terminal is closed, a pipe ends."""
+class _Unbreakable:
+    """A stream that ignores write errors, as of a closed terminal or pipe."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -26,10 +26,10 @@ class _Heedless:
 
 
 def progress_bar(total: int, *, initial: int, hidden: bool = False) -> tqdm:
-    """A bar of steps; on a terminal it is live, in a file it is a line now and then."""
+    """A progress bar of steps: live on a terminal, a line every 30 s in a file."""
     live = sys.stderr.isatty()
     return tqdm(
-        file=_Heedless(sys.stderr),
+        file=_Unbreakable(sys.stderr),
         disable=hidden,
         total=total,
         initial=initial,

@@ -1,8 +1,8 @@
 """Theorem A.1 of IteRand, executable: bounds, construction and simulation.
 
-Pruning a random ReLU network whose entries may be re-drawn R times approximates a
+Pruning a random ReLU network whose entries may be resampled R times approximates a
 target network half as deep. `published` and `bounds` hold the widths and numbers of
-re-samplings asked for by the published, the corrected (A) and the improved (B) theorem,
+resamplings asked for by the published, the corrected (A) and the improved (B) theorem,
 `probabilities` and `conclusions` exact failure probabilities, `construction` the pruned
 network with its `certificate`, `simulation` Monte Carlo estimates, `comparison` other
 theorems, `blind` and `subset_sums` what lies outside the theorem.

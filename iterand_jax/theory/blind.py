@@ -1,9 +1,9 @@
-"""Blind re-draws, as IteRand makes them, on the network of Lemma A.4.
+"""Blind resampling, as IteRand does it, on the network of Lemma A.4.
 
 The theorem's R is an oracle's: it sees the target and stops at the right value. IteRand
-sees scores only: it trains them by edge-popup and, every `k_per` steps, re-draws a
+sees scores only: it trains them by edge-popup and, every `k_per` steps, resamples a
 random fraction of what they prune. Here both meet the same task, w x on |x| <= 1 by
-sum_j m_j v_j s(u_j x), so that what a blind re-draw is worth can be measured.
+sum_j m_j v_j s(u_j x), so that what blind resampling is worth can be measured.
 """
 
 from functools import partial
@@ -50,14 +50,14 @@ def blind_redraws(
     trials: int,
     seed: int,
 ) -> BlindRun:
-    """Returns the error of edge-popup with blind re-draws after 0, 1, ... refreshes.
+    """Returns the error of edge-popup with blind resampling after 0, 1, ... refreshes.
 
     One score per hidden neuron (the mask m of Lemma A.4), the top 1 - `sparsity` kept;
     SGD with momentum 0.9 on the exact mean squared error over x ~ U[-1, 1], straight
-    through the mask. Every `k_per` steps u_j and v_j of each pruned neuron are re-drawn
-    from U[-1, 1], each with probability `rate`. The error is the exact supremum over
-    |x| <= 1; draws are the mean number of values that an entry has had. Raises
-    ValueError for |w| > 1, sparsity or rate outside (0, 1), counts below 1.
+    through the mask. Every `k_per` steps u_j and v_j of each pruned neuron are
+    resampled from U[-1, 1], each with probability `rate`. The error is the exact
+    supremum over |x| <= 1; draws are the mean number of values that an entry has had.
+    Raises ValueError for |w| > 1, sparsity or rate outside (0, 1), counts below 1.
 
     >>> run = blind_redraws(0.5, width=8, k_per=5, refreshes=2, trials=3, seed=0)
     >>> run.errors.shape, run.draws.shape

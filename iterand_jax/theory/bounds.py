@@ -1,4 +1,4 @@
-"""Widths and numbers of re-samplings for which Theorem A.1 holds.
+"""Widths and numbers of resamplings for which Theorem A.1 holds.
 
 A target weight is approximated by a product u v of two entries drawn from U[-1, 1],
 each of which may be drawn R times. The proof wants both values inside fixed windows,
@@ -8,11 +8,11 @@ neuron, but the pairs share coordinates: a good pair exists exactly if some u is
 
     1 - h^2  >=  (1 - p^2)^(R^2),
 
-the published bound (`published`) points the wrong way for every R >= 2. Two families
-live here: `corrected_*` (A: the same windows, counted rightly) and `improved_*` (B: the
-corrected count with wider windows per layer). R = 1 is the setting without re-sampling;
-Lemmas A.4 and A.5 are A.6 with d0 = 1 (and d2 = 1). Everything is plain float64
-arithmetic.
+the published bound (`published`) has the wrong direction for every R >= 2. Two families
+live here: `corrected_*` (A: the same windows, correctly counted) and `improved_*` (B:
+the corrected count with wider windows per layer). R = 1 is the setting without
+resampling; Lemmas A.4 and A.5 are A.6 with d0 = 1 (and d2 = 1). Everything is plain
+float64 arithmetic.
 """
 
 import itertools

@@ -82,7 +82,7 @@ def compare_bounds(
 
 
 def packing_lower_bound(d: int, eps: float) -> float:
-    """Returns about how many prunable parameters a d x d layer needs without re-draws.
+    """Returns roughly the prunable parameters of a d x d layer without resampling.
 
     d^2 log2(1 / (2 eps)): the packing bound of Pensia et al. 2020. Raises ValueError
     unless d >= 1 and eps > 0.

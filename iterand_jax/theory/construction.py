@@ -60,7 +60,7 @@ class Construction:
 
     @property
     def G(self) -> list[FloatArray]:
-        """Returns the 2 l random matrices after re-sampling, each (outputs, inputs)."""
+        """Returns the 2 l random matrices after resampling, each (outputs, inputs)."""
         return [
             matrix for layer in self.layers for matrix in (layer.hidden, layer.output)
         ]
@@ -163,7 +163,7 @@ def construct(
     neurons of a width that is no multiple of 2 d_(i-1) are masked.
 
     Raises ValueError for eps or delta outside (0, 1), a target that `check_target`
-    refuses, a width below 2 d_(i-1), a negative seed, an unknown option, or more than
+    rejects, a width below 2 d_(i-1), a negative seed, an unknown option, or more than
     `max_draws` draws; TypeError for a non-integer; `ConstructionError` if `strict` and
     an entry was missed.
 

@@ -1,6 +1,6 @@
-"""Widths and numbers of re-samplings as the paper publishes them (`paper_*`).
+"""Widths and numbers of resamplings as the paper publishes them (`paper_*`).
 
-R = 1 is the setting without re-sampling, so Lemma A.3 is `paper_width_A4` with R = 1;
+R = 1 is the setting without resampling, so Lemma A.3 is `paper_width_A4` with R = 1;
 Lemmas A.4 and A.5 are A.6 with d0 = 1 (and d2 = 1). For R >= 2 the proofs of Lemmas A.4
 to A.6 and of Theorem A.1 count wrongly; `bounds` says how, and holds what is valid.
 """

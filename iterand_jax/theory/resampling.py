@@ -1,11 +1,11 @@
-"""One target layer approximated by two random ones: draw, re-sample, choose masks.
+"""One target layer approximated by two random ones: draw, resample, choose masks.
 
 `hidden` (D x d0) keeps one entry per row, `output` is d2 x D. The neurons of column c
 are split into a half with sign s = +1, active for x_c > 0, and one with s = -1.
-Re-sampling steers u towards s and V towards s F; one neuron per (output, column, side)
+Resampling steers u towards s and V towards s F; one neuron per (output, column, side)
 is kept.
 
-The re-sampling is an oracle's: it sees the target. IteRand re-samples blindly.
+The resampling is an oracle's: it sees the target. IteRand resamples blindly.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _BLOCK = 2**18
 class ConstructedLayer:
     """Two random layers pruned to approximate one target layer F (d2 x d0).
 
-    `ok` (d2, d0, sides) tells which entries were approximated, `hidden_draws` and
+    `ok` (d2, d0, sides) says which entries were approximated, `hidden_draws` and
     `output_draws` at which draw (1..R) each kept value appeared.
     """
 
@@ -202,7 +202,7 @@ def check_widths(
 
 
 def count_draws(shape: tuple[int, ...], width: int, R: int, sides: int = 2) -> int:
-    """How many values a layer may draw: its entries, then R - 1 re-samplings."""
+    """The most values that a layer draws: its entries, then R - 1 resamplings."""
     d2, d0 = shape
     used = width // (sides * d0) * sides * d0
     return (d0 + d2) * width + (R - 1) * (1 + d2) * used

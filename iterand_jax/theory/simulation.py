@@ -2,8 +2,9 @@
 
 Each estimator returns (failures, trials); `wilson` turns them into an interval. Trials
 run in chunks, so memory stays bounded; `progress` wraps the chunks (pass `tqdm.tqdm`).
-The literal draws use JAX in float32, whose grid of about 2.4e-7 on [-1, 1] is refused
-for windows of probability below 1e-4. The others are float64 NumPy.
+The literal draws use JAX in float32, whose grid of about 2.4e-7 on [-1, 1] is too
+coarse for windows of probability below 1e-4, which are rejected. The others
+are float64 NumPy.
 """
 
 import math

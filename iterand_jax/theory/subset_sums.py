@@ -1,6 +1,6 @@
 """Sums of several neurons per weight: outside the theorem, measured only.
 
-The proof keeps one neuron per weight and side. Without re-sampling, subset sums of a
+The proof keeps one neuron per weight and side. Without resampling, subset sums of a
 few products are already dense; with it, two products of moderate size can add up to the
 |w| = 1 that a single one reaches only in the corner. No bound is claimed here.
 """
@@ -24,7 +24,7 @@ def mc_subset_sum(
 ) -> Count:
     """Returns how often n products u v leave some z in [-1, 1] without a subset sum.
 
-    u ~ U[0, 1], v ~ U[-1, 1], within eps: pruning without re-sampling, for all targets
+    u ~ U[0, 1], v ~ U[-1, 1], within eps: pruning without resampling, for all targets
     of one side at once. Raises ValueError unless 1 <= n <= 20 and eps is in (0, 1).
 
     >>> [mc_subset_sum(n, 0.1, trials=20, seed=0) for n in (3, 15)]

@@ -1,4 +1,4 @@
-"""Checks shared by the theory: each refuses bad input in a line naming the value."""
+"""Checks shared by the theory; each error is one line that names the bad value."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ NORM_SLACK = 1e-9
 
 
 def check_open_unit(name: str, value: float) -> float:
-    """Returns `value` as a float, or raise ValueError unless it lies in (0, 1)."""
+    """Returns `value` as a float, or raises ValueError unless it lies in (0, 1)."""
     number = float(value)
     if not 0.0 < number < 1.0:
         raise ValueError(f"{name} must lie in (0, 1), got {value!r}")
@@ -24,7 +24,7 @@ def check_open_unit(name: str, value: float) -> float:
 
 
 def check_positive(name: str, value: float) -> float:
-    """Returns `value` as a float, or raise ValueError unless it is finite and > 0."""
+    """Returns `value` as a float, or raises ValueError unless it is finite and > 0."""
     number = float(value)
     if not 0.0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
@@ -46,7 +46,7 @@ def check_integer(name: str, value: SupportsIndex, minimum: int = 1) -> int:
 
 
 def check_option(name: str, value: str, options: Sequence[str]) -> str:
-    """Returns `value`, or raise ValueError unless it is one of `options`."""
+    """Returns `value`, or raises ValueError unless it is one of `options`."""
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
     return value
@@ -71,7 +71,7 @@ def check_matrix(name: str, matrix: ArrayLike) -> FloatArray:
 
 
 def check_weights(weights: ArrayLike) -> FloatArray:
-    """Returns a lemma's W (d2 x d0) with entries in [-1, 1], or raise ValueError."""
+    """Returns a lemma's W (d2 x d0) with entries in [-1, 1], or raises ValueError."""
     array = check_matrix("W", weights)
     largest = float(np.abs(array).max())
     if largest > 1.0 + NORM_SLACK:

@@ -166,14 +166,16 @@ def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
 
 
 def _symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
-    """Any batch; of sequences any length too. Pixels are uint8."""
+    """Any batch; of token ids any length too. Pixels are uint8."""
     from jax import export
 
     scope = export.SymbolicScope()
     specs = []
     for shape, dtype in description.inputs:
         pixels = description.mean is not None
-        rest = shape[1:] if pixels else [f"axis_{i}" for i in range(1, len(shape))]
+        rest: list[Any] = list(shape[1:])
+        if np.issubdtype(dtype, np.integer):
+            rest = [f"axis_{i}" for i in range(1, len(shape))]
         text = ", ".join(map(str, ("batch", *rest)))
         symbolic = export.symbolic_shape(f"({text},)", scope=scope)
         specs.append(jax.ShapeDtypeStruct(symbolic, "uint8" if pixels else dtype))

@@ -24,7 +24,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from iterand_jax.data.text import Vocabulary, as_lines, from_lines
+from iterand_jax.data.text import WORDS, Vocabulary, as_lines, from_lines
 from iterand_jax.runtime import compilation
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.tickets import packing
@@ -128,8 +128,9 @@ class Ticket:
         Args:
           *inputs: for images, one array (N, H, W, C) of pixels from 0 to 255, uint8 or
             floats, of the size that the network was trained with; they are normalized
-            here. For texts two, token ids (N, T) and lengths (N,), int32, as
-            `tokenize` gives them; each T is compiled once.
+            here. For arrays (N, ...) that are no pixels, one like those. For texts two,
+            token ids (N, T) and lengths (N,), int32, as `tokenize` gives them; each T
+            is compiled once.
 
         Raises:
           ValueError: inputs of other shapes, or token ids or lengths that cannot be.
@@ -188,19 +189,19 @@ class Ticket:
         expected = [("N", *shape[1:]) for shape, _ in self.description.inputs]
         shapes = [np.shape(x) for x in inputs]
         ranks = [len(shape) for shape in shapes]
-        pixels = self.description.mean is not None
+        texts = np.issubdtype(self.description.inputs[0][1], np.integer)
         if ranks != [len(shape) for shape in expected] or (
-            pixels and shapes[0][1:] != expected[0][1:]
+            not texts and shapes[0][1:] != expected[0][1:]
         ):
             raise ValueError(f"inputs of shapes {shapes}; possible: {expected}")
-        if np.issubdtype(self.description.inputs[0][1], np.integer):
+        if texts:
             self._check_texts(*inputs)
 
     def _check_texts(self, tokens, lengths) -> None:
         (texts, longest), (counted,) = np.shape(tokens), np.shape(lengths)
         if texts != counted:
             raise ValueError(f"{counted} lengths for {texts} texts")
-        words = self.description.build().vocabulary_size
+        words = getattr(self.description.build(), "vocabulary_size", WORDS + 2)
         limits = {"token ids": (tokens, words - 1), "lengths": (lengths, longest)}
         for name, (array, limit) in limits.items():
             if isinstance(array, jax.core.Tracer) or not np.size(array):

@@ -123,20 +123,26 @@ class CheckpointFolder:
         self, abstract: PyTree, at_most: int | None
     ) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest whole checkpoint, as `Checkpoints.restore` says."""
+        # 1. Drop checkpoints beyond the step from which the run is to continue.
         for step in self.steps():
             if at_most is not None and step > at_most:
                 self._manager.delete(step)
+        # 2. Try the others, newest first, until one is whole.
         damaged, steps = [], self.steps()
         for step in reversed(steps):
             try:
                 restored = self._restore_step(step, abstract)
             except IncompatibleCheckpointError:
-                raise
+                raise  # it is whole, and so are the older ones: no reason to go back
             except Exception as error:
+                # Orbax and TensorStore report damage by many kinds of errors. Two
+                # causes are not damage: a run that is still training has deleted the
+                # checkpoint while it was read, so look again ...
                 if self._only_read:
                     self._manager.reload()
-                    if self.steps() != steps:  # a run beside us takes them away
+                    if self.steps() != steps:
                         return self.restore(abstract, at_most)
+                # ... and the system did not let us read it, as for lack of rights.
                 if _system_error(error) in _NO_DAMAGE:
                     path = self._folder / str(step)
                     raise OSError(f"{path} cannot be read: {_reason(error)}") from error
@@ -144,9 +150,12 @@ class CheckpointFolder:
                 damaged.append(f"{self._folder / str(step)} ({reason})")
                 _LOGGER.warning("damaged checkpoint: %s", damaged[-1])
                 continue
+            # 3. Move the damaged newer ones away: the run will save those steps again.
             if not self._only_read:
                 self._set_aside([s for s in self.steps() if s > step])
             return restored
+        # 4. None is whole. A run may start from scratch only if there is no checkpoint
+        # at all. Orbax overlooks one that is a file, as a bad copy may leave.
         files = [path for path in self._folder.iterdir() if path.is_file()]
         damaged += [str(path) for path in files if path.name.isdecimal()]
         if damaged:
@@ -194,16 +203,20 @@ class CheckpointFolder:
     def _restore_step(
         self, step: int, abstract: PyTree
     ) -> tuple[PyTree, dict[str, Any]]:
+        # The record first, since it says which leaves were saved: with other leaves
+        # than the run's, Orbax would fail with an error that looks like damage.
         paths, treedef = jax.tree_util.tree_flatten_with_path(abstract)
         targets = leaves_of(zeros(abstract))
         record = self._read_record(step)
         record.pop("score", None)
         self._check_leaves(step, record.pop("leaves", {}), _forms(targets))
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
+        # Then the arrays, which must have the bytes that were saved.
         state = self._manager.restore(step, args=arguments).state
         leaves = {path: np.asarray(leaf) for path, leaf in state.items()}
         if sha256(leaves) != record.pop("sha256"):
             raise ValueError("the bytes do not have the checksum they were saved with")
+        # Saved by path; put back in the order of the run's tree.
         ordered = [leaves[path_string(path)] for path, _ in paths]
         return jax.tree.unflatten(treedef, ordered), record
 

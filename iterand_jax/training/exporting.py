@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from iterand_jax.data import augment
 from iterand_jax.data.datasets import get_dataset, open_source
 from iterand_jax.data.sources import DataNotFoundError, Source
-from iterand_jax.data.text import VOCABULARY_FILE, from_lines
+from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
 from iterand_jax.runtime.terminal import table
 from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
@@ -241,7 +241,7 @@ def _random_examples(
     description = ticket.description
     what = f"{CHECKED} random inputs, as the dataset is not here,"
     if run.dataset.is_text:
-        words = run.network.vocabulary_size
+        words = getattr(run.network, "vocabulary_size", WORDS + 2)
         lengths = generator.integers(1, 30, CHECKED).astype(np.int32)
         tokens = generator.integers(1, words, (CHECKED, 30)).astype(np.int32)
         tokens = np.where(np.arange(30) < lengths[:, None], tokens, 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from iterand_jax.runtime.terminal import table
-from iterand_jax.training import provenance, results
+from iterand_jax.training import provenance
 from iterand_jax.training.run import DataRun
 
 
@@ -26,8 +26,8 @@ def plan(runs: Sequence[DataRun], workdir: Path) -> str:
         f"{run.feed.sizes['validation']:,} validation, "
         f"{run.feed.sizes['test']:,} test"
     )
-    if not results.is_official(run):
-        dataset += f" ({results.DEVIATION[run.source.name]})"
+    if run.source.deviation is not None:
+        dataset += f" ({run.source.deviation})"
     return table(
         {
             "network": f"{network}: {parameters}",

@@ -8,26 +8,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iterand_jax.data import imagenet
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import curves, provenance
 from iterand_jax.training.replica import Outcome
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.workdir import read_json
-
-DEVIATION = {
-    "cifar10": "stored as JPEG: not the official pixels",
-    imagenet.NAME: "not the numbers of images that ImageNet has",
-}
-
-
-def is_official(run: DataRun) -> bool:
-    """Whether the images are the dataset's own, all of them and no lossy copy."""
-    source = run.source
-    if source.name == imagenet.NAME:
-        return source.sizes == imagenet.OFFICIAL_SIZES
-    return not (source.name == "cifar10" and source.encoding == "jpeg")
 
 
 def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any]:
@@ -42,7 +28,7 @@ def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any
         "width": config.network.width,
         "dataset": run.source.name,
         "dataset_fingerprint": run.source.fingerprint,
-        "dataset_official": is_official(run),
+        "dataset_official": run.source.deviation is None,
         "distribution": config.distribution,
         "sparsity": config.sparsity,
         "sparsity_achieved": 1 - kept / total,

@@ -47,6 +47,7 @@ class Run:
       network: the Flax module.
       method: the training method.
       optimizer: of the trainable tree.
+      abstract: the state's structure, with shapes and dtypes for leaves.
     """
 
     config: ConfigDict
@@ -55,6 +56,7 @@ class Run:
     network: nn.Module
     method: Method
     optimizer: optax.GradientTransformation
+    abstract: State
 
     def init_state(self, root: Array) -> State:
         """The state before the first step."""
@@ -66,11 +68,6 @@ class Run:
             inputs=self.dataset.inputs,
             masks_of=self.packed_masks if self.has_churn else None,
         )
-
-    @functools.cached_property
-    def abstract(self) -> State:
-        """The state's structure, with shapes and dtypes for leaves."""
-        return jax.eval_shape(self.init_state, jax.random.key(self.config.seed))
 
     @property
     def has_churn(self) -> bool:
@@ -157,7 +154,8 @@ def describe(config: ConfigDict, given: Given = NOTHING_GIVEN) -> Run:
         config.sparsity or 0.0, config.distribution, (*unpruned, *DEFAULT_RULES)
     )
     method = build_method(config.method, subnetwork, config)
-    return Run(
+    optimizer = _optimizer(config, optax.constant_schedule(config.learning_rate))
+    run = Run(
         config=config,
         dataset=dataset,
         subnetwork=subnetwork,
@@ -170,8 +168,12 @@ def describe(config: ConfigDict, given: Given = NOTHING_GIVEN) -> Run:
             affine=method.trains_weights,
             dtype=jnp.dtype(config.dtype),
         ),
-        optimizer=_optimizer(config, optax.constant_schedule(config.learning_rate)),
+        optimizer=optimizer,
+        abstract=None,  # type: ignore[arg-type]  # it takes the rest to know it
     )
+    # Traced now, so that a size that the network forbids is refused before any work.
+    abstract = jax.eval_shape(run.init_state, jax.random.key(config.seed))
+    return dataclasses.replace(run, abstract=abstract)
 
 
 def build(config: ConfigDict, source: Source, given: Given = NOTHING_GIVEN) -> DataRun:

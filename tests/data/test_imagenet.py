@@ -67,6 +67,7 @@ def test_what_is_known_before_an_image_is_read(imagenet_folder):
     assert source.num_classes == 1000
     assert source.sizes == {"train": 11, "validation": 5}
     assert source.encoding == "jpeg"
+    assert source.deviation == "not the numbers of images that ImageNet has"
     with pytest.raises(
         ValueError, match="split 'test'; possible: train, validation"
     ) as error:

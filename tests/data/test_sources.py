@@ -131,6 +131,7 @@ def test_pixels_equal_tfds_own_decoding(prepared, monkeypatch):
     assert source.num_classes == 10
     assert source.sizes == {"train": 7, "test": 3}
     assert source.encoding == "png"
+    assert source.deviation is None
     for split, originals in (("train", IMAGES[:7]), ("test", IMAGES[7:])):
         images, labels = source.read(split)
         assert images.dtype == np.uint8
@@ -160,6 +161,7 @@ def test_jpeg_is_called_jpeg(tmp_path):
     source = datasets.open_source("cifar10", str(tmp_path))
     decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
     assert source.encoding == "jpeg"
+    assert source.deviation == "stored as JPEG: not the official pixels"
     np.testing.assert_array_equal(source.read("train")[0], decoded[None])
 
 

@@ -111,7 +111,7 @@ def test_a_copy_that_fails_is_told_once_and_so_is_its_end(store, monkeypatch, ca
         while len(caplog.messages) < 2:
             pass
     assert caplog.messages == [
-        "copying to memory://a fails and is tried again every 0.01 seconds: no rights",
+        "copying to memory://a fails and is retried every 0.01 seconds: no rights",
         "copying to memory://a works again",
     ]
     assert contents(store) == {"/a/log": b""}

@@ -94,7 +94,7 @@ def test_the_home_is_found_in_paths_and_nothing_else_is_changed(command, monkeyp
         (main, {"data_dir", "workdir"}),
         (evaluate, {"data_dir", "workdir"}),
         (analyze, {"workdir", "ticket", "other", "output"}),
-        (export, {"workdir", "output"}),
+        (export, {"workdir", "output", "data_dir"}),
         (prepare, {"data_dir", "archive"}),
     ],
 )

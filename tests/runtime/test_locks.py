@@ -17,7 +17,7 @@ def test_a_folder_without_locks_is_used_and_that_is_said(tmp_path, monkeypatch, 
     lock = tmp_path / "lock"
     with alone_or_refused(lock, refusal="held"), alone(lock, while_waiting="waiting"):
         said = capsys.readouterr().err
-    assert said.count("nothing keeps a second process out: ") == 2
+    assert said.count("a second process is not kept out: ") == 2
     assert f"{lock} cannot be locked (Function not implemented)" in said
 
 

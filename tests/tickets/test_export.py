@@ -44,7 +44,7 @@ def test_a_run_is_packed_replayed_and_evaluated(
     assert ticket.description.run["step"] == result["steps"] == 60
 
     model, state, _ = restore(tmp_path)
-    effective = model.method.params(state.trainable, state.frozen)
+    effective = model.params(state)
     for path_, masked in leaves_of(effective).items():
         rebuilt, mask = leaves_of(ticket.params)[path_], leaves_of(ticket.masks)[path_]
         frozen = leaves_of(state.frozen)[path_]
@@ -101,7 +101,7 @@ def run_of(tiny_config, tmp_path_factory):
         config = tiny_config(epochs=1, **{"network.name": network})
         train_config(config, str(folder))
         model, state, _ = restore(folder)
-        variables = {"params": model.method.params(state.trainable, state.frozen)}
+        variables = {"params": model.params(state)}
         if state.batch_stats:
             variables["batch_stats"] = state.batch_stats
         images = open_source("digits").read("test")[0][:5]

@@ -1,12 +1,13 @@
 """Exported programs and arrays answer as the ticket does, without this library."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import NETWORKS, Network
 from iterand_jax.tickets import formats
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
@@ -157,3 +158,32 @@ def test_a_programs_size_does_not_depend_on_the_weights(tmp_path):
         sizes.append((tmp_path / formats.PROGRAM).stat().st_size)
     assert max(sizes) < 20_000
     assert abs(sizes[1] - sizes[0]) < 200
+
+
+class Linear(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.num_classes, use_bias=False)(x)
+
+
+def test_a_program_takes_arrays_that_are_no_pixels_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS.table, "linear", Network(Linear))
+    network = {"name": "linear", "num_classes": 3, "width": 1.0, "affine": False}
+    description = Description(
+        network={**network, "dtype": "float32"}, inputs=(((1, 5), "float32"),)
+    )
+    rng = np.random.default_rng(0)
+    weights = {"Dense_0": {"kernel": rng.standard_normal((5, 3), np.float32)}}
+    masks = {"Dense_0": {"kernel": rng.random((5, 3)) < 0.5}}
+    ticket = Ticket.of(description, weights, masks, {})
+    formats.save_program(ticket, tmp_path)
+    serialized = bytearray((tmp_path / formats.PROGRAM).read_bytes())
+    arrays = safetensors.load_file(tmp_path / formats.WEIGHTS)
+    x = rng.standard_normal((4, 5), np.float32)
+    logits = jax.export.deserialize(serialized).call(arrays, x)
+    np.testing.assert_allclose(logits, ticket.apply(x), 1e-5)
+    np.testing.assert_allclose(logits, x @ ticket.params["Dense_0"]["kernel"], 1e-4)
+    with pytest.raises(ValueError, match=r"inputs of shapes \[\(4, 4\)\]; possible"):
+        ticket.apply(x[:, 1:])

@@ -7,7 +7,7 @@ from ml_collections import config_dict
 
 from configs import default
 from iterand_jax.data import datasets, reviews
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import NETWORKS, Network
 from iterand_jax.networks.resnet import ResNet
 from tests import helpers
 
@@ -38,7 +38,7 @@ def imp_config(tiny_config):
 def normalized_config(tiny_config, monkeypatch):
     """A ResNet whose first stage has one channel: 2 epochs of 10 steps."""
     form = partial(ResNet, stages=(1, 1), channels=16, scaled_stem=True)
-    monkeypatch.setitem(NETWORKS, "resnet_of_two_blocks", form)
+    monkeypatch.setitem(NETWORKS.table, "resnet_of_two_blocks", Network(form))
 
     def make(**overrides):
         fields = {
@@ -62,7 +62,7 @@ def reviews_config(monkeypatch):
 def streamed_config(tiny_config, monkeypatch):
     """Conv2 at width 1/16 on ImageNet of 16 x 16 pixels; no workers."""
     small = datasets._streamed_images(datasets.imagenet.open_imagenet, 16, 1000)
-    monkeypatch.setitem(datasets.DATASETS, "imagenet2012", small)
+    monkeypatch.setitem(datasets.DATASETS.table, "imagenet2012", small)
 
     def make(**overrides):
         fields = {

@@ -1,0 +1,287 @@
+"""Datasets of one's own: arrays in memory, an .npz file, or a folder of images.
+
+Each function makes a `Dataset`, to be registered under the name that a config uses:
+
+    iterand_jax.register_dataset("flowers", own.from_npz("flowers.npz"))
+
+Two kinds of examples are possible. uint8 arrays (N, H, W, C) are images: they lie on
+the devices as they are, and a config normalizes them with `dataset.mean` and
+`dataset.std` (of pixels / 255, by channel) and augments them as it says. Floats of any
+shape (N, ...) reach the network as float32 (or as `dtype`, where a config sets one), so
+a config has None for `dataset.mean` and `dataset.std` and `augmentation = "none"`.
+
+Labels are whole numbers from 0, and every class has a training example. The validation
+split is taken from the training part as for the other datasets. A test part is needed:
+it is given, or `test_fraction` of the examples are set apart, which ones following from
+`test_seed` alone.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iterand_jax.data import datasets, own_checks
+from iterand_jax.data.datasets import Dataset
+from iterand_jax.data.feeds import Images
+from iterand_jax.data.image_folder import ImageFolder
+from iterand_jax.data.own_checks import Kind, Names
+from iterand_jax.data.sources import Source
+
+__all__ = ["from_arrays", "from_image_folder", "from_npz"]
+
+TRAIN, TEST = ("x_train", "y_train"), ("x_test", "y_test")  # names in an .npz file
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    *,
+    test: tuple[Any, Any] | None = None,
+    test_fraction: float | None = None,
+    test_seed: int = 0,
+    num_classes: int | None = None,
+) -> Dataset:
+    """The dataset of arrays in memory.
+
+    Args:
+      x: uint8 images (N, H, W, C), or floats (N, ...).
+      y: labels (N,), integers from 0.
+      test: the same two of the test part.
+      test_fraction: how much of x and y to set apart, if there is no test part.
+      test_seed: of the choice of these.
+      num_classes: if some classes have no training example; by default the largest
+        label and 1.
+
+    Raises:
+      ValueError: arrays of other shapes or dtypes, numbers that are not finite, labels
+        that are not possible, or no test part.
+
+    >>> x, y = np.zeros((10, 4)), np.arange(10) % 2
+    >>> dataset = from_arrays(x, y, test_fraction=0.2)
+    >>> dataset.inputs[0].shape, dataset.outputs
+    ((1, 4), 2)
+    >>> source = dataset.open("")
+    >>> source.sizes
+    {'train': 8, 'test': 2}
+    """
+    own_checks.check_test_part(
+        "the dataset", test is not None, test_fraction, "test=(x, y)"
+    )
+    names = {"train": Names("x", "y"), "test": Names("test[0]", "test[1]")}
+    given = {"train": (x, y)} | ({} if test is None else {"test": test})
+    parts = {part: _checked(names[part], *given[part]) for part in given}
+    kind = _kind_of(names, parts, num_classes)
+    parts = own_checks.with_test_part(parts, test_fraction, test_seed)
+    return _dataset(lambda folder: _source("arrays", parts, kind), kind)
+
+
+def from_npz(
+    path: str | os.PathLike[str],
+    *,
+    test_fraction: float | None = None,
+    test_seed: int = 0,
+    num_classes: int | None = None,
+) -> Dataset:
+    """The dataset of an .npz file, as `numpy.savez` writes it.
+
+    It holds the arrays x_train, y_train, x_test and y_test, or, to be divided by
+    `test_fraction`, x and y. Of the examples only shapes and dtypes are read before the
+    dataset is opened.
+
+    Args:
+      path: of the file.
+      test_fraction: how much to set apart, if there is no test part.
+      test_seed: of the choice of these.
+      num_classes: as in `from_arrays`.
+
+    Raises:
+      ValueError: a file that is not there or is no such file, and what `from_arrays`
+        refuses.
+
+    >>> from_npz("nowhere.npz", test_fraction=0.2)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: ...nowhere.npz...
+    """
+    file = _NpzFile(_path(path), test_fraction, test_seed, num_classes)
+    return _dataset(file, file.kind())
+
+
+def from_image_folder(
+    path: str | os.PathLike[str],
+    *,
+    mode: str | None = None,
+    test_fraction: float | None = None,
+    test_seed: int = 0,
+) -> Dataset:
+    """The dataset of a folder of images: train/CLASS/*.png and test/CLASS/*.png.
+
+    JPEG files are possible too. All images have one size. The classes are the folders
+    of train, sorted by name; the workdir of a run has them in classes.txt. Files and
+    folders whose names begin with a dot do not count. The orientation in a file's EXIF
+    data is ignored.
+
+    Args:
+      path: of the folder.
+      mode: "L" (grey, one channel) or "RGB", to which all images are converted; None if
+        all are already in one of the two.
+      test_fraction: how much to set apart, if there is no folder test.
+      test_seed: of the choice of these.
+
+    Raises:
+      ValueError: a folder that is not there or empty, a file that is no such image, or
+        images of several sizes or modes.
+
+    >>> from_image_folder("nowhere")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: ...nowhere...
+    """
+    if mode not in (None, "L", "RGB"):
+        raise ValueError(f"mode={mode!r}; possible: 'L', 'RGB', or None")
+    folder = ImageFolder(_path(path), mode, test_fraction, test_seed)
+    return _dataset(folder, folder.kind())
+
+
+@dataclasses.dataclass(frozen=True)
+class _NpzFile:
+    """Opens an .npz file; called with a folder of datasets, which it ignores."""
+
+    path: Path
+    test_fraction: float | None
+    test_seed: int
+    num_classes: int | None
+
+    def kind(self) -> Kind:
+        """What the labels tell, and the headers of the examples."""
+        headers = self._headers()
+        names = self._names(headers)
+        labels = self._arrays([of_part.labels for of_part in names.values()])
+        told = {part: self._told(of_part) for part, of_part in names.items()}
+        forms, checked = {}, {}
+        for part, of_part in names.items():
+            shape, dtype = headers[of_part.examples]
+            forms[part] = own_checks.form_of(told[part].examples, shape, dtype)
+            checked[part] = own_checks.as_labels(
+                told[part].labels, labels[of_part.labels], shape[0]
+            )
+        return own_checks.kind_of(told, forms, checked, self.num_classes)
+
+    def __call__(self, folder: str) -> Source:
+        """Reads all of it."""
+        del folder
+        names = self._names(self._headers())
+        arrays = self._arrays([name for of_part in names.values() for name in of_part])
+        told = {part: self._told(of_part) for part, of_part in names.items()}
+        parts = {
+            part: _checked(told[part], *(arrays[name] for name in of_part))
+            for part, of_part in names.items()
+        }
+        kind = _kind_of(told, parts, self.num_classes)
+        parts = own_checks.with_test_part(parts, self.test_fraction, self.test_seed)
+        return _source(self.path.stem, parts, kind)
+
+    def _told(self, names: Names) -> Names:
+        return Names(*(f"{name} of {self.path}" for name in names))
+
+    def _names(self, found: Mapping[str, Any]) -> dict[str, Names]:
+        """The arrays of each part, of those that are found."""
+        names = {"train": Names(*(("x", "y") if "x" in found else TRAIN))}
+        if set(TEST) & set(found):
+            names["test"] = Names(*TEST)
+        for name in (name for of_part in names.values() for name in of_part):
+            if name not in found:
+                raise ValueError(
+                    f"{self.path} has no array {name}, but {', '.join(sorted(found))}; "
+                    f"possible: {', '.join(TRAIN + TEST)}, or x and y"
+                )
+        own_checks.check_test_part(
+            str(self.path), "test" in names, self.test_fraction, " and ".join(TEST)
+        )
+        return names
+
+    def _headers(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each array."""
+        headers = {}
+        with self._reading(), zipfile.ZipFile(self.path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    version = np.lib.format.read_magic(file)
+                    shape, _, dtype = _READ_HEADER[version](file)
+                    headers[name.removesuffix(".npy")] = (shape, dtype)
+        return headers
+
+    def _arrays(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        with self._reading(), np.load(self.path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            text = getattr(error, "strerror", None) or error
+            raise ValueError(
+                f"{self.path} cannot be read as an .npz file: {text}"
+            ) from error
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _checked(names: Names, x: Any, y: Any) -> Images:
+    examples = own_checks.as_examples(names.examples, x)
+    return Images(examples, own_checks.as_labels(names.labels, y, len(examples)))
+
+
+def _kind_of(
+    names: Mapping[str, Names], parts: Mapping[str, Images], num_classes: int | None
+) -> Kind:
+    forms = {
+        part: (images.shape[1:], images.dtype.name)
+        for part, (images, _) in parts.items()
+    }
+    labels = {part: labels for part, (_, labels) in parts.items()}
+    return own_checks.kind_of(names, forms, labels, num_classes)
+
+
+def _dataset(open_: Callable[[str], Source], kind: Kind) -> Dataset:
+    of_images = kind.dtype == "uint8"
+    make = datasets.resident_images if of_images else datasets.resident_arrays
+    return make(open_, kind.shape, kind.num_classes)
+
+
+def _source(name: str, parts: Mapping[str, Images], kind: Kind) -> Source:
+    """The source of parts in memory; its fingerprint is over their bytes."""
+    digest = hashlib.sha256()
+    for part in own_checks.PARTS:
+        for array in parts[part]:
+            digest.update(f"{part}:{array.dtype.str}:{array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        own_checks.check_split(split)
+        return parts[split].images, parts[split].labels
+
+    return Source(
+        name=name,
+        num_classes=kind.num_classes,
+        sizes={part: len(parts[part].labels) for part in own_checks.PARTS},
+        encoding="array",
+        fingerprint=digest.hexdigest()[:16],
+        read=read,
+        image_shape=kind.shape,
+        dtype=kind.dtype,
+    )
