@@ -47,6 +47,7 @@ NO_GPU = [(None, "not measured: no GPU")] * 4
 NO_CPU = [(None, "not measured: no CPU")] * 2
 
 
+@pytest.mark.smoke
 def test_the_targets_of_a_cpu_are_judged_by_ratios_of_medians():
     conv6 = {"iterand": 0.5, "peer iterand": 0.4}
     resnet18 = {

@@ -15,6 +15,7 @@ TINY = {
 }
 
 
+@pytest.mark.smoke
 def test_sizes_of_a_tiny_network():
     few = np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
     found = ticket_sizes.bytes_of("cifar_conv2", few, **TINY)

@@ -33,6 +33,7 @@ SIZES = {
 }
 
 
+@pytest.mark.smoke
 def test_the_table_of_experiments_is_complete():
     assert EXPERIMENTS.keys() == SIZES.keys()
     assert published().keys() == {name for name in SIZES if "table" in name}

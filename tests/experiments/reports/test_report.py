@@ -28,6 +28,7 @@ def write(folder, lines):
     return evidence.versions(TABLE8, ledger.read(folder))
 
 
+@pytest.mark.smoke
 def test_a_small_report_by_hand(line, tmp_path):
     lines = [line(ITERAND, seed, 90.0 + seed, experiment="table8") for seed in range(3)]
     lines += [line(EDGE_POPUP, 0, 88.0, experiment="table8", dataset_official=False)]

@@ -50,6 +50,7 @@ def test_the_least_R_of_the_conclusion_is_the_least():
     assert conclusion_fail_d2(0.1, R)[2] <= 0.01 < conclusion_fail_d2(0.1, R - 1)[2]
 
 
+@pytest.mark.smoke
 def test_quantiles_by_rank():
     middle, low, high = theory_measurements.quantile(lambda seed: float(seed), 1000)
     assert middle == 899.0
