@@ -7,7 +7,8 @@
 Top-1 of the paper (SC, sparsity 0.7): IteRand 69.19, edge-popup 67.11.
 
 A run takes about 15 hours on an A100 in bfloat16: an estimate, 105 epochs at 2,500
-images/s. `python -m experiments.input_rate` tells whether the host can decode as many.
+images/s. `python -m experiments.measurements.input_rate` measures how many images/s the
+host can decode.
 """
 
 from iterand_jax.configs import default

@@ -48,6 +48,5 @@ for step in range(1, 201):
     if step % method.refresh_every == 0:
         weights, _ = method.refresh(key, step, scores, weights)
 
-pruned = method.params(scores, weights, step)
-answers = model.apply({"params": pruned}, test_x).argmax(1)
+answers = model.apply({"params": method.params(scores, weights, 200)}, test_x).argmax(1)
 print(f"{(answers == test_y).mean():.1%} of the test digits, no weight was trained")

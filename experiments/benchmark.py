@@ -2,7 +2,7 @@
 
     --peer        PyTorch's step beside ours, on CPU; needs the extra `peer`
     --quick       tiny sizes: whether it runs, not how fast
-    --out=FILE    default: results/benchmarks/DEVICE.json; tables and plot lie beside it
+    --out=DIR     write DIR/DEVICE.json, .txt and .png; default: only print
 
 It measures whole steps of IteRand and SGD and their phases, masks, the re-randomization
 against a copy of as many bytes, the time to a first step, and how all of these grow
@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import benchmark_programs as programs
-from experiments import benchmark_report, synthetic
-from experiments.timing import Times, interleaved
+from experiments.measurements import benchmark_programs as programs
+from experiments.measurements import benchmark_report, records, synthetic
+from experiments.measurements.timing import Times, interleaved
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
 from iterand_jax.training import provenance
@@ -92,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark")
     parser.add_argument("--peer", action="store_true", help="PyTorch's step too")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
-    parser.add_argument("--out", type=Path, help="where the record goes")
+    parser.add_argument(
+        "--out", type=Path, help="the folder that the record, tables and plot go to"
+    )
     flags = parser.parse_args(arguments)
     # Asked of another process: this one must not take the device's memory yet.
     platform = _python("import jax; print(jax.default_backend())", os.environ)
@@ -104,14 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     report = benchmark_report.report(record)
     print(report)
-    out = (
-        flags.out or Path("results/benchmarks") / f"{file_name(record['device'])}.json"
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out.with_suffix(".png"), benchmark_report.plot(record))
-    write_atomically(out.with_suffix(".txt"), report + "\n")
-    write_atomically(out, json.dumps(record, indent=2) + "\n")
-    print(f"wrote {out}, and .txt and .png of the same name")
+    if flags.out:
+        out = flags.out / f"{file_name(record['device'])}.json"
+        records.write(out, record)
+        write_atomically(out.with_suffix(".png"), benchmark_report.plot(record))
+        write_atomically(out.with_suffix(".txt"), report + "\n")
     return 0
 
 
@@ -149,7 +148,7 @@ def measure(platform: str, *, quick: bool, peer: Any = None) -> dict[str, Any]:
     say("done")
     return {
         "platform": platform,
-        "device": provenance.device(),
+        **records.origin(),
         "cores": cores(),
         "quick": quick,
         "first_step": first_step,
@@ -158,7 +157,6 @@ def measure(platform: str, *, quick: bool, peer: Any = None) -> dict[str, Any]:
         "scaling": scaling,
         "seconds": round(time.perf_counter() - start, 1),
         "versions": provenance.versions() | ({"torch": peer.version()} if peer else {}),
-        "commit": provenance.commit(),
     }
 
 
@@ -259,7 +257,8 @@ def measure_first_step(name: str, fields: Fields) -> dict[str, Any]:
 
 def _first_step_of_a_process(name: str, fields: Fields, cache: str) -> dict[str, float]:
     script = (
-        "import json; from experiments.benchmark_programs import first_step; "
+        "import json\n"
+        "from experiments.measurements.benchmark_programs import first_step\n"
         f"print(json.dumps(first_step({name!r}, {dict(fields)!r})))"
     )
     environment = os.environ | {
@@ -285,7 +284,7 @@ def _peer(parser: argparse.ArgumentParser, platform: str) -> Any:
     if platform != "cpu":
         parser.error(f"--peer compares with PyTorch on cpu; the platform is {platform}")
     try:
-        from experiments import benchmark_peer
+        from experiments.measurements import benchmark_peer
     except ModuleNotFoundError as error:
         parser.error(f"--peer needs PyTorch ({error}): pip install -e '.[peer]'")
     return benchmark_peer

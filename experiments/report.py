@@ -1,110 +1,109 @@
 """Shows a table or figure beside the paper: `python -m experiments.report table3`.
 
-With `all` instead of a name, every table and figure, and the page README.md.
+    --results=runs/results    the folder of the ledger; a clone's own is results
+    --out=DIR                 write DIR/table3.md and its figures too; default: print
 
-    --results=results    the folder of the ledger
-    --out=experiments    where README.md and reports/*.md, *.png are written
+With `all` instead of a name, every table and figure, and a page of all of them,
+DIR/README.md. What was not run is counted, and neither listed nor drawn.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from string import Template
 
 from absl import flags
 
-from experiments import costs, evidence, figures, ledger, tables
-from experiments.catalogue import EXPERIMENTS, get_experiment
-from experiments.costs import Reference
-from experiments.evidence import FULL, MINIATURE, Version, versions
-from experiments.sweep import Experiment
+from experiments.paper.catalogue import EXPERIMENTS, get_experiment
+from experiments.paper.experiment import Experiment
+from experiments.reports import figures, tables
+from experiments.reports.evidence import FULL, MINIATURE, Version, versions
+from experiments.sweeps import ledger
 from iterand_jax.runtime import cli
 from iterand_jax.runtime.files import write_atomically
 
-TEMPLATE = Path(__file__).with_name("readme_template.md")
+PAGE = """# What was run of the paper's tables and figures
+
+Written by `python -m experiments.report all --results=results --out=results/reports`.
+The paper's numbers are only ever shown as the paper's, beside ours. Full runs have the
+paper's length; a miniature is an experiment's own small version, for two CPU cores.
+Runs of different length, or on different data, never share a table or a mean.
+
+"""
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("results", "results", "the folder of the ledger")
-    flags.DEFINE_string("out", "experiments", "the folder to write to")
+    flags.DEFINE_string("results", ledger.FOLDER, "the folder of the ledger")
+    flags.DEFINE_string("out", None, "the folder to write to; default: only print")
 
 
 def main(name: str = "") -> None:
     """Reports on an experiment, or on all."""
-    results, out = Path(flags.FLAGS.results), Path(flags.FLAGS.out)
+    results, out = Path(flags.FLAGS.results), flags.FLAGS.out
     chosen = [*EXPERIMENTS.values()] if name == "all" else [get_experiment(name)]
     known = ledger.read(results)
-    stale = [problem for one in chosen for problem in evidence.stale(one, known)]
     for problem in known.problems:
         print(f"not used: {problem}", file=sys.stderr)
-    for problem in dict.fromkeys(stale):
-        print(f"not used: of another version of its config: {problem}", file=sys.stderr)
-    timed = timed_steps(known, results)
-    found = {}
+    if not list(known):
+        print(f"no finished run in {results}; see --results", file=sys.stderr)
+    found = {one.name: versions(one, known) for one in chosen}
     for experiment in chosen:
-        found[experiment.name] = versions(experiment, known)
-        text = write(experiment, found[experiment.name], timed, out / "reports")
-        if name != "all":
-            print(text)
+        own = found[experiment.name]
+        print("\n\n".join(sections(experiment, own)) + "\n")
+        if out and any(version.lines for version in own):
+            write(experiment, own, Path(out))
     if name == "all":
-        write_atomically(out / "README.md", page(found, timed))
-        print(f"wrote {out / 'README.md'} and {out / 'reports'}/")
+        print(PAGE + page(found))
+        if out:
+            write_atomically(Path(out) / "README.md", PAGE + page(found))
 
 
-def timed_steps(known: ledger.Ledger, results: Path) -> list[Reference]:
-    """The timed steps that what was not run is estimated from."""
-    device = costs.device_of_estimates(known, results)
-    return costs.references(known, results, device) if device else []
-
-
-def write(
-    experiment: Experiment,
-    found: Sequence[Version],
-    timed: Sequence[Reference],
-    folder: Path,
-) -> str:
-    """Writes the Markdown and the figures of an experiment; returns the Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {experiment.title}"]
+def sections(
+    experiment: Experiment, found: Sequence[Version], *, drawn: bool = False
+) -> Iterator[str]:
+    """The paragraphs of a report; with links to the figures if they are drawn."""
+    yield f"# {experiment.title}"
     if experiment.note:
-        parts.append(experiment.note)
+        yield experiment.note
     for version in found:
-        parts.append(tables.version_text(experiment, version, timed))
-        if version.key == FULL or version.lines:
-            suffix = "" if version.key == FULL else f"_{version.key}"
-            name = f"{experiment.name}{suffix}.png"
-            figures.draw(experiment, version).savefig(folder / name, dpi=110)
-            parts.append(f"![{experiment.title}]({name})")
-    text = "\n\n".join(parts) + "\n"
+        yield tables.version_text(experiment, version)
+        if drawn and version.lines:
+            yield f"![{experiment.title}]({_picture(experiment, version)})"
+
+
+def write(experiment: Experiment, found: Sequence[Version], folder: Path) -> None:
+    """Writes the Markdown and the figures of an experiment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for version in found:
+        if version.lines:
+            path = folder / _picture(experiment, version)
+            figures.draw(experiment, version).savefig(path, dpi=110)
+    text = "\n\n".join(sections(experiment, found, drawn=True)) + "\n"
     write_atomically(folder / f"{experiment.name}.md", text)
-    return text
 
 
-def page(found: Mapping[str, Sequence[Version]], timed: Sequence[Reference]) -> str:
-    """The page of all experiments."""
-    return Template(TEMPLATE.read_text()).substitute(
-        state=state(found, timed), distance=distance(found), devices=devices(found)
-    )
+def _picture(experiment: Experiment, version: Version) -> str:
+    suffix = "" if version.key == FULL else f"_{version.key}"
+    return f"{experiment.name}{suffix}.png"
 
 
-def state(found: Mapping[str, Sequence[Version]], timed: Sequence[Reference]) -> str:
-    """What was run of each experiment, and what the rest costs."""
+def page(found: Mapping[str, Sequence[Version]]) -> str:
+    """What was run of each experiment, how far that is from the paper, and on what."""
+    parts = [state(found), "Differences of means, ours minus the paper's:"]
+    parts += [distance(found), "On:", devices(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def state(found: Mapping[str, Sequence[Version]]) -> str:
+    """What was run of each experiment."""
     rows = []
     for name, own in found.items():
-        by_key = {version.key: version for version in own}
-        row = [f"[{name}](reports/{name}.md)", EXPERIMENTS[name].title]
-        for key in (FULL, MINIATURE):
-            version = by_key[key]
-            missing = version.missing
-            row.append(f"{version.runs - len(missing)} of {version.runs}")
-            hours = sum(costs.hours(run.cell, timed)[0] for run in missing if timed)
-            row.append(costs.hours_text(hours) if timed and missing else tables.NONE)
-        rest = [version.key for version in own if version.key not in (FULL, MINIATURE)]
-        row.append(", ".join(key.replace("_", " ") for key in rest) or tables.NONE)
-        rows.append(row)
-    header = ["", "", "full runs", "left", "miniature runs", "left", "others"]
-    return tables.markdown(header, rows)
+        ran = any(version.lines for version in own)
+        row = [f"[{name}]({name}.md)" if ran else name, EXPERIMENTS[name].title]
+        done = {v.key: f"{v.runs - len(v.missing)} of {v.runs}" for v in own}
+        row += [done.pop(FULL), done.pop(MINIATURE)]
+        rows.append([*row, ", ".join(key.replace("_", " ") for key in done)])
+    return tables.markdown(["", "", "full runs", "miniature runs", "others"], rows)
 
 
 def distance(found: Mapping[str, Sequence[Version]]) -> str:
@@ -120,32 +119,19 @@ def distance(found: Mapping[str, Sequence[Version]]) -> str:
                     gap = ours.mean - paper.mean
                     far.setdefault(entry.official, []).append(gap)
             for official, gaps in far.items():
-                mean = sum(gaps) / len(gaps)
-                rows.append(
-                    [
-                        name,
-                        version.title.partition(":")[0],
-                        "official" if official else "**not official**",
-                        str(len(gaps)),
-                        f"{mean:+.2f}",
-                        f"{min(gaps):+.2f} to {max(gaps):+.2f}",
-                    ]
-                )
+                data = "official" if official else "**not official**"
+                extent = f"{min(gaps):+.2f} to {max(gaps):+.2f}"
+                rows.append([name, version.title.partition(":")[0], data, extent])
     if not rows:
         return "No number of ours stands beside one of the paper yet."
-    header = ["", "length", "data", "cells", "mean difference", "differences"]
-    return tables.markdown(header, rows)
+    return tables.markdown(["", "length", "data", "differences"], rows)
 
 
 def devices(found: Mapping[str, Sequence[Version]]) -> str:
     """What trained, on which data."""
     lines = [line for own in found.values() for v in own for line in v.lines]
-    texts = dict.fromkeys(
-        f"- {line['device']}, with {line['dataset']} {line['dataset_fingerprint']} "
-        f"({'official' if line['dataset_official'] else 'not the official data'})"
-        for line in lines
-    )
-    return "\n".join(texts) or "Nothing has been run yet."
+    texts = [f"- {line['device']}, with {tables.data_text(line)}" for line in lines]
+    return "\n".join(dict.fromkeys(texts)) or "Nothing has been run yet."
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
     --together                 the seeds of a cell in one program, compiled once
     --dry_run                  only tell cells, steps and estimated hours
     --workdir=runs/cells       the folder of the workdirs
-    --results=results          the folder of the ledger
+    --results=runs/results     the folder of the ledger, results in a clone's own lines
     --data_dir=DIR             where datasets lie
 
 Started again, in another process or on another machine with the same folders, it skips
@@ -24,13 +24,23 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import choice, costs, ledger, mounts, work
-from experiments.catalogue import get_experiment
-from experiments.choice import Job
-from experiments.sweep import Experiment, Run, runs_of
+from experiments.paper.catalogue import get_experiment
+from experiments.paper.experiment import Experiment
+from experiments.sweeps import costs, ledger, work
+from experiments.sweeps.runs import (
+    Job,
+    Run,
+    jobs_of,
+    parse_seeds,
+    parse_shard,
+    runs_of,
+    select,
+    shard,
+)
 from iterand_jax.data import prepare
 from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime import cli
+from iterand_jax.training import provenance
 
 FAILURES = 1
 
@@ -46,16 +56,16 @@ def define_flags() -> None:
     flags.DEFINE_boolean("together", False, "the seeds of a cell in one program")
     flags.DEFINE_boolean("dry_run", False, "only tell what would be done")
     flags.DEFINE_string("workdir", "runs/cells", "the folder of the workdirs")
-    flags.DEFINE_string("results", "results", "the folder of the ledger")
+    flags.DEFINE_string("results", ledger.FOLDER, "the folder of the ledger")
 
 
 def main(name: str = "") -> None:
     """Runs an experiment."""
     values = flags.FLAGS
     experiment = get_experiment(name)
-    which, of = choice.parse_shard(values.shard)
+    which, of = parse_shard(values.shard)
     runs = plan(experiment)
-    runs = choice.shard(runs, which, of, whole_cells=values.together)
+    runs = shard(runs, which, of, whole_cells=values.together)
     results = Path(values.results)
     known = ledger.read(results)
     tell_unused(known, runs)
@@ -63,20 +73,21 @@ def main(name: str = "") -> None:
     print(f"{name}: {len(runs)} runs, {len(runs) - len(left)} of them finished")
     if not left:
         return
-    timed = costs.here(known, results)
     if values.dry_run:
+        timed = costs.references(known, provenance.device())
         timed = timed or [costs.timed_here(width) for width in (0.25, 1.0)]
         print(costs.table(left, timed))
         return
     file = f"{name}.jsonl" if of == 1 else f"{name}_shard_{which}_of_{of}.jsonl"
-    place = work.Place(Path(values.workdir), results / file, values.data_dir)
-    if of == 1:
-        warn_of_locks(place)
     ended = work.work_through(
-        choice.jobs_of(left, choice.can_be_replicas if values.together else _alone),
-        place,
-        work.Purpose(name, values.miniature),
-        timed,
+        jobs_of(left, together=values.together),
+        work.Sweep(
+            name,
+            values.miniature,
+            Path(values.workdir),
+            results / file,
+            values.data_dir,
+        ),
     )
     print(summary(ended))
     if ended[work.FAILED]:
@@ -98,8 +109,8 @@ def plan(experiment: Experiment) -> list[Run]:
         cells, seeds = experiment.miniature_cells(), experiment.miniature.seeds
     else:
         cells, seeds = experiment.cells(values.epochs), experiment.seeds
-    cells = choice.select(cells, values.only)
-    return runs_of(cells, choice.parse_seeds(values.seeds or str(seeds)))
+    cells = select(cells, values.only)
+    return runs_of(cells, parse_seeds(values.seeds or str(seeds)))
 
 
 def tell_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
@@ -109,22 +120,6 @@ def tell_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
         print(f"not used: {problem}", file=sys.stderr)
     for problem in stale:
         print(f"not used: of another version of its config: {problem}", file=sys.stderr)
-
-
-def _alone(runs: Job) -> bool:
-    del runs
-    return False
-
-
-def warn_of_locks(place: work.Place) -> None:
-    """Says so if locks do not keep other machines out of the folders."""
-    for folder in (place.workdirs, place.ledger.parent):
-        problem = mounts.local_locks(folder)
-        if problem:
-            print(
-                f"warning: {problem}: machines that share it need a --shard each",
-                file=sys.stderr,
-            )
 
 
 def summary(ended: Mapping[str, Sequence[Job]]) -> str:

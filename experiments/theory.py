@@ -1,7 +1,8 @@
-"""Theorem A.1, measured: `python -m experiments.theory [--out=experiments] [--quick]`.
+"""Theorem A.1, measured: `python -m experiments.theory [--out=DIR] [--quick]`.
 
-Writes OUT/theory.md and OUT/figures/theory/*.png, in a few minutes on two cores. The
-page's prose is `theory_template.md`; every measured number in it comes from this run.
+Prints the page, or writes DIR/theory.md and DIR/figures/theory/*.png, in a few minutes
+on two cores. The page's prose is `theorem/template.md`; every measured number in it
+comes from this run.
 """
 
 import argparse
@@ -16,33 +17,43 @@ import numpy as np
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments import theory_measurements as measurements
-from experiments.theory_figures import FIGURES
-from experiments.theory_measurements import DELTA, F222, FULL, QUICK, WORST, Data, Scale
+from experiments.theorem import measurements
+from experiments.theorem.figures import FIGURES
+from experiments.theorem.measurements import (
+    DELTA,
+    F222,
+    FULL,
+    QUICK,
+    WORST,
+    Data,
+    Scale,
+)
 from iterand_jax import theory
 
-TEMPLATE = Path(__file__).with_name("theory_template.md")
+TEMPLATE = Path(__file__).with_name("theorem") / "template.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs every measurement, draw the figures and write the page."""
     parser = argparse.ArgumentParser(prog="python -m experiments.theory")
-    parser.add_argument("--out", type=Path, default=Path("experiments"))
+    parser.add_argument("--out", type=Path, help="the folder to write to")
     parser.add_argument("--quick", action="store_true", help="tiny, to test the code")
     flags = parser.parse_args(arguments)
     scale = QUICK if flags.quick else FULL
     start = time.monotonic()
-    folder = flags.out / "figures" / "theory"
-    folder.mkdir(parents=True, exist_ok=True)
-    data = {}
-    for name, draw in FIGURES.items():
-        data[name] = getattr(measurements, name)(scale)
-        figure = draw(data[name])
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        plt.close(figure)
+    data = {name: getattr(measurements, name)(scale) for name in FIGURES}
     page = Template(TEMPLATE.read_text()).substitute(
         **tables(data, scale), provenance=provenance(time.monotonic() - start)
     )
+    if not flags.out:
+        print(page)
+        return
+    folder = flags.out / "figures" / "theory"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        figure = draw(data[name])
+        figure.savefig(folder / f"{name}.png", dpi=110)
+        plt.close(figure)
     (flags.out / "theory.md").write_text(page)
     print(f"wrote {flags.out / 'theory.md'}")
 

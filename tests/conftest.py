@@ -10,7 +10,7 @@ import jax
 import pytest
 from absl import app, flags
 
-from experiments import catalogue
+from experiments.paper import catalogue
 from iterand_jax.configs import digits
 
 

@@ -120,9 +120,13 @@ def test_a_workdir_never_makes_a_command_import_code(folder):
     workdir = "--workdir=runs/qualified"
     name = "--config.network.name=my_project:Mixer"
     train = ("main", USER, "--config=my_config.py", "--config.epochs=1", workdir, name)
+    train += ("--config.dataset.name=digits",)
     command(folder, *train)
     for other in ("evaluate", "analyze", "export"):
         done = command(folder, other, workdir, check=False)
         assert done.returncode == 2
         assert "--import=my_project" in done.stderr
         assert done.stderr.count("\n") == 1
+    registered = ("evaluate", "--workdir=runs/global_threshold")
+    done = command(folder, *registered, check=False)
+    assert "or a name that --import registers" in done.stderr

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import faults
+from experiments.measurements import faults
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
 from tests import helpers

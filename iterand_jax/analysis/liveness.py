@@ -36,7 +36,8 @@ def live_weights(
       Booleans in the shapes of the masks. A path through a max-pool is missed
       if no probe image takes it.
     """
-    network = network.clone(dtype=jnp.float32)
+    if hasattr(network, "dtype"):  # half precision would lose small means
+        network = network.clone(dtype=jnp.float32)
     kept_of = {path: np.asarray(mask) != 0 for path, mask in leaves_of(masks).items()}
     variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
 

@@ -108,6 +108,11 @@ def from_npz(
     Raises:
       ValueError: a file that is not there or is no such file, and what `from_arrays`
         refuses.
+
+    >>> from_npz("nowhere.npz", test_fraction=0.2)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: ...nowhere.npz...
     """
     file = _NpzFile(_path(path), test_fraction, test_seed, num_classes)
     return _dataset(file, file.kind())
@@ -137,6 +142,11 @@ def from_image_folder(
     Raises:
       ValueError: a folder that is not there or empty, a file that is no such image, or
         images of several sizes or modes.
+
+    >>> from_image_folder("nowhere")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: ...nowhere...
     """
     if mode not in (None, "L", "RGB"):
         raise ValueError(f"mode={mode!r}; possible: 'L', 'RGB', or None")

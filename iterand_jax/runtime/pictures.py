@@ -28,5 +28,7 @@ def set_title(figure: Any, text: str, size: float = 11) -> None:
       size: of the letters at most, in points.
     """
     title = figure.suptitle(text, fontsize=size)
-    share = title.get_window_extent().width / (0.98 * figure.bbox.width)
-    title.set_fontsize(size / max(1, share))
+    # Step by step: widths of letters are rounded to pixels, not in proportion to size.
+    while size > 1 and title.get_window_extent().width > 0.98 * figure.bbox.width:
+        size -= 0.25
+        title.set_fontsize(size)

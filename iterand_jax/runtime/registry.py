@@ -40,10 +40,10 @@ class Registry(Generic[Entry]):
     ('zero', 'one')
     >>> constants.get("math:pi", importing=True)
     3.141592653589793
-    >>> constants.get("two")
+    >>> constants.get("two")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: unknown constant 'two'; possible: zero, one, or module:Name
+    ValueError: unknown constant 'two'; possible: zero, one, module:Name, or ...
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Registry(Generic[Entry]):
         if not isinstance(name, str) or not _QUALIFIED.fullmatch(name):
             raise ValueError(
                 f"unknown {self.what} {name!r}; possible: {', '.join(self.table)}, "
-                f"or module:Name"
+                f"module:Name, or a name that --import registers"
             )
         module, _, attribute = name.partition(":")
         if importing:

@@ -113,6 +113,11 @@ def train(
     Raises:
       ValueError: in one line, what is not possible and what is.
       InterruptedRunError: Ctrl-C or SIGTERM came; the workdir has the last step.
+
+    >>> train("digits", {"replicas": 2})
+    Traceback (most recent call last):
+    ...
+    ValueError: replicas=2: train returns one run; possible: 1
     """
     if isinstance(what, nn.Module):
         config, given = _of_module(what, data, test, test_fraction, steps, fields)

@@ -145,11 +145,13 @@ def no_folders(files):
 @pytest.mark.parametrize(
     "damage", [no_validation, no_classes, another_class, empty_class, no_folders]
 )
-def test_what_is_no_imagenet_is_refused_in_one_line(damage, copy, tmp_path, capfd):
+def test_what_is_no_imagenet_is_refused_in_one_line(
+    damage, copy, tmp_path, capfd, command
+):
     message = damage(copy)
     data = tmp_path / "data"
     arguments = ["imagenet2012", f"--data_dir={data}", f"--archive={copy}"]
-    assert prepare.main(arguments) == 2
+    assert command(prepare, *arguments) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith(f"error: {message}")
@@ -157,14 +159,14 @@ def test_what_is_no_imagenet_is_refused_in_one_line(damage, copy, tmp_path, capf
     assert not (data / "imagenet2012").exists()
 
 
-def test_the_command_says_what_it_made(copy, tmp_path, capfd):
+def test_the_command_says_what_it_made(copy, tmp_path, capfd, command):
     arguments = [
         "imagenet2012",
         f"--data_dir={tmp_path / 'data'}",
         f"--archive={copy}",
     ]
     for already in ("", "already "):
-        assert prepare.main(arguments) == 0
+        assert command(prepare, *arguments) == 0
         path = tmp_path / "data" / "imagenet2012" / "5.1.0"
         expected = f"imagenet2012 is {already}prepared in {path}\n"
         assert capfd.readouterr() == (expected, "")

@@ -2,8 +2,10 @@
 
 import pytest
 
-from experiments import catalogue, ledger
-from experiments.sweep import Experiment, Lines, Miniature, Part, Run, grid
+from experiments.paper import catalogue
+from experiments.paper.experiment import Experiment, Lines, Miniature, Part, grid
+from experiments.sweeps import ledger
+from experiments.sweeps.runs import Run
 
 TINY = Experiment(
     name="tiny",

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import choice, costs, ledger, run, work
-from experiments.sweep import Cell, runs_of, shortened
+from experiments import run
+from experiments.paper.experiment import Cell, shortened
+from experiments.sweeps import costs, ledger, work
+from experiments.sweeps.runs import can_be_replicas, runs_of
 from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import InterruptedRunError, stop_requests
@@ -21,11 +23,12 @@ from tests.experiments.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """
-from experiments import catalogue, run
+from experiments.paper import catalogue
+from experiments import run
 from iterand_jax.runtime import cli
 from tests.experiments.conftest import TINY
 catalogue.EXPERIMENTS = {**catalogue.EXPERIMENTS, "tiny": TINY}
-command.run(run.main, run.define_flags, positional=1)
+cli.run(run.main, run.define_flags, positional=1)
 """
 
 
@@ -51,15 +54,13 @@ def folders(tmp_path):
 
 @pytest.fixture
 def place(tmp_path):
-    return work.Place(tmp_path / "cells", tmp_path / "results" / "tiny.jsonl", None)
+    ledger_file = tmp_path / "results" / "tiny.jsonl"
+    return work.Sweep("tiny", False, tmp_path / "cells", ledger_file, None)
 
 
 @pytest.fixture
 def jobs():
     return [[one] for one in runs_of(TINY.cells(), range(TINY.seeds))]
-
-
-PURPOSE = work.Purpose("tiny", miniature=False)
 
 
 @pytest.fixture
@@ -86,9 +87,9 @@ def by_status(ended):
 def test_each_run_is_done_once_and_is_in_the_ledger(untrained, jobs, place):
     _, trained = untrained
     names = [job[0].name for job in jobs]
-    ended = work.work_through(jobs, place, PURPOSE, [])
+    ended = work.work_through(jobs, place)
     assert by_status(ended)[work.FINISHED] == names == trained
-    again = work.work_through(jobs, place, PURPOSE, [])
+    again = work.work_through(jobs, place)
     assert by_status(again)[work.ALREADY] == names == trained
     assert len(list(ledger.read(place.ledger.parent))) == 4
 
@@ -101,7 +102,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(untrained, jobs, place, c
         raise RuntimeError("out of\nmemory")
 
     happens[second.name] = fail
-    ended = by_status(work.work_through(jobs, place, PURPOSE, []))
+    ended = by_status(work.work_through(jobs, place))
     assert ended[work.FAILED] == [second.name]
     assert len(ended[work.FINISHED]) == 3
     told = capsys.readouterr().err
@@ -109,7 +110,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(untrained, jobs, place, c
     log = place.workdirs / second.folder / "seed_1.txt"
     assert "Traceback" in log.read_text()
     happens.clear()
-    ended = by_status(work.work_through(jobs, place, PURPOSE, []))
+    ended = by_status(work.work_through(jobs, place))
     assert ended[work.FINISHED] == [second.name]
     assert sorted(trained) == sorted([*(job[0].name for job in jobs), second.name])
 
@@ -126,7 +127,7 @@ def test_what_others_do_is_left_to_them_and_taken_if_they_end(untrained, jobs, p
     with lock(second):
         dies.__enter__()
         happens[jobs[2][0].name] = lambda: dies.__exit__(None, None, None)
-        ended = by_status(work.work_through(jobs, place, PURPOSE, []))
+        ended = by_status(work.work_through(jobs, place))
     assert ended[work.ELSEWHERE] == [second.name]
     assert ended[work.FINISHED][-1] == first.name == trained[-1]
     assert second.name not in trained
@@ -134,9 +135,9 @@ def test_what_others_do_is_left_to_them_and_taken_if_they_end(untrained, jobs, p
 
 def test_data_of_other_bytes_is_another_run(untrained, jobs, place, monkeypatch):
     _, trained = untrained
-    work.work_through(jobs[:1], place, PURPOSE, [])
+    work.work_through(jobs[:1], place)
     monkeypatch.setattr(work, "fingerprint", lambda dataset, data_dir: "e" * 16)
-    ended = by_status(work.work_through(jobs[:1], place, PURPOSE, []))
+    ended = by_status(work.work_through(jobs[:1], place))
     assert ended[work.FAILED] == [jobs[0][0].name]  # the workdir holds the first
     assert len(trained) == 2
     assert len(list(ledger.read(place.ledger.parent))) == 1
@@ -185,13 +186,13 @@ def test_a_signal_in_the_last_steps_of_a_run_stops_the_sweep_after_it(
 
     happens[first.name] = hear
     with pytest.raises(InterruptedRunError, match="between runs") as raised:
-        work.work_through(jobs, place, PURPOSE, [])
+        work.work_through(jobs, place)
     assert raised.value.number == number
     assert trained == [first.name]
     assert [made["seed"] for made in ledger.read(place.ledger.parent)] == [first.seed]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     happens.clear()
-    ended = by_status(work.work_through(jobs, place, PURPOSE, []))
+    ended = by_status(work.work_through(jobs, place))
     assert len(ended[work.FINISHED]) == 3
 
 
@@ -200,7 +201,7 @@ def test_sigterm_where_no_run_is_in_its_steps_is_no_failure(untrained, jobs, pla
     second = jobs[1][0]
     happens[second.name] = lambda: signal.raise_signal(signal.SIGTERM)
     with pytest.raises(InterruptedRunError) as raised:
-        work.work_through(jobs, place, PURPOSE, [])
+        work.work_through(jobs, place)
     assert raised.value.number == signal.SIGTERM
     assert trained == [jobs[0][0].name, second.name]
     assert len(list(ledger.read(place.ledger.parent))) == 1
@@ -216,18 +217,18 @@ def test_the_seeds_of_a_job_train_together_if_the_folder_is_free_when_it_begins(
     results = work._results
     record = lambda job, place: parts.append(len(job)) or results(job, place)  # noqa: E731
     monkeypatch.setattr(work, "_results", record)
-    assert choice.can_be_replicas(job)
+    assert can_be_replicas(job)
     folder = place.workdirs / job[0].folder
 
     with alone_or_refused(folder / "together.lock", refusal="held"):
-        work.work_through([other], place, PURPOSE, [])  # others are about to begin
+        work.work_through([other], place)  # others are about to begin
     assert parts == [1, 1]
     config = resolve(cell.draft(0, replicas=2))
     (folder / "config.json").write_text(to_json(config))
-    work.work_through([job], place, PURPOSE, [])
+    work.work_through([job], place)
     assert parts == [1, 1, 2]
     more = runs_of([cell], [4, 5])
-    work.work_through([more], place, PURPOSE, [])
+    work.work_through([more], place)
     assert parts == [1, 1, 2, 1, 1]
     assert len(trained) == len(list(ledger.read(place.ledger.parent))) == 6
 
@@ -255,7 +256,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(
     folder.mkdir(parents=True)
     config = first.config.to_dict() | {"batch_size": 32}
     (folder / "config.json").write_text(json.dumps(config))
-    ended = by_status(work.work_through(jobs[:1], place, PURPOSE, []))
+    ended = by_status(work.work_through(jobs[:1], place))
     assert ended[work.FAILED] == [first.name]
     assert "batch_size: 32 / 64" in capsys.readouterr().err
 
@@ -362,7 +363,7 @@ def test_seeds_together_leave_workdirs_and_lines_of_single_runs(tmp_path):
     cell = TINY.cells(epochs=1)[0]
     possible = {(3, 4): True, (3, 5): False, (3,): False}
     for seeds, answer in possible.items():
-        assert choice.can_be_replicas(runs_of([cell], seeds)) == answer
+        assert can_be_replicas(runs_of([cell], seeds)) == answer
 
 
 @pytest.mark.slow
@@ -390,7 +391,7 @@ def test_the_stages_of_magnitude_pruning_are_one_run(place):
     fields = {"method": "imp", "batch_size": 256, "log_every_steps": 1}
     cell = Cell({"method": "imp"}, "cifar_resnet20_imp", digits | small | fields)
     cell = shortened(cell, 1)
-    ended = work.work_through([runs_of([cell], [0])], place, PURPOSE, [])
+    ended = work.work_through([runs_of([cell], [0])], place)
     assert by_status(ended)[work.FINISHED] == ["imp, seed 0"]
     (made,) = ledger.read(place.ledger.parent)
     assert (made["epochs"], made["paper_epochs"]) == (1, 160)

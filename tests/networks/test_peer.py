@@ -1,7 +1,7 @@
 """Networks and their pruning against PyTorch's, in float64.
 
-The peers are those of `experiments.peer`. What they share with the library are the
-weights and scores of the start, copied by path.
+The peers are those of `experiments.measurements.peer`. What they share with the library
+are the weights and scores of the start, copied by path.
 """
 
 import math
@@ -21,8 +21,8 @@ from iterand_jax.trees import path_string
 torch = pytest.importorskip(
     "torch", reason="the peers need PyTorch: pip install -e '.[peer]'"
 )
-from experiments import peer as peers  # noqa: E402
-from experiments.peer import Peer, channels_first  # noqa: E402
+from experiments.measurements import peer as peers  # noqa: E402
+from experiments.measurements.peer import Peer, channels_first  # noqa: E402
 
 SPARSITY = 0.6
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 5e-4

@@ -160,12 +160,10 @@ def test_processes_with_unequal_devices_are_refused(joined, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("--processes=0", "--processes is 0; possible: from 1"), ("--what", "--what")],
+    [("--processes=0", "processes"), ("--what", "'what'")],
 )
-def test_the_launcher_refuses_bad_flags(flag, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        launch.main([flag])
-    assert stopped.value.code == 2
+def test_the_launcher_refuses_bad_flags(flag, message, command, capsys):
+    assert command(launch, flag, "--", "--workdir=w") == 2
     assert message in capsys.readouterr().err
 
 

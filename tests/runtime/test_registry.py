@@ -69,7 +69,7 @@ def test_what_is_no_entry_is_refused(numbers):
 
 @pytest.mark.parametrize("name", ["two", "a:", ":a", "a:b:c", "a-b:c", "..a:c", None])
 def test_unknown_names_are_told_with_the_known_ones(numbers, name):
-    with pytest.raises(ValueError, match="possible: zero, or module:Name"):
+    with pytest.raises(ValueError, match="possible: zero, module:Name, or"):
         numbers.get(name, importing=True)
 
 

@@ -1,0 +1,1 @@
+"""How fast, how large and how robust the library is, measured."""

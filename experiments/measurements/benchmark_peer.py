@@ -1,0 +1,62 @@
+"""The benchmark's peer: the same steps in PyTorch, on CPU with as many threads."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from iterand_jax.runtime.hosts import cores
+from iterand_jax.training.run import DataRun
+from iterand_jax.training.step import State
+from iterand_jax.trees import path_string
+
+# Else PyTorch's threads take the cores from XLA's for a while after each call.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from experiments.measurements import peer
+
+NETWORKS = {"conv6": peer.conv6, "resnet18": peer.resnet18}
+
+
+def programs(
+    run: DataRun, state: State, arguments: Any
+) -> dict[str, Callable[[], Any]]:
+    """IteRand's step, from a state of a run, and its masks and redraw.
+
+    The batch is augmented beforehand: what that costs is in our step and not in this.
+    """
+    torch.set_num_threads(cores())
+    config = run.config
+    network = peer.Peer(
+        NETWORKS[config.network.name],
+        by_path(state.frozen),
+        by_path(state.trainable),
+        by_path(state.batch_stats),
+        sparsity=config.sparsity,
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    inputs, labels = jax.jit(run.feed.train_inputs)(arguments, state.step, run.root)
+    batch = tuple(peer.channels_first(np.array(x)) for x in inputs)
+    answers = torch.tensor(np.array(labels)).long()
+    return {
+        "step": lambda: network.train(batch, answers).detach(),
+        "masks": network.masks,
+        "re-randomization": lambda: network.rerandomize(config.sampling_rate),
+    }
+
+
+def by_path(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree by path, on the host."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {path_string(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def version() -> str:
+    """PyTorch's."""
+    return torch.__version__

@@ -1,0 +1,174 @@
+"""What the benchmark times: a training step, its phases, masks and re-randomization.
+
+Every function compiles and returns programs by name: calls without arguments on arrays
+that lie on the device.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.measurements import synthetic
+from iterand_jax import Subnetwork, masks
+from iterand_jax.keys import keyed
+from iterand_jax.methods import iterand
+from iterand_jax.runtime import compilation
+from iterand_jax.selection import select_blocked, select_each
+from iterand_jax.training import parallel
+from iterand_jax.training.programs import compile_steps
+from iterand_jax.training.run import DataRun
+from iterand_jax.training.step import State, objective
+
+PyTree = Any
+Program = Callable[[], Any]
+PHASES = ("augmentation", "masks", "forward", "update")  # and backward
+
+
+def first_state(run: DataRun) -> State:
+    """The state of a run before its first step."""
+    init = jax.jit(run.init_state, out_shardings=parallel.replicated(run.mesh))
+    return init(run.root)
+
+
+def training(
+    run: DataRun, state: State, arguments: PyTree, *, replicas: int = 1
+) -> tuple[Program, int]:
+    """Whole steps, as many in a call as the training loop takes at most; how many.
+
+    Each call trains on, from copies of the state, one for each replica, whose steps are
+    counted one by one.
+    """
+    count = parallel.steps_per_dispatch()
+    states = tuple(jax.tree.map(jnp.copy, state) for _ in range(replicas))
+    each = (arguments,) * replicas, (run.root,) * replicas
+    shapes = run.feed.train_shapes()[0]
+    steps = compile_steps(run, states, shapes, looped=count > 1)
+
+    def call():
+        nonlocal states
+        states = steps(states, *each, count)
+        return states[-1].step
+
+    return call, count * replicas
+
+
+def phases(run: DataRun, state: State, arguments: PyTree) -> dict[str, Program]:
+    """The parts of a step as programs of their own, and the refresh if there is one.
+
+    Backward has no program: it is "forward and backward" less "forward". Masks are
+    thresholds, masks and effective weights, and the way back from the gradient of these
+    to that of the scores.
+    """
+    inputs, labels = jax.jit(run.feed.train_inputs)(arguments, state.step, run.root)
+    params = jax.jit(run.method.params)(state.trainable, state.frozen, state.step)
+    loss = functools.partial(_loss, run.network)
+    network = (params, state.batch_stats, inputs, labels, run.root)
+    found = {
+        "augmentation": _compiled(
+            run, run.feed.train_inputs, arguments, state.step, run.root
+        ),
+        "masks": _compiled(
+            run,
+            functools.partial(_there_and_back, run.method.params),
+            state.trainable,
+            state.frozen,
+            state.step,
+            params,
+        ),
+        "forward": _compiled(run, loss, *network),
+        "forward and backward": _compiled(
+            run, jax.value_and_grad(loss, has_aux=True), *network
+        ),
+        "update": _compiled(
+            run,
+            functools.partial(_update, run.optimizer),
+            state.trainable,
+            state.opt_state,
+        ),
+    }
+    if run.method.refresh_every:
+        refresh = parallel.compile_refresh(run.method, run.mesh, run.root, state)
+        found["re-randomization"] = functools.partial(
+            refresh, run.root, 300, state.trainable, state.frozen
+        )
+    return found
+
+
+def pruning(
+    params: PyTree, *, sparsity: float, both_ways: bool = True
+) -> dict[str, Program]:
+    """Masks, the re-randomization, and a copy that moves as many bytes as this must.
+
+    Args:
+      params: a network's shapes.
+      sparsity: the fraction removed of each leaf.
+      both_ways: whether the two ways of selection are programs of their own, too.
+    """
+    key, subnetwork = jax.random.key(0), Subnetwork(sparsity)
+    scores, weights = jax.jit(subnetwork.init)(key, params)
+    method = iterand(subnetwork, k_per=300, sampling_rate=0.1)
+    found = {
+        "masks": _jitted(subnetwork.masks, scores),
+        "re-randomization": _jitted(method.refresh, key, 300, scores, weights),
+        "floor": _jitted(_copy, scores, weights),
+    }
+    if both_ways:
+        leaves = jax.tree.leaves(scores)
+        sparsities = [sparsity] * len(leaves)
+        for name, select in (("per leaf", select_each), ("blocked", select_blocked)):
+            ranked = functools.partial(
+                masks.topk_masks, sparsities=sparsities, select=select
+            )
+            found[f"masks, {name}"] = _jitted(ranked, leaves)
+    return found
+
+
+def first_step(name: str, fields: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds to build and compile a run, and of its first call: "setup", "steps"."""
+    start = time.perf_counter()
+    run = synthetic.build(name, **fields)
+    arguments = synthetic.batch(run.feed.train_shapes()[0])
+    steps, _ = training(run, first_state(run), arguments)
+    ready = time.perf_counter()
+    jax.block_until_ready(steps())
+    return {"setup": ready - start, "steps": time.perf_counter() - ready}
+
+
+def _loss(network, params, batch_stats, inputs, labels, root):
+    logits, updated = network.apply(
+        {"params": params, "batch_stats": batch_stats},
+        *inputs,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": keyed(root, "dropout", 0)},
+    )
+    losses, _ = objective(logits, labels)
+    return jnp.mean(losses), updated
+
+
+def _there_and_back(params_of, trainable, frozen, step, gradients):
+    params, back = jax.vjp(lambda t: params_of(t, frozen, step), trainable)
+    return params, back(gradients)
+
+
+def _update(optimizer, trainable, opt_state):
+    updates, opt_state = optimizer.update(trainable, opt_state, trainable)
+    return jax.tree.map(jnp.add, trainable, updates), opt_state
+
+
+def _copy(scores, weights):
+    return jax.tree.map(lambda w, s: jnp.where(s > 0, w, -w), scores, weights)
+
+
+def _compiled(run: DataRun, function: Callable, *arguments) -> Program:
+    options = compilation.compiler_options(run.config.dtype)
+    return _jitted(function, *arguments, compiler_options=options)
+
+
+def _jitted(function: Callable, *arguments, **options) -> Program:
+    compiled = jax.jit(function, **options).lower(*arguments).compile()
+    return functools.partial(compiled, *arguments)

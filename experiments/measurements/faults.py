@@ -1,0 +1,260 @@
+"""Breaks a run at random moments and compares its end with that of an unbroken one.
+
+    python -m experiments.measurements.faults --faults=40 --processes=2 --out=FILE
+
+Each round starts the same run again, lets it come further, and injects a fault at a
+random moment: SIGKILL or SIGTERM to one of its processes, SIGKILL to the one that is
+writing a checkpoint, or SIGKILL and then a truncated file or a flipped bit in the
+newest checkpoint. One kill in four comes before the run has come further. After the
+last fault the run goes on to its end. A fault is survived if the next start that came
+further did so from the newest checkpoint that the fault left whole, or from a later
+one. In the end the bits are compared: every leaf of the state, and every number of the
+log but the speed. The config is that of a first run, with Conv6 at width 1/16.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.measurements import records
+from iterand_jax.training.logs import read_lines
+from iterand_jax.training.workdir import restore
+from iterand_jax.trees import leaves_of, sha256
+
+KINDS = ("kill", "kill while saving", "terminate", "truncate", "flip a bit")
+TOLD = (
+    "process . ended first, by SIGKILL",
+    "another process of this run has ended",
+    "Terminating process because the JAX distributed service",
+    "stopped at step .* by SIGTERM",
+)
+SECONDS = 600  # for a run to come further, or to end
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a campaign, prints its counts and writes the record."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.measurements.faults")
+    parser.add_argument("--faults", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args(arguments)
+    kinds = [KINDS[i % len(KINDS)] for i in range(chosen.faults)]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), chosen.processes, chosen.epochs)
+        record = campaign(run, kinds, random.Random(chosen.seed))
+    print(json.dumps(record, indent=2))
+    records.write(chosen.out, record)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of several processes, and where it writes.
+
+    Attributes:
+      folder: of its workdirs.
+      processes: how many, with two devices each.
+      epochs: of 20 steps; a checkpoint is written every 10.
+    """
+
+    folder: Path
+    processes: int
+    epochs: int
+
+    @contextlib.contextmanager
+    def started(self, name: str) -> Iterator["Started"]:
+        """Starts it in a workdir; ends it, if it still runs, with SIGTERM."""
+        command = [
+            *(sys.executable, "-m", "iterand_jax.launch", "--devices_per_process=2"),
+            *(f"--processes={self.processes}", "--", f"--workdir={self.folder / name}"),
+            *("--config.network.name=conv6", "--config.network.width=0.0625"),
+            f"--config.epochs={self.epochs}",
+            *("--config.recipe.iterand.k_per=7", "--config.log_every_steps=10"),
+            "--config.checkpoint_every_steps=10",
+        ]
+        with (
+            open(self.folder / f"{name}.txt", "w+") as output,
+            subprocess.Popen(command, stdout=output, stderr=output) as launcher,
+        ):
+            started = Started(launcher, Path(output.name), self.folder / name)
+            try:
+                yield started
+            finally:
+                launcher.terminate()
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """A run that has been started.
+
+    Attributes:
+      launcher: of its processes.
+      output: what it printed.
+      workdir: where it writes.
+    """
+
+    launcher: subprocess.Popen[bytes]
+    output: Path
+    workdir: Path
+
+    def pids(self) -> list[int]:
+        """Its processes, in their order."""
+        self.wait_for(lambda: "launch: processes" in self.output.read_text())
+        found = re.search(r"launch: processes (.*)", self.output.read_text())
+        assert found is not None
+        return [int(pid) for pid in found[1].split(", ")]
+
+    def newest(self, *, but: Collection[int] = ()) -> int:
+        """The step of its newest checkpoint, without some of them; 0 if it has none."""
+        folder = self.workdir / "checkpoints"
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        steps = {int(name) for name in names if name.isdigit()}
+        return max(steps.difference(but), default=0)
+
+    def continued_from(self) -> int:
+        """The step of the checkpoint that it continued from, 0 if from none."""
+        found = re.search(r"the checkpoint at step ([\d,]+)", self.output.read_text())
+        return int(found[1].replace(",", "")) if found else 0
+
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return any((self.workdir / "checkpoints").glob("*tmp*"))
+
+    def wait_for_newer_than(self, step: int) -> bool:
+        """Waits for a checkpoint beyond a step; False if the run ends without one."""
+        return self.wait_for(lambda: self.newest() > step)
+
+    def wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Waits until a condition holds; False if the run ends without that."""
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            if self.launcher.poll() is not None:
+                return False
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.output.read_text())
+            time.sleep(0.002)
+        return True
+
+
+def campaign(
+    run: Run, kinds: Sequence[str], generator: random.Random
+) -> dict[str, Any]:
+    """Injects faults of these kinds into a run; returns what came of them.
+
+    Returns:
+      "injected" and "survived", the numbers by kind; "rounds", what each did; "same",
+      whether the ends are equal, and "bytes_compared", "lines_compared", of which size;
+      and what it ran on.
+    """
+    with run.started("whole") as whole:
+        assert whole.launcher.wait(SECONDS) == 0, whole.output.read_text()
+    survived: Counter[str] = Counter()
+    pending: list[tuple[str, int]] = []  # faults, and the step that was whole after
+    damaged: set[int] = set()
+    rounds = []
+
+    def count(started: Started) -> None:
+        step = started.continued_from()
+        survived.update(kind for kind, whole in pending if step >= whole)
+        pending.clear()
+        damaged.clear()
+
+    for kind in kinds:
+        with run.started("broken") as broken:
+            before = broken.newest()
+            early = kind == "kill" and generator.random() < 0.25
+            if early:
+                time.sleep(generator.uniform(0, 8))
+            elif broken.wait_for_newer_than(before):
+                count(broken)
+            rounds.append(_inject(kind, broken, generator))
+        if "damaged" in rounds[-1]:
+            damaged.add(broken.newest())
+        pending.append((kind, broken.newest(but=damaged)))
+    with run.started("broken") as broken:
+        assert broken.launcher.wait(SECONDS) == 0, broken.output.read_text()
+    count(broken)
+    return {
+        "injected": dict(Counter(kinds)),
+        "survived": dict(survived),
+        **_comparison(whole.workdir, broken.workdir),
+        "processes": run.processes,
+        "rounds": rounds,
+        **records.origin(),
+    }
+
+
+def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]:
+    """Injects a fault; returns what happened."""
+    pids = run.pids()
+    time.sleep(generator.uniform(0, 1))
+    victim = generator.randrange(len(pids))
+    if kind == "kill while saving":
+        victim = 0
+        run.wait_for(run.is_saving)
+    number = signal.SIGTERM if kind == "terminate" else signal.SIGKILL
+    if run.launcher.poll() is not None:
+        raise ValueError("the run ended before its faults; it needs more epochs")
+    os.kill(pids[victim], number)
+    start = time.monotonic()
+    status = run.launcher.wait(SECONDS)
+    said = run.output.read_text()
+    done = {
+        "fault": kind,
+        "process": victim,
+        "newest_checkpoint": run.newest(),
+        "status": status,
+        "seconds_to_end": round(time.monotonic() - start, 1),
+        "others_ended_by_themselves": "stopping what" not in said,
+        "told": [pattern for pattern in TOLD if re.search(pattern, said)],
+    }
+    if kind in ("truncate", "flip a bit"):
+        done["damaged"] = _damage(kind, run, generator)
+    return done
+
+
+def _damage(kind: str, run: Started, generator: random.Random) -> str:
+    """Damages a file of the newest checkpoint; returns its path."""
+    newest = run.workdir / "checkpoints" / str(run.newest())
+    files = [p for p in sorted(newest.rglob("*")) if p.is_file() and p.stat().st_size]
+    path = generator.choice(files)
+    content = bytearray(path.read_bytes())
+    place = generator.randrange(len(content))
+    if kind == "truncate":
+        del content[place:]
+    else:
+        content[place] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+    return str(path.relative_to(run.workdir))
+
+
+def _comparison(whole: Path, broken: Path) -> dict[str, Any]:
+    """Whether two workdirs end with the same bits, and how many were compared."""
+    states = [leaves_of(restore(workdir).state) for workdir in (whole, broken)]
+    logs = [read_lines(workdir / "metrics.jsonl") for workdir in (whole, broken)]
+    for line in [*logs[0], *logs[1]]:
+        del line["examples_per_second"]
+    digests = [sha256(state) for state in states]
+    return {
+        "same": digests[0] == digests[1] and logs[0] == logs[1],
+        "bytes_compared": sum(leaf.nbytes for leaf in states[0].values()),
+        "lines_compared": len(logs[0]),
+    }
+
+
+if __name__ == "__main__":
+    main()

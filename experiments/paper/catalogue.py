@@ -1,0 +1,97 @@
+"""All experiments by name, in the paper's order, and the paper's numbers."""
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.paper import (
+    figure1,
+    figure2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table7,
+    table8,
+    table9,
+    table10,
+)
+from experiments.paper.experiment import Experiment
+
+_MODULES = (
+    *(table3, table4, figure1, figure2, table5),
+    *(table6, table7, table8, table9, table10),
+)
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT for module in _MODULES
+}
+
+PAPER = Path(__file__).with_name("paper.toml")
+
+Place = tuple[frozenset[tuple[str, Any]], str]
+"""Labels and a metric: where a table has a number."""
+
+
+class Number(NamedTuple):
+    """A number of the paper.
+
+    Attributes:
+      text: as printed.
+      mean: its value.
+      deviation: one standard deviation; None where none is printed.
+    """
+
+    text: str
+    mean: float
+    deviation: float | None
+
+
+def get_experiment(name: str) -> Experiment:
+    """The experiment of a name.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in EXPERIMENTS:
+        possible = ", ".join(EXPERIMENTS)
+        raise ValueError(f"unknown table or figure {name!r}; possible: {possible}")
+    return EXPERIMENTS[name]
+
+
+def place(labels: Mapping[str, Any], metric: str) -> Place:
+    """The key of a number."""
+    return frozenset(labels.items()), metric
+
+
+@functools.cache
+def published() -> Mapping[str, Any]:
+    """The paper's data file."""
+    return tomllib.loads(PAPER.read_text())
+
+
+@functools.cache
+def paper_numbers(name: str) -> Mapping[Place, Number]:
+    """What the paper prints in a table, by place; a figure has none."""
+    table = published().get(name, {})
+    numbers: dict[Place, Number] = {}
+    for row in table.get("rows", ()):
+        labels = {label: value for label, value in row.items() if label != "numbers"}
+        for value, text in zip(table["values"], row["numbers"], strict=True):
+            if not text:
+                continue
+            if table["column"] == "metric":
+                key = place(labels, value)
+            else:
+                key = place({**labels, table["column"]: value}, table["metric"])
+            if key in numbers:
+                raise ValueError(f"{PAPER.name}: {name} has a number twice: {key}")
+            numbers[key] = _number(text)
+    return numbers
+
+
+def _number(text: str) -> Number:
+    mean, _, deviation = text.partition("±")
+    return Number(text, float(mean), float(deviation) if deviation else None)

@@ -1,0 +1,230 @@
+"""Tables and figures as data: cells are labels, a config file and overrides."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments.paper.names import label_text
+from iterand_jax.configs import load
+from iterand_jax.training.config import resolve
+
+Labels = Mapping[str, Any]
+
+FIELDS = {
+    "method": "method",
+    "distribution": "distribution",
+    "width": "network.width",
+    "sparsity": "sparsity",
+    "k_per": "k_per",
+    "sampling_rate": "sampling_rate",
+}
+"""The field of a config that each label sets; "network" chooses the config file."""
+
+DISTRIBUTIONS = {"SC": "signed_constant", "KU": "kaiming_uniform"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One place of a table.
+
+    Attributes:
+      labels: what the table calls it, in the order of the table's columns.
+      base: the name of a config file, which holds the paper's run.
+      overrides: fields of the config that differ from it.
+    """
+
+    labels: Labels
+    base: str
+    overrides: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The labels as text, such as "conv6 iterand SC width=0.25"."""
+        return " ".join(label_text(*label) for label in self.labels.items())
+
+    def draft(self, seed: int, replicas: int = 1) -> ConfigDict:
+        """The config of a run, as a config file gives it."""
+        config = load(self.base)
+        own = {"seed": seed, "replicas": replicas}
+        config.update_from_flattened_dict({**self.overrides, **own})
+        return config
+
+    def config(self, seed: int) -> ConfigDict:
+        """The resolved config of a run.
+
+        Raises:
+          ValueError: the config is not possible.
+        """
+        return resolve(self.draft(seed))
+
+
+class Part(NamedTuple):
+    """Cells of a miniature that are shortened alike.
+
+    Attributes:
+      rows: their labels.
+      epochs: of each.
+      overrides: what else differs from the config file.
+    """
+
+    rows: Sequence[Labels]
+    epochs: int
+    overrides: Mapping[str, Any] = {}
+
+
+class Miniature(NamedTuple):
+    """The declared small version of an experiment, for a CPU.
+
+    Attributes:
+      note: what it is, for the report.
+      parts: its cells. K_per follows the epochs in proportion, unless it is a label
+        or an override.
+      seeds: of each cell.
+      configs: config files of networks, where they are not the experiment's own.
+    """
+
+    note: str
+    parts: Sequence[Part]
+    seeds: int = 1
+    configs: Mapping[str, str] = {}
+
+
+class Lines(NamedTuple):
+    """A figure of lines: panels by one label, x by another, and lines by the rest.
+
+    Attributes:
+      x: the label on the x-axis, or a metric that the paper prints.
+      panel: the label that has a panel for each of its values; None for one panel.
+      log: whether x is logarithmic.
+    """
+
+    x: str
+    panel: str | None = "network"
+    log: bool = False
+
+
+class HeatMap(NamedTuple):
+    """A figure of colours over two labels."""
+
+    x: str
+    y: str
+
+
+class Order(NamedTuple):
+    """What the paper finds: cells alike but for one label do better with one value.
+
+    Attributes:
+      label: in which they differ.
+      better: its value in the better cell.
+      worse: its value in the other.
+    """
+
+    label: str
+    better: Any
+    worse: Any
+
+
+ITERAND_IS_BETTER = Order("method", "iterand", "edge_popup")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A table or figure of the paper.
+
+    Attributes:
+      name: of the command.
+      title: what the paper shows there.
+      configs: network, or "network method", -> config file of the paper's run.
+      rows: the labels of each cell.
+      seeds: of each cell.
+      figure: how it is drawn.
+      miniature: its small version.
+      overrides: fields of the config that all cells share.
+      metrics: what is compared, names in `metrics.METRICS`; the first is drawn.
+      orders: what the paper finds in pairs of cells.
+      note: what a reader should know, for the report.
+    """
+
+    name: str
+    title: str
+    configs: Mapping[str, str]
+    rows: Sequence[Labels]
+    seeds: int
+    figure: Lines | HeatMap
+    miniature: Miniature
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: tuple[str, ...] = ("test_accuracy",)
+    orders: Sequence[Order] = (ITERAND_IS_BETTER,)
+    note: str = ""
+
+    def cells(self, epochs: int | None = None) -> list[Cell]:
+        """The cells as in the paper, or all of them with other epochs."""
+        cells = [make_cell(row, self.configs, self.overrides) for row in self.rows]
+        return cells if epochs is None else [shortened(cell, epochs) for cell in cells]
+
+    def miniature_cells(self) -> list[Cell]:
+        """The cells of the miniature."""
+        configs = dict(self.configs) | dict(self.miniature.configs)
+        cells = []
+        for rows, epochs, overrides in self.miniature.parts:
+            for row in rows:
+                cell = make_cell(row, configs, {**self.overrides, **overrides})
+                given = "k_per" in row or "k_per" in overrides
+                cells.append(shortened(cell, epochs, k_per=not given))
+        return cells
+
+
+def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
+    """Labels of every combination, the last axis varying fastest.
+
+    >>> grid(method=["sgd"], width=[0.5, 1.0])
+    [{'method': 'sgd', 'width': 0.5}, {'method': 'sgd', 'width': 1.0}]
+    """
+    return [
+        dict(zip(axes, values, strict=True))
+        for values in itertools.product(*axes.values())
+    ]
+
+
+def make_cell(
+    labels: Labels, configs: Mapping[str, str], overrides: Mapping[str, Any]
+) -> Cell:
+    """The cell of labels: each sets its field of the network's config file."""
+    fields = {}
+    for label, value in labels.items():
+        if label != "network":
+            fields[FIELDS[label]] = DISTRIBUTIONS.get(value, value)
+    network = labels["network"]
+    base = configs.get(f"{network} {labels['method']}") or configs[network]
+    return Cell(labels, base, fields | dict(overrides))
+
+
+def shortened(cell: Cell, epochs: int, *, k_per: bool = False) -> Cell:
+    """A cell with other epochs; what its schedule counts in epochs, in proportion.
+
+    Args:
+      cell: the paper's.
+      epochs: instead of the paper's.
+      k_per: whether IteRand's K_per follows too: as many randomizations as in full.
+    """
+    full = load(cell.base)
+    share = epochs / full.epochs
+    fields: dict[str, Any] = {"epochs": epochs}
+    for field in ("warmup_epochs", "final_epochs"):
+        if full[field] is not None:
+            fields[field] = round(share * full[field])
+    if full.milestones is not None:
+        fields["milestones"] = tuple(max(1, round(share * m)) for m in full.milestones)
+    if "imp" in full.recipe:
+        fields["rewind_epochs"] = round(share * full.recipe.imp.rewind_epochs)
+    if k_per and cell.overrides["method"] == "iterand":
+        fields["k_per"] = max(1, round(share * full.recipe.iterand.k_per))
+    return dataclasses.replace(cell, overrides={**cell.overrides, **fields})
+
+
+def full_epochs(cell: Cell) -> int:
+    """The epochs of the paper's run."""
+    return load(cell.base).epochs

@@ -1,0 +1,53 @@
+"""What reports and figures call the labels of cells and their values."""
+
+from typing import Any
+
+NAMES = {
+    "conv6": "Conv6",
+    "resnet18": "ResNet18",
+    "resnet34": "ResNet34",
+    "resnet50": "ResNet50",
+    "resnet101": "ResNet101",
+    "resnet20": "ResNet20",
+    "vgg11": "VGG11",
+    "wide_resnet50_2": "WideResNet-50-2",
+    "resnet50_x2": "ResNet50, width 2",
+    "lstm": "LSTM",
+    "bilstm": "BiLSTM",
+    "iterand": "IteRand",
+    "edge_popup": "edge-popup",
+    "sgd": "SGD",
+    "imp": "IMP",
+    "k_per": "K_per",
+    "sampling_rate": "r",
+    "distribution": "D_param",
+    "network.name": "network",
+    "network.width": "width",
+    "dataset.name": "dataset",
+}
+"""What they call a label or its value, where it is not as in a config."""
+
+
+def shown(value: Any) -> str:
+    """A label, or the value of one, as they show it."""
+    return NAMES.get(value, value) if isinstance(value, str) else f"{value:g}"
+
+
+def label_text(label: str, value: Any) -> str:
+    """A label in a name: words speak for themselves, numbers do not.
+
+    >>> label_text("method", "iterand"), label_text("width", 0.25)
+    ('iterand', 'width=0.25')
+    """
+    return value if isinstance(value, str) else f"{label}={value:g}"
+
+
+def hours_text(hours: float) -> str:
+    """A duration in the unit that suits it.
+
+    >>> hours_text(0.02), hours_text(5.25), hours_text(2400)
+    ('1.2 min', '5.2 h', '100 days')
+    """
+    if hours < 1:
+        return f"{60 * hours:.1f} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"

@@ -1,0 +1,1 @@
+"""What the ledger shows beside the paper: tables, findings and figures."""

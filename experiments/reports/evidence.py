@@ -1,0 +1,190 @@
+"""What the ledger has for an experiment, kept apart by length of the runs and by data.
+
+A full run, the miniature and every other number of epochs are versions of their own: no
+mean and no table mixes them. Within a version, runs on different data stay apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.paper.catalogue import Number, paper_numbers, place
+from experiments.paper.experiment import Cell, Experiment, Order, full_epochs, make_cell
+from experiments.reports.metrics import METRICS, Statistics, statistics_of
+from experiments.sweeps.ledger import Ledger, Line, full_config
+from experiments.sweeps.runs import Run, folder_name
+
+FULL, MINIATURE = "full", "miniature"
+
+IN_PROPORTION = ("milestones", "warmup_epochs", "final_epochs", "rewind_epochs")
+"""What a schedule counts in epochs: it follows them."""
+
+COMPARABLE = {"epochs", "k_per", *IN_PROPORTION}
+"""What may differ from the paper's run while its number still stands beside ours."""
+
+
+class Entry(NamedTuple):
+    """A cell and its runs on one set of data.
+
+    Attributes:
+      cell: of the table.
+      lines: of the ledger, by seed; empty if it was not run.
+      departures: how the cell's config differs from the paper's, field -> (ours,
+        paper's).
+      paper: what the paper prints there, by metric; empty if the cell is another's.
+    """
+
+    cell: Cell
+    lines: Sequence[Line]
+    departures: Mapping[str, tuple[Any, Any]]
+    paper: Mapping[str, Number]
+
+    def statistics(self, metric: str) -> Statistics | None:
+        """Ours; None if it was not run."""
+        return statistics_of(METRICS[metric], self.lines)
+
+    @property
+    def official(self) -> bool:
+        """Whether the data are the dataset's own."""
+        return all(line["dataset_official"] for line in self.lines)
+
+
+class Version(NamedTuple):
+    """The runs of an experiment that have one length.
+
+    Attributes:
+      key: FULL, MINIATURE or "3_epochs".
+      title: in words.
+      seeds: that each cell should have.
+      entries: in the order of the table.
+    """
+
+    key: str
+    title: str
+    seeds: int
+    entries: Sequence[Entry]
+
+    @property
+    def lines(self) -> list[Line]:
+        """Of all entries."""
+        return [line for entry in self.entries for line in entry.lines]
+
+    @property
+    def runs(self) -> int:
+        """How many runs it has when it is complete."""
+        return self.seeds * len({entry.cell.name for entry in self.entries})
+
+    @property
+    def missing(self) -> list[Run]:
+        """The runs that are in no line, on whatever data."""
+        done = {
+            (entry.cell.name, line["seed"])
+            for entry in self.entries
+            for line in entry.lines
+        }
+        cells = {entry.cell.name: entry.cell for entry in self.entries}
+        return [
+            Run(cell, seed, cell.config(seed))
+            for cell in cells.values()
+            for seed in range(self.seeds)
+            if (cell.name, seed) not in done
+        ]
+
+
+def versions(experiment: Experiment, ledger: Ledger) -> list[Version]:
+    """The full version, the miniature, and every other that has runs."""
+    small, seeds = experiment.miniature, experiment.seeds
+    full = _version(
+        experiment, ledger, FULL, "As in the paper", experiment.cells(), seeds
+    )
+    miniature = _version(
+        experiment,
+        ledger,
+        MINIATURE,
+        f"Miniature: {small.note}",
+        experiment.miniature_cells(),
+        small.seeds,
+    )
+    found = [full, miniature]
+    shown = {_identity(line) for version in found for line in version.lines}
+    for epochs in sorted({line["epochs"] for line in ledger}):
+        cells = [
+            cell for cell in experiment.cells(epochs) if full_epochs(cell) != epochs
+        ]
+        title = f"{_change(cells, epochs)} to {epochs} epochs"
+        version = _version(experiment, ledger, f"{epochs}_epochs", title, cells, seeds)
+        if any(_identity(line) not in shown for line in version.lines):
+            found.append(version)
+    return found
+
+
+def pairs(entries: Sequence[Entry], order: Order) -> list[tuple[Entry, Entry]]:
+    """The entries that an order speaks of: (better, worse), alike in all else."""
+
+    def rest(entry: Entry) -> tuple[Any, ...]:
+        labels = {k: v for k, v in entry.cell.labels.items() if k != order.label}
+        return frozenset(labels.items()), data_of(entry)
+
+    def having(value: Any) -> list[Entry]:
+        return [e for e in entries if e.cell.labels.get(order.label) == value]
+
+    worse = {rest(entry): entry for entry in having(order.worse)}
+    return [
+        (entry, worse[rest(entry)])
+        for entry in having(order.better)
+        if rest(entry) in worse
+    ]
+
+
+def data_of(entry: Entry) -> str:
+    """The fingerprint of the data that an entry's runs are on; "" without runs."""
+    return entry.lines[0]["dataset_fingerprint"] if entry.lines else ""
+
+
+def _identity(line: Line) -> tuple[str, int, str]:
+    return line["folder"], line["seed"], line["dataset_fingerprint"]
+
+
+def _change(cells: Sequence[Cell], epochs: int) -> str:
+    """What other epochs are, beside those of the paper's runs."""
+    full = {full_epochs(cell) for cell in cells}
+    if all(epochs < paper for paper in full):
+        return "Shortened"
+    return "Lengthened" if all(epochs > paper for paper in full) else "Changed"
+
+
+def _version(
+    experiment: Experiment,
+    ledger: Ledger,
+    key: str,
+    title: str,
+    cells: Sequence[Cell],
+    seeds: int,
+) -> Version:
+    entries = []
+    numbers = paper_numbers(experiment.name)
+    for cell in cells:
+        departures = _departures(experiment, cell)
+        paper = {
+            metric: numbers[place(cell.labels, metric)]
+            for metric in experiment.metrics
+            if departures.keys() <= COMPARABLE and place(cell.labels, metric) in numbers
+        }
+        by_data: dict[str, list[Line]] = {}
+        for seed in ledger.seeds(folder_name(cell.config(0))):
+            for line in ledger.of(Run(cell, seed, cell.config(seed))):
+                by_data.setdefault(line["dataset_fingerprint"], []).append(line)
+        for lines in by_data.values() or [[]]:
+            entries.append(Entry(cell, lines, departures, paper))
+    return Version(key, title, seeds, entries)
+
+
+def _departures(experiment: Experiment, cell: Cell) -> dict[str, tuple[Any, Any]]:
+    """The fields in which a cell is not what its labels mean in the paper."""
+    configs = {**experiment.miniature.configs, **experiment.configs}
+    full = make_cell(cell.labels, configs, experiment.overrides)
+    ours, theirs = (full_config(which.config(0).to_dict()) for which in (cell, full))
+    return {
+        field: (value, theirs[field])
+        for field, value in ours.items()
+        if value != theirs[field]
+    }

@@ -1,0 +1,204 @@
+"""The figures of a report: ours as filled markers, the paper's as hollow ones.
+
+What was not run has no panel, and no number of the paper stands without one of ours.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.paper.experiment import Experiment, HeatMap, Lines
+from experiments.paper.names import shown
+from experiments.reports.evidence import FULL, Entry, Version, data_of
+from experiments.reports.metrics import METRICS
+from iterand_jax.runtime.pictures import new_figure, set_title
+
+PAPER, OURS = "paper", "ours"
+
+COLORS = {
+    "iterand": "#c23b3b",
+    "edge_popup": "#3b6ec2",
+    "sgd": "#444444",
+    "imp": "#2f8f5b",
+}
+STYLES = {"SC": ("-", "o"), "KU": ("--", "s"), None: ("-", "o")}
+
+
+def draw(experiment: Experiment, version: Version) -> Figure:
+    """Draws what was run of a version of an experiment, as the paper does.
+
+    Full runs have the paper's points beside them; shortened ones end far below.
+
+    Raises:
+      ValueError: nothing was run.
+    """
+    entries, spec = (
+        [entry for entry in version.entries if entry.lines],
+        experiment.figure,
+    )
+    if not entries:
+        raise ValueError(f"nothing of {experiment.name} was run: there is no figure")
+    names = {data_of(entry): _data_name(entry) for entry in entries}
+    panels = list(names) if isinstance(spec, HeatMap) else _values(entries, spec.panel)
+    figure = new_figure(1.6 + 4.4 * len(panels), 5)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, panel in zip(axes, panels, strict=True):
+        if isinstance(spec, HeatMap):
+            members = [entry for entry in entries if data_of(entry) == panel]
+            image = _heat_map(ax, experiment, members, spec)
+            figure.colorbar(image, ax=ax, label=METRICS[experiment.metrics[0]].title)
+            ax.set_title(names[panel] if len(names) > 1 else "", fontsize=10)
+        else:
+            members = [e for e in entries if panel in _values([e], spec.panel)]
+            whose = (PAPER, OURS) if version.key == FULL else (OURS,)
+            shown_names = names if len(names) > 1 else {}
+            _lines(ax, experiment, spec, members, whose, shown_names)
+            ax.set_title(shown(panel or ""), fontsize=10)
+    if isinstance(spec, Lines):
+        handles: dict[str, Any] = {}
+        for ax in axes:
+            found, texts = ax.get_legend_handles_labels()
+            handles |= dict(zip(texts, found, strict=True))
+        columns = min(len(handles), 2 * len(axes))
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=columns,
+            fontsize=8,
+        )
+    set_title(figure, _title(experiment, version, entries), 10)
+    return figure
+
+
+def _data_name(entry: Entry) -> str:
+    return f"{data_of(entry)[:6]}, {'' if entry.official else 'not '}official"
+
+
+def _title(experiment: Experiment, version: Version, entries: Sequence[Entry]) -> str:
+    """One line: which experiment, of which length, and whether on other data."""
+    name, colon, about = experiment.title.partition(":")
+    if version.key != FULL:
+        name += f", {version.key.replace('_', ' ')}"
+    official = [entry.official for entry in entries]
+    if not all(official):
+        about += f", not {'all ' if any(official) else ''}on official data"
+    return name + colon + about
+
+
+def _values(entries: Sequence[Entry], label: str | None) -> list[Any]:
+    """The values of a label, in the order of the table; [None] without any."""
+    found = (entry.cell.labels.get(label) for entry in entries) if label else ()
+    return list(dict.fromkeys(v for v in found if v is not None)) or [None]
+
+
+def _lines(
+    ax: Axes,
+    experiment: Experiment,
+    spec: Lines,
+    entries: Sequence[Entry],
+    whose: Sequence[str],
+    names: dict[str, str],
+) -> None:
+    metric = experiment.metrics[0]
+    values = _values(entries, spec.x)
+    words = [value for value in values if isinstance(value, str)]
+    series: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        labels = entry.cell.labels
+        for owner in whose:
+            # The paper's numbers are the same whatever data ours are on.
+            data = data_of(entry) if owner == OURS else None
+            key = owner, labels["method"], labels.get("distribution"), data
+            series.setdefault(key, []).append(entry)
+    for (owner, method, distribution, data), members in series.items():
+        points = {
+            (_x(entry, spec, words, owner), *number)
+            for entry in members
+            for number in [_number(entry, metric, owner)]
+            if number is not None
+        }
+        if not points:
+            continue
+        line, marker = STYLES[distribution]
+        label = f"{shown(method)} {distribution or ''}".strip() + f", {owner}"
+        if data in names:
+            label += f" ({names[data]})"
+        style: dict[str, Any] = {
+            "label": label,
+            "color": COLORS[method],
+            "alpha": 0.4 if data in names and data != next(iter(names)) else 1.0,
+        }
+        x, mean, deviation = next(iter(points))
+        if x is None:  # a method that has no x: its level, with a band of one deviation
+            ax.axhline(mean, linestyle=line, **style)
+            style |= {"alpha": 0.12 * style["alpha"], "label": None}
+            ax.axhspan(mean - deviation, mean + deviation, **style)
+            continue
+        ours = owner == OURS
+        ax.errorbar(
+            *np.array(sorted(points), float).T,
+            marker=marker,
+            markersize=5 if ours else 7,
+            markerfacecolor=COLORS[method] if ours else "none",
+            linestyle="none" if words or not spec.panel else line if ours else ":",
+            linewidth=1.6 if ours else 0.8,
+            capsize=3,
+            **style,
+        )
+    ax.set_ylabel(METRICS[metric].title)
+    ax.grid(alpha=0.25)
+    if words:
+        ax.set_xticks(range(len(words)), [shown(word) for word in words])
+        ax.set_xlim(-0.5, len(words) - 0.5)
+        return
+    ax.set_xlabel(METRICS[spec.x].title if spec.x in METRICS else shown(spec.x))
+    if spec.log:
+        ax.set_xscale("log")
+    if values != [None]:
+        ax.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
+        ax.set_xticks([], minor=True)
+        ax.tick_params(axis="x", labelrotation=60 if len(values) > 5 else 0)
+
+
+def _number(entry: Entry, metric: str, owner: str) -> tuple[float, float] | None:
+    """(mean, deviation), NaN where there is none."""
+    found = entry.statistics(metric) if owner == OURS else entry.paper.get(metric)
+    if found is None:
+        return None
+    return found.mean, np.nan if found.deviation is None else found.deviation
+
+
+def _x(entry: Entry, spec: Lines, words: list[str], owner: str) -> float | None:
+    value = entry.cell.labels.get(spec.x)
+    if value in words:
+        return words.index(value) + (0.1 if owner == OURS else -0.1)
+    if value is None and spec.x in METRICS:
+        number = _number(entry, spec.x, owner)
+        return number[0] if number else None
+    return value
+
+
+def _heat_map(
+    ax: Axes, experiment: Experiment, entries: Sequence[Entry], spec: HeatMap
+) -> Any:
+    """Colours over two labels, with the number in each place that was run."""
+    metric = experiment.metrics[0]
+    columns, rows = (sorted(_values(entries, label)) for label in (spec.x, spec.y))
+    means = np.full((len(rows), len(columns)), np.nan)
+    box = {"color": "white", "alpha": 0.7, "linewidth": 0}
+    for entry in entries:
+        labels, found = entry.cell.labels, entry.statistics(metric)
+        at = rows.index(labels[spec.y]), columns.index(labels[spec.x])
+        if found:
+            means[at] = found.mean
+            text = found.text(METRICS[metric].digits)
+            ax.text(*at[::-1], text, ha="center", va="center", fontsize=8, bbox=box)
+    image = ax.imshow(means, origin="lower", cmap="YlOrRd", aspect="auto")
+    ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    ax.set(xlabel=shown(spec.x), ylabel=shown(spec.y))
+    return image

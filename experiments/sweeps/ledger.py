@@ -1,0 +1,241 @@
+"""The ledger: *.jsonl of a folder, a line for each finished run, with its evidence.
+
+A line is found by its config, not by the table that trained it. A run is known by
+config, seed and the bytes of its data; the ledger holds it once.
+"""
+
+import dataclasses
+import datetime
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from experiments.paper.experiment import full_epochs
+from experiments.sweeps.runs import Run
+from iterand_jax.configs import default
+from iterand_jax.runtime.locks import alone
+from iterand_jax.training.config import differences, to_json
+
+Line = Mapping[str, Any]
+
+FOLDER = "runs/results"
+"""Where commands look for the ledger by default; the clone's own is in `results`."""
+
+NUMBERS = (
+    "test_accuracy",
+    "test_loss",
+    "validation_accuracy_last",
+    "validation_accuracy_best",
+    "sparsity_achieved",
+    "parameters",
+    "parameters_kept",
+    "redrawn",
+    "steps",
+)
+RESULT: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(NUMBERS, (int, float)),
+    "state_sha256": str,
+    "seconds": dict,
+    "device": str,
+    "versions": dict,
+    "commit": str,
+    "dataset": str,
+    "dataset_fingerprint": str,
+    "dataset_official": bool,
+}
+"""What a line has of a run's result.json, with the types."""
+
+REQUIRED: Mapping[str, type | tuple[type, ...]] = {
+    **RESULT,
+    "experiment": str,
+    "cell": str,
+    "folder": str,
+    "seed": int,
+    "miniature": bool,
+    "together": int,
+    "epochs": int,
+    "paper_epochs": int,
+    "config_sha256": str,
+    "config": dict,
+    "finished": str,
+}
+"""All fields of a line."""
+
+WITHOUT_INFLUENCE = (
+    "replicas",
+    "steps_per_dispatch",
+    "report_memory",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "keep_best_checkpoints",
+    "keep_checkpoint_epochs",
+    "eval_batch_size",
+    "dataset.workers",
+)
+"""Fields of a config that change no number beyond rounding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """What a folder of ledger files holds.
+
+    Attributes:
+      lines: whole ones, each run once, by folder name and seed.
+      problems: what is wrong with the others, each with its file and line.
+    """
+
+    lines: Mapping[tuple[str, int], Sequence[Line]]
+    problems: Sequence[str]
+
+    def __iter__(self) -> Iterator[Line]:
+        """Every line."""
+        return itertools.chain.from_iterable(self.lines.values())
+
+    def seeds(self, folder: str) -> list[int]:
+        """The seeds of a folder name that have lines."""
+        return sorted(seed for name, seed in self.lines if name == folder)
+
+    def of(self, run: Run) -> list[Line]:
+        """The lines of a run: one for each data that it was trained on."""
+        lines = self.lines.get((run.folder, run.seed), ())
+        return [line for line in lines if not conflicts(line, run)]
+
+    def stale(self, run: Run) -> list[str]:
+        """What lines of a run's name say that another version of its config made."""
+        lines = self.lines.get((run.folder, run.seed), ())
+        found = [(line["cell"], conflicts(line, run)) for line in lines]
+        return [
+            f"{cell}, seed {run.seed} (there / now): {'; '.join(differing)}"
+            for cell, differing in found
+            if differing
+        ]
+
+
+def read(folder: Path) -> Ledger:
+    """Reads every *.jsonl of a folder; what cannot be used is reported, not raised."""
+    lines: dict[tuple[str, int], list[Line]] = {}
+    problems: list[str] = []
+    first: dict[tuple[Any, ...], str] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, text in enumerate(path.read_bytes().split(b"\n"), start=1):
+            if not text.strip():
+                continue
+            where = f"{path}:{number}"
+            line, problem = _parse(text)
+            if problem:
+                problems.append(f"{where}: {problem}")
+                continue
+            earlier = first.setdefault(_key(line), where)
+            if earlier != where:
+                problems.append(f"{where}: the same run as {earlier}")
+                continue
+            lines.setdefault((line["folder"], line["seed"]), []).append(line)
+    return Ledger(lines, problems)
+
+
+def append(path: Path, line: Line) -> bool:
+    """Appends a line to a ledger file unless the folder's ledger holds its run.
+
+    One process at a time writes in the folder. The line is on disk, whole, when this
+    returns, and a line that a crash cut short is left alone, on a line of its own.
+
+    Returns:
+      Whether it was appended.
+    """
+    lock = path.parent / ".lock"
+    with alone(lock, while_waiting=f"waiting for the ledger's lock {lock}"):
+        held = {_key(other) for other in read(path.parent)}
+        if _key(line) in held:
+            return False
+        content = json.dumps(line, sort_keys=True).encode() + b"\n"
+        with path.open("ab") as file:
+            if path.read_bytes()[-1:] not in (b"", b"\n"):
+                content = b"\n" + content
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return True
+
+
+def line_of(
+    run: Run, result: Mapping[str, Any], *, experiment: str, miniature: bool, together=1
+) -> dict[str, Any]:
+    """The ledger's line of a finished run.
+
+    Args:
+      run: what was trained.
+      result: its result.json.
+      experiment: the name of the experiment that trained it.
+      miniature: whether as a part of the experiment's miniature.
+      together: how many seeds trained in one program; they share the seconds.
+    """
+    text = to_json(run.config)
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "experiment": experiment,
+        "cell": run.cell.name,
+        "folder": run.folder,
+        "seed": run.seed,
+        "miniature": miniature,
+        "together": together,
+        "epochs": run.config.epochs,
+        "paper_epochs": full_epochs(run.cell),
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "config": json.loads(text),
+        "finished": now.isoformat(timespec="seconds"),
+        **{name: result[name] for name in RESULT},
+    }
+
+
+def conflicts(line: Line, run: Run) -> list[str]:
+    """The fields "field: there / now" in which a line's config is not the run's."""
+    return differences(full_config(line["config"]), full_config(run.config.to_dict()))
+
+
+def full_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's fields by dotted name, without those that change no number.
+
+    A field that it lacks is newer than it, and had its default.
+    """
+    fields = {**_defaults(), **flatten_dict(config, sep=".")}
+    return {name: v for name, v in fields.items() if name not in WITHOUT_INFLUENCE}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    defaults = default.get_config().to_dict()
+    del defaults["recipe"]
+    return flatten_dict(defaults, sep=".")
+
+
+def _parse(text: bytes) -> tuple[dict[str, Any], str]:
+    """A line, and what is wrong with it: "" if nothing is."""
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        return {}, f"not JSON: {error}"
+    if not isinstance(line, dict):
+        return {}, "not a JSON object"
+    for field, kind in REQUIRED.items():
+        if field not in line:
+            return {}, f"no field {field!r}"
+        value = line[field]
+        # A bool is an int in Python, not here.
+        if not isinstance(value, kind) or (
+            isinstance(value, bool) and kind is not bool
+        ):
+            return {}, f"{field}={value!r} is of the wrong type"
+    return line, ""
+
+
+def _key(line: Line) -> tuple[Any, ...]:
+    config = json.dumps(full_config(line["config"]), sort_keys=True)
+    return line["folder"], line["seed"], line["dataset_fingerprint"], config

@@ -1,0 +1,268 @@
+"""Working through a sweep: each run once, whoever else works on it.
+
+A process that begins a run holds its lock file until the run is in the ledger, and the
+system releases the lock of a process that ends, a killed one too. So two processes
+never do one run, and the next one continues what a killed one has left.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import jax
+from tqdm import tqdm
+
+from experiments.sweeps import costs, ledger
+from experiments.sweeps.runs import Job, Run
+from iterand_jax.data import datasets, prepare
+from iterand_jax.runtime.locks import alone_or_refused
+from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
+from iterand_jax.training.config import resolve
+from iterand_jax.training.train import train_config
+from iterand_jax.training.workdir import finished_result, read_json
+
+FINISHED, ALREADY, ELSEWHERE, FAILED = "finished", "already", "elsewhere", "failed"
+
+
+class Sweep(NamedTuple):
+    """For what runs are made, and where.
+
+    Attributes:
+      experiment: its name.
+      miniature: whether the runs are of its miniature.
+      workdirs: holds a folder for each config, with a workdir for each seed.
+      ledger: the file that lines are appended to; its folder holds the whole ledger.
+      data_dir: where datasets lie; None for $TFDS_DATA_DIR or TFDS's own.
+    """
+
+    experiment: str
+    miniature: bool
+    workdirs: Path
+    ledger: Path
+    data_dir: str | None
+
+
+class InterruptedSweepError(InterruptedRunError):
+    """A sweep stopped as it was asked to, where no run was in its steps."""
+
+    def __init__(self, number: int):
+        """For a signal."""
+        super().__init__(0, number)
+        name = signal.Signals(number).name
+        self.args = (f"stopped by {name} between runs; the same command continues",)
+
+
+def work_through(jobs: Sequence[Job], sweep: Sweep) -> Mapping[str, list[Job]]:
+    """Does every job that nobody has done or is doing, in order.
+
+    Those that another process was doing are looked at again at the end. A job that
+    fails is reported, and the rest go on.
+
+    Returns:
+      The jobs by what became of them: FINISHED here, finished ALREADY, being done
+      ELSEWHERE, FAILED.
+
+    Raises:
+      InterruptedRunError: one of `SIGNALS` came; what was trained is saved.
+      KeyboardInterrupt: SIGINT came where no run was in its steps.
+    """
+    ended: dict[str, list[Job]] = {FINISHED: [], ALREADY: [], ELSEWHERE: [], FAILED: []}
+    live = sys.stderr.isatty()
+    bar = tqdm(
+        total=sum(map(_cost, jobs)),
+        dynamic_ncols=live,
+        mininterval=0.1 if live else 30.0,
+        smoothing=0,  # jobs take as long as they cost, whatever came last
+        bar_format="{desc}|{bar}| {elapsed} so far, {remaining} left",
+    )
+    with bar, _stopping() as stop_if_asked:
+
+        def do(job: Job) -> None:
+            seeds = ", ".join(str(run.seed) for run in job)
+            name = f"{job[0].cell.name}, seed {seeds}"
+            bar.set_description_str(f"{name} ")
+            status, words = _do(job, sweep, stop_if_asked)
+            ended[status].append(job)
+            tqdm.write(f"{status}: {name}: {words}", file=sys.stderr)
+            if status == FINISHED:
+                bar.update(_cost(job))
+            elif status != ELSEWHERE:
+                bar.total -= _cost(job)
+
+        for job in jobs:
+            do(job)
+        busy, ended[ELSEWHERE] = ended[ELSEWHERE], []
+        for job in busy:
+            do(job)
+    return ended
+
+
+def _cost(job: Job) -> float:
+    """In units of no meaning, for comparing jobs."""
+    return sum(costs.work_of(run.cell) for run in job)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, which nobody who expects failures may take for one."""
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[Callable[[], None]]:
+    """Stops a sweep at once at SIGTERM, except where a run stops itself.
+
+    A run's own handler can take one as the run ends. Python writes the number of every
+    signal to a socket too, whoever takes it; what is yielded looks there, and raises
+    InterruptedSweepError if one came.
+    """
+    read, write = socket.socketpair()
+
+    def stop_if_asked() -> None:
+        with contextlib.suppress(BlockingIOError):
+            for number in read.recv(4096):
+                if number in SIGNALS:
+                    raise InterruptedSweepError(number)
+
+    def end(number, frame) -> None:
+        raise _TerminatedError
+
+    with read, write:
+        read.setblocking(False)
+        write.setblocking(False)
+        before = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        previous = signal.signal(signal.SIGTERM, end)
+        try:
+            yield stop_if_asked
+        except _TerminatedError:
+            raise InterruptedSweepError(signal.SIGTERM) from None
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            signal.set_wakeup_fd(before)
+
+
+def fingerprint(dataset: str, data_dir: str | None) -> str:
+    """The fingerprint of the data here.
+
+    Raises:
+      DataNotFoundError: it is absent.
+    """
+    return datasets.open_source(dataset, data_dir).fingerprint
+
+
+def is_done(run: Run, known: ledger.Ledger, data: str | None) -> bool:
+    """Whether the ledger holds a run on this data; on official data if None."""
+    lines = known.of(run)
+    if data is None:
+        return any(line["dataset_official"] for line in lines)
+    return any(line["dataset_fingerprint"] == data for line in lines)
+
+
+def _do(job: Job, sweep: Sweep, stop_if_asked: Callable[[], None]) -> tuple[str, str]:
+    """Does a job; what became of it, and in words."""
+    cell = sweep.workdirs / job[0].folder
+    with contextlib.ExitStack() as claims:
+        for run in job:
+            lock = cell / f"seed_{run.seed}.lock"
+            try:
+                claims.enter_context(alone_or_refused(lock, refusal="claimed"))
+            except ValueError:
+                return ELSEWHERE, "another process is doing this"
+        try:
+            return _train(job, sweep, stop_if_asked)
+        except (InterruptedRunError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            with _log(cell, job) as log:
+                traceback.print_exception(error, file=log)
+            text = " ".join(str(error).split()) or type(error).__name__
+            return FAILED, f"{text} (see {log.name})"
+
+
+def _train(
+    job: Job, sweep: Sweep, stop_if_asked: Callable[[], None]
+) -> tuple[str, str]:
+    dataset = job[0].config.dataset.name
+    prepare.prepare_if_possible(dataset, sweep.data_dir)
+    data = fingerprint(dataset, sweep.data_dir)
+    known = ledger.read(sweep.ledger.parent)
+    if all(is_done(run, known, data) for run in job):
+        return ALREADY, "in the ledger"
+    told = []
+    with contextlib.ExitStack() as claims:
+        together = _can_train_together(job, sweep, claims)
+        for part in [job] if together else [[run] for run in job]:
+            if all(is_done(run, known, data) for run in part):
+                continue
+            stop_if_asked()
+            for run, result in zip(part, _results(part, sweep), strict=True):
+                _record(run, result, data, sweep)
+                told.append(f"{result['test_accuracy']:.2f} %")
+    return FINISHED, ", ".join(told) + " test accuracy"
+
+
+def _can_train_together(job: Job, sweep: Sweep, claims: contextlib.ExitStack) -> bool:
+    """Whether the runs of a job can be replicas in the folder of their cell.
+
+    They cannot where other seeds are or were. Nobody else makes replicas there while
+    the claims are held.
+    """
+    if len(job) == 1:
+        return False
+    first, cell = job[0], sweep.workdirs / job[0].folder
+    try:
+        lock = alone_or_refused(cell / "together.lock", refusal="claimed")
+        claims.enter_context(lock)
+        finished_result(cell, resolve(first.cell.draft(first.seed, len(job))))
+    except ValueError:
+        return False
+    return True
+
+
+def _record(run: Run, result: Mapping[str, Any], data: str, sweep: Sweep) -> None:
+    """Appends a run to the ledger."""
+    cell = sweep.workdirs / run.folder
+    if result["dataset_fingerprint"] != data:
+        raise ValueError(
+            f"{cell / f'seed_{run.seed}'} holds a run on other data "
+            f"({result['dataset_fingerprint']} there, {data} here): move it away or "
+            "choose another --workdir"
+        )
+    line = ledger.line_of(
+        run,
+        result,
+        experiment=sweep.experiment,
+        miniature=sweep.miniature,
+        together=_trained_together(cell, run.seed, result),
+    )
+    ledger.append(sweep.ledger, line)
+
+
+def _trained_together(cell: Path, seed: int, result: Mapping[str, Any]) -> int:
+    """How many seeds of a cell one program has trained: they have one clock."""
+    others = [
+        p for p in cell.glob("seed_*/result.json") if p.parent.name != f"seed_{seed}"
+    ]
+    return 1 + sum(read_json(path)["seconds"] == result["seconds"] for path in others)
+
+
+def _results(job: Job, sweep: Sweep) -> list[Mapping[str, Any]]:
+    """Trains the runs of a job, or what is left of them; their results."""
+    first, cell = job[0], sweep.workdirs / job[0].folder
+    config = first.cell.draft(first.seed, replicas=len(job))
+    folder = cell / f"seed_{first.seed}" if len(job) == 1 else cell
+    with _log(cell, job) as log, contextlib.redirect_stdout(log):
+        result = train_config(config, str(folder), sweep.data_dir)
+    jax.clear_caches()  # the next run has programs of its own
+    if len(job) == 1:
+        return [result]
+    return [result["replicas"][f"seed_{run.seed}"] for run in job]
+
+
+def _log(cell: Path, runs: Job) -> TextIO:
+    """What runs print, beside their workdirs."""
+    seeds = "_".join(str(run.seed) for run in runs)
+    return (cell / f"seed_{seeds}.txt").open("a", buffering=1)

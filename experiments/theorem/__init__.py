@@ -1,0 +1,1 @@
+"""Theorem A.1: measurements and figures."""
