@@ -110,7 +110,7 @@ def versions(experiment: Experiment, ledger: Ledger) -> list[Version]:
         cells = [
             cell for cell in experiment.cells(epochs) if full_epochs(cell) != epochs
         ]
-        title = f"{_change(cells, epochs)} to {epochs} epochs"
+        title = f"With {epochs} epochs"
         version = _version(experiment, ledger, f"{epochs}_epochs", title, cells, seeds)
         if any(_identity(line) not in shown for line in version.lines):
             found.append(version)
@@ -142,14 +142,6 @@ def data_of(entry: Entry) -> str:
 
 def _identity(line: Line) -> tuple[str, int, str]:
     return line["folder"], line["seed"], line["dataset_fingerprint"]
-
-
-def _change(cells: Sequence[Cell], epochs: int) -> str:
-    """What other epochs are, beside those of the paper's runs."""
-    full = {full_epochs(cell) for cell in cells}
-    if all(epochs < paper for paper in full):
-        return "Shortened"
-    return "Lengthened" if all(epochs > paper for paper in full) else "Changed"
 
 
 def _version(

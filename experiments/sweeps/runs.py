@@ -4,10 +4,11 @@ A run is known by its resolved config alone. So what one table has trained is fi
 for another that has the same cell, and nothing here depends on the order of cells.
 """
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -102,23 +103,15 @@ def select(cells: Sequence[Cell], only: str) -> list[Cell]:
 
 def _parse_term(term: str, cells: Sequence[Cell]) -> tuple[str, str]:
     label, sign, text = term.partition("=")
+    with contextlib.suppress(ValueError):
+        text = f"{float(text):g}"
     for cell in cells:
         for name, value in cell.labels.items():
-            word = isinstance(value, str)
-            if not sign and word and value == term:
+            if not sign and isinstance(value, str) and value == term:
                 return name, value
-            if sign and name == label and _same(value, text):
-                return name, _value(cell, name)
+            if sign and name == label and _value(cell, name) == text:
+                return name, text
     raise ValueError(f"no cell is {term!r}; possible: {_possible(cells)}")
-
-
-def _same(value: Any, text: str) -> bool:
-    if isinstance(value, str):
-        return value == text
-    try:
-        return float(text) == value
-    except ValueError:
-        return False
 
 
 def _value(cell: Cell, label: str) -> str:
