@@ -39,7 +39,7 @@ def logits_of(model, params, tokens=TOKENS, lengths=LENGTHS):
 def test_pruned_it_is_the_pruned_cell_of_the_array_door(bidirectional):
     """Token by token, without padding: one top-k over the four gates of a matrix."""
     model, sparsity = make(bidirectional=bidirectional), 0.4
-    scores, weights = normal(model, 1), normal(model, 2)
+    scores, weights = normal(model, 2), normal(model, 1)
     pruned = Subnetwork(sparsity).prune(scores, weights)
 
     def pairs(direction):
