@@ -4,7 +4,7 @@ Batch normalization has PyTorch's defaults, with which the paper's networks were
 trained: epsilon 1e-5 and momentum 0.1, which Flax calls 0.9 (the share of the old
 statistics that is kept). In training it uses the mean and the biased variance of the
 batch: of the whole batch, also where that is spread over devices. On CPUs it trains
-through `BatchNorm` of this package, which computes the same faster.
+through `cpu.batch_norm`, which computes the same faster.
 
 One thing differs from PyTorch: the *running* variance is Flax's, an average of the
 biased variances, where PyTorch averages unbiased ones, larger by n / (n - 1) with n =
@@ -18,12 +18,11 @@ by.
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from iterand_jax.networks.cpu.batch_norm import BatchNorm
+from iterand_jax.networks.cpu.batch_norm import batch_norm
 from iterand_jax.networks.cpu.convolution import Conv
 
 EPSILON = 1e-5
@@ -62,13 +61,11 @@ class ConvNorm(nn.Module):
             use_bias=False,
             dtype=self.dtype,
         )(x)
-        options = {
-            "momentum": MOMENTUM,
-            "epsilon": EPSILON,
-            "use_scale": self.affine,
-            "use_bias": self.affine,
-            "dtype": self.dtype,
-        }
-        if train and jax.default_backend() == "cpu":
-            return BatchNorm(**options)(x)
-        return nn.BatchNorm(use_running_average=not train, **options)(x)
+        return batch_norm(
+            use_running_average=not train,
+            momentum=MOMENTUM,
+            epsilon=EPSILON,
+            use_scale=self.affine,
+            use_bias=self.affine,
+            dtype=self.dtype,
+        )(x)

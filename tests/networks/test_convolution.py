@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from iterand_jax.networks import build_network
 from iterand_jax.networks.conv_norm import ConvNorm
 from iterand_jax.networks.cpu import convolution
 from iterand_jax.networks.cpu.convolution import Conv, conv_general_dilated
@@ -174,6 +175,25 @@ def test_programs_for_other_devices_are_those_of_flaxs_convolution():
         return traced.lower(lowering_platforms=platforms).as_text()
 
     assert program(Conv) == program(nn.Conv)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet20", "conv2"])
+def test_what_evaluates_is_one_program_wherever_it_is_traced(name, monkeypatch):
+    model = build_network(name, num_classes=3, width=1 / 16)
+    images = jnp.zeros((2, 32, 32, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def program():
+        traced = jax.jit(lambda v, x: model.apply(v, x)).trace(variables, images)
+        return traced.lower(lowering_platforms=("cpu", "cuda", "tpu")).as_text()
+
+    programs = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        programs.append(program())
+    assert programs[0] == programs[1]
+    # Products of patches on CPUs, convolutions elsewhere, where images are small.
+    assert ("stablehlo.case" in programs[0]) == (name == "vgg11")
 
 
 TWO_DEVICES = """

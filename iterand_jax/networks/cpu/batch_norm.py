@@ -19,6 +19,18 @@ from jax import Array
 ROW = 32  # pixels; longer ones are summed in windows
 
 
+def batch_norm(*, use_running_average: bool, **options: Any) -> nn.Module:
+    """`flax.linen.BatchNorm`, in the form below when a process on CPUs trains.
+
+    Args:
+      use_running_average: False in training.
+      options: the attributes of `BatchNorm`.
+    """
+    if not use_running_average and jax.default_backend() == "cpu":
+        return BatchNorm(**options)
+    return nn.BatchNorm(use_running_average=use_running_average, **options)
+
+
 class BatchNorm(nn.Module):
     """`flax.linen.BatchNorm` in training, with its attributes and its variables.
 

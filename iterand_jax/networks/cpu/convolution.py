@@ -62,8 +62,6 @@ def conv_general_dilated(
         feature_group_count=feature_group_count,
         **options,
     )
-    if jax.default_backend() != "cpu":
-        return convolve(lhs, rhs)
     sizes, kernel = lhs.shape[1:-1], rhs.shape[:-2]
     pads = (
         lax.padtype_to_pads(sizes, kernel, window_strides, padding)
@@ -74,9 +72,14 @@ def conv_general_dilated(
     dilation = math.prod([*(lhs_dilation or ()), *(options.get("rhs_dilation") or ())])
     is_plain = dilation == feature_group_count == 1 and np.all(padded >= kernel)
     if is_plain and np.any(np.less(sizes, kernel)):
-        precision = options.get("precision")
-        return _product_of_patches(lhs, rhs, window_strides, pads, precision)
-    if jax.device_count() > 1 or not is_plain:
+        product = partial(
+            _product_of_patches,
+            strides=window_strides,
+            padding=pads,
+            precision=options.get("precision"),
+        )
+        return lax.platform_dependent(lhs, rhs, cpu=product, default=convolve)
+    if jax.default_backend() != "cpu" or jax.device_count() > 1 or not is_plain:
         return convolve(lhs, rhs)
     is_product = math.prod(kernel) == 1 and not np.any(pads)
 
