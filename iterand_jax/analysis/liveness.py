@@ -74,9 +74,9 @@ def _replaced(path: str, leaf: Any, kept: np.ndarray | None) -> np.ndarray:
 
 
 def _probe(inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[np.ndarray, ...]:
-    """Positive images with pixels of very different sizes, or a text."""
+    """Positive arrays with entries of very different sizes, or a text."""
     shape = inputs[0].shape[1:]
-    if len(shape) > 1:
+    if not np.issubdtype(inputs[0].dtype, np.integer):
         normal = np.random.default_rng(0).standard_normal((IMAGES, *shape))
         return (np.exp(2 * normal).astype(np.float32),)
     return np.zeros((1, WORDS), np.int32), np.array([WORDS], np.int32)

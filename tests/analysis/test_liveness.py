@@ -132,3 +132,26 @@ def test_the_logits_need_no_dead_channel(name, share):
 
 def zeros(abstract):
     return jnp.zeros(abstract.shape, abstract.dtype)
+
+
+def test_feature_vectors_are_no_texts():
+    """(N, F) floats, and a network without a dtype: the second unit reads nothing."""
+
+    class Perceptron(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Dense(2)(x))
+            return nn.Dense(1)(x)
+
+    masks = {
+        "Dense_0": {"kernel": np.array([[1, 0], [1, 0], [0, 0]]), "bias": None},
+        "Dense_1": {"kernel": np.array([[1], [1]]), "bias": None},
+    }
+    inputs = [jax.ShapeDtypeStruct((1, 3), jnp.float32)]
+    live = live_weights(Perceptron(), inputs, masks)
+    assert live["Dense_0/kernel"].tolist() == [
+        [True, False],
+        [True, False],
+        [False] * 2,
+    ]
+    assert live["Dense_1/kernel"].tolist() == [[True], [False]]
