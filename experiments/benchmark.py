@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 from experiments.measurements import benchmark_programs as programs
 from experiments.measurements import benchmark_report, records, synthetic
 from experiments.measurements.timing import Times, interleaved
+from iterand_jax.runtime import files
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
 from iterand_jax.training import provenance
@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--peer", action="store_true", help="PyTorch's step too")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument(
-        "--out", type=Path, help="the folder that the record, tables and plot go to"
+        "--out",
+        type=files.path,
+        help="the folder that the record, tables and plot go to",
     )
     flags = parser.parse_args(arguments)
     # Asked of another process: this one must not take the device's memory yet.

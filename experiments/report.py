@@ -33,8 +33,8 @@ Runs of different length, or on different data, never share a table or a mean.
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("results", ledger.FOLDER, "the folder of the ledger")
-    flags.DEFINE_string("out", None, "the folder to write to; default: only print")
+    cli.define_path("results", ledger.FOLDER, "the folder of the ledger")
+    cli.define_path("out", None, "the folder to write to; default: only print")
 
 
 def main(name: str = "") -> None:

@@ -55,8 +55,8 @@ def define_flags() -> None:
     flags.DEFINE_string("shard", "1/1", "which of how many parts, such as 2/8")
     flags.DEFINE_boolean("together", False, "the seeds of a cell in one program")
     flags.DEFINE_boolean("dry_run", False, "only tell what would be done")
-    flags.DEFINE_string("workdir", "runs/cells", "the folder of the workdirs")
-    flags.DEFINE_string("results", ledger.FOLDER, "the folder of the ledger")
+    cli.define_path("workdir", "runs/cells", "the folder of the workdirs")
+    cli.define_path("results", ledger.FOLDER, "the folder of the ledger")
 
 
 def main(name: str = "") -> None:

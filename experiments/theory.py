@@ -29,6 +29,7 @@ from experiments.theorem.measurements import (
     Scale,
 )
 from iterand_jax import theory
+from iterand_jax.runtime import files
 
 TEMPLATE = Path(__file__).with_name("theorem") / "template.md"
 
@@ -36,7 +37,7 @@ TEMPLATE = Path(__file__).with_name("theorem") / "template.md"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs every measurement, draw the figures and write the page."""
     parser = argparse.ArgumentParser(prog="python -m experiments.theory")
-    parser.add_argument("--out", type=Path, help="the folder to write to")
+    parser.add_argument("--out", type=files.path, help="the folder to write to")
     parser.add_argument("--quick", action="store_true", help="tiny, to test the code")
     flags = parser.parse_args(arguments)
     scale = QUICK if flags.quick else FULL

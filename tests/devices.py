@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
+from iterand_jax.configs import digits
 from iterand_jax.data import datasets, feeds
 from iterand_jax.data.sources import Source
 from iterand_jax.training import loop, parallel, programs

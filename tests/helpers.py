@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import imdb_lstm
+from iterand_jax.configs import imdb_lstm
 from iterand_jax.data import datasets, feeds
 from iterand_jax.data.sources import Source
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError

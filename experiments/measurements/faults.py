@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.measurements import records
+from iterand_jax.runtime import files
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of, sha256
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=files.path)
     chosen = parser.parse_args(arguments)
     kinds = [KINDS[i % len(KINDS)] for i in range(chosen.faults)]
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ from PIL import Image
 
 from experiments.measurements import records
 from iterand_jax.data import imagenet, prepare
+from iterand_jax.runtime import files
 from iterand_jax.runtime.hosts import cores
 
 NEEDED = 2500  # images/s of ResNet50 on an A100
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints a table and what to set, and writes the record."""
     parser = argparse.ArgumentParser(prog="experiments.measurements.input_rate")
     parser.add_argument("--workers", help="numbers of processes, with commas")
-    parser.add_argument("--out", type=Path, help="where the record goes")
+    parser.add_argument("--out", type=files.path, help="where the record goes")
     flags = parser.parse_args(arguments)
     counts = [int(n) for n in flags.workers.split(",")] if flags.workers else powers()
     with tempfile.TemporaryDirectory() as folder:

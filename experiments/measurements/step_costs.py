@@ -31,6 +31,7 @@ import jax
 
 from experiments.measurements import records, synthetic
 from iterand_jax import configs
+from iterand_jax.runtime import files
 from iterand_jax.training import memory
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.programs import compile_steps
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="experiments.measurements.step_costs")
     parser.add_argument("--configs", default=",".join(NAMES))
     parser.add_argument("--imagenet_batch", type=int, default=8)
-    parser.add_argument("--out", type=Path, help="where the record goes")
+    parser.add_argument("--out", type=files.path, help="where the record goes")
     parser.add_argument("--one", help="measure one config and print its JSON")
     flags = parser.parse_args(arguments)
     if flags.one:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from experiments.measurements import records, synthetic
+from iterand_jax.runtime import files
 from iterand_jax.tickets import packing
 from iterand_jax.training.exporting import ticket_of
 from iterand_jax.training.workdir import read_json, restore
@@ -95,8 +96,8 @@ def measured_in(workdir: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints and writes the sizes."""
     parser = argparse.ArgumentParser(prog="experiments.measurements.ticket_sizes")
-    parser.add_argument("--workdir", type=Path)
-    parser.add_argument("--out", type=Path, help="where the record goes")
+    parser.add_argument("--workdir", type=files.path)
+    parser.add_argument("--out", type=files.path, help="where the record goes")
     flags = parser.parse_args(arguments)
     measured, run = measured_in(flags.workdir) if flags.workdir else (None, None)
     found = {name: bytes_of(name, measured) for name in NETWORKS}

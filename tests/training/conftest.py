@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from ml_collections import config_dict
 
-from configs import default
+from iterand_jax.configs import default
 from iterand_jax.data import datasets, reviews
 from iterand_jax.networks import NETWORKS, Network
 from iterand_jax.networks.resnet import ResNet

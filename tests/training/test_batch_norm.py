@@ -42,7 +42,7 @@ from functools import partial
 from pathlib import Path
 import jax
 import numpy as np
-from configs import digits
+from iterand_jax.configs import digits
 from iterand_jax.networks import register_network
 from iterand_jax.networks.resnet import ResNet
 from tests import helpers

@@ -128,7 +128,7 @@ def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_the_main_job_finds_an_accurate_subnetwork(tmp_path, capsys):
-    from configs import digits
+    from iterand_jax.configs import digits
 
     result = train_config(digits.get_config(), str(tmp_path))
     assert result["test_accuracy"] >= 95
