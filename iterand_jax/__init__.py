@@ -1,8 +1,9 @@
 """Pruning of randomly initialized networks, with iterative randomization (IteRand).
 
-The names below are the array and tree doors; importing them needs only jax. The Linen
-door is `iterand_jax.linen`, the trainer `python -m iterand_jax.main`. What a training
-found is taken away by `python -m iterand_jax.export` and read by `load_ticket`.
+The names below are the API for arrays and for pytrees; importing them needs only jax.
+The API for Linen modules is `iterand_jax.linen`. `train` and `python -m
+iterand_jax.main` train; `python -m iterand_jax.export` saves the subnetwork that was
+found, and `load_ticket` reads it.
 """
 
 from os import PathLike
@@ -108,7 +109,7 @@ def register_dataset(name: str, dataset: "Dataset") -> None:
 
 
 def train(what: "Any", data: "Any" = None, **options: "Any") -> "Result":
-    """Trains a config by its name, or a network of one's own on arrays.
+    """Trains a config by its name, or your own network on arrays.
 
         result = iterand_jax.train("digits", {"epochs": 3, "network.width": 0.25})
         result = iterand_jax.train(MyNetwork(), (x, y), test=(x_test, y_test))

@@ -47,7 +47,7 @@ def define_flags() -> None:
 
 def main(*given: str) -> int:
     """Starts the processes with these flags and follows them; the exit status."""
-    early: list[int] = []  # signals that come before there is somebody to have them
+    early: list[int] = []  # signals before there are processes
     _handle_signals(early.append)
     with _Output() as output, _watchdog() as ids:
         processes = _start(given, ids)
@@ -124,7 +124,7 @@ def environment(devices: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses now."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]

@@ -1,7 +1,7 @@
 """Pruned layers as functions of arrays: (x, scores, weights).
 
 Each layer masks its own weights with the exact straight-through top-k mask and applies
-them; gradients reach x and the scores. For networks written by hand, with jax alone.
+them; gradients reach x and the scores. For networks written with jax alone.
 """
 
 import jax
@@ -65,7 +65,7 @@ def lstm_cell(
 ) -> tuple[tuple[Array, Array], Array]:
     """One step of an LSTM without biases.
 
-    The four gates (input, forget, cell, output) lie side by side in one matrix, and the
+    The four gates (input, forget, cell, output) are concatenated in one matrix, and the
     top-k choice is joint over the four, as it is for frameworks that fuse them: a gate
     that needs fewer weights leaves more to the others.
 

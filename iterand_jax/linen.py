@@ -1,8 +1,8 @@
 """Linen modules that hold their scores and frozen weights themselves.
 
-Scores lie in the collection "params", so that whatever trains the model trains them;
-frozen weights lie in the collection "weights" under the same paths. Other modules may
-stand between these, with parameters of their own.
+Scores are in the collection "params", so that whatever trains the model trains them;
+frozen weights are in the collection "weights" under the same paths. They can be mixed
+with other modules, which have parameters of their own.
 
     variables = model.init(key, x)
     logits = model.apply(variables, x)

@@ -35,7 +35,7 @@ def main() -> None:
     from iterand_jax.training.train import train_config
 
     values = flags.FLAGS
-    resolve(values.config)  # a mistake is told before others are waited for
+    resolve(values.config)  # refuse a mistake before waiting for other hosts
     cli.join_hosts()
     with hosts.only_first_prints():
         train_config(

@@ -32,8 +32,8 @@ def select_all(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
     """The k-th smallest (from 0) of each array, chosen for the platform as above.
 
     The choice is made when a program is lowered, not when it is traced: one that is
-    lowered for CPU in a process with a GPU takes the way of the CPU, and one that is
-    exported for several platforms takes on each its own.
+    lowered for CPU in a process with a GPU uses the CPU implementation, and one that is
+    exported for several platforms uses that of each.
 
     Args:
       keys: unsigned integers, each array of any shape but empty.
@@ -90,9 +90,9 @@ def select_kth(keys: Array, k: int | Array) -> Array:
 def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
     """`select_all`, all arrays of a dtype at once.
 
-    What cannot lie in one matrix is selected apart: arrays of another dtype or, inside
-    `shard_map`, that vary over other axes; an array whose type is sharded is read where
-    it lies, by `select_kth`.
+    What does not fit in one matrix is selected separately: arrays of another dtype or,
+    inside `shard_map`, that vary over other axes; an array whose type is sharded is
+    read where its shards are, by `select_kth`.
 
     >>> import jax.numpy as jnp
     >>> keys = [jnp.array([7, 1, 5], jnp.uint32), jnp.array([[4], [9]], jnp.uint32)]

@@ -9,7 +9,7 @@ training.
 ResNet18 and ResNet34 have two forms: "resnet18" is the CIFAR form of Table 1, and
 "imagenet_resnet18" the ImageNet form of Table 2. "resnet20" and "vgg11" are OpenLTH's.
 
-A network of one's own is a Flax module of any kind: `register_network`.
+Your own network can be any Flax module: see `register_network`.
 """
 
 import inspect

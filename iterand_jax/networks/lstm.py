@@ -9,7 +9,7 @@ What Table 11 leaves open:
 - Dropout 0.2 is applied to the embedded words and to the last hidden state, the two
   places that the tutorial the paper built on gives its one dropout layer. Each example
   of a batch has draws of its own, so that a batch computed in parts drops the same.
-- The four gates (input, forget, cell, output) lie side by side in fused matrices,
+- The four gates (input, forget, cell, output) are concatenated in fused matrices,
   (inputs, 4 * hidden) and (hidden, 4 * hidden), so the top-k choice of a matrix is one
   joint choice over the gates, as for PyTorch's LSTM: a gate that needs fewer weights
   leaves more to the others. Flax's own LSTM cells keep a leaf for each gate, and so

@@ -18,7 +18,7 @@ from iterand_jax.tickets import replay
 
 PyTree = Any
 MAX_REFRESHES = 5000
-"""Of more refreshes weights are not told by their draws: a replay would take hours."""
+"""With more refreshes a ticket holds the weights: a replay would take hours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Draws:
     sampling_rate: float = 0.0
 
     def can_be_replayed(self) -> bool:
-        """Whether weights can be told apart by their draws, in bearable time."""
+        """Whether a replay can rebuild the weights, in reasonable time."""
         refreshes = self.step // self.k_per if self.k_per else 0
         return self.distribution != "signed_constant" and refreshes <= MAX_REFRESHES
 

@@ -5,9 +5,9 @@ By the path of each leaf of the parameters, a ticket holds
     mask/PATH    one bit per weight, 1 kept; not there for a leaf without a mask
     sign/PATH    one bit per kept weight, 1 negative, and
     scale/PATH   their magnitude, where all kept weights share one (signed constant)
-    draw/PATH    for the kept weights that were redrawn the numbers of their draws
+    draw/PATH    for the kept weights that were resampled the numbers of their draws
                  (`replay.draw_numbers`), and
-    gap/PATH     how many that were not lie before each, where both, coded, are smaller
+    gap/PATH     how many that were not come before each, where both, coded, are smaller
                  than the weights
     kept/PATH    the kept weights themselves, where neither can be
     leaf/PATH    a whole leaf without a mask
@@ -28,7 +28,7 @@ _WINDOW = -15  # deflate without a header and checksum of its own
 
 
 class Leaf(NamedTuple):
-    """A leaf as it lies in a ticket.
+    """A leaf as a ticket stores it.
 
     Attributes:
       weights: 0.0 where pruned.

@@ -6,8 +6,8 @@ the fresh value, and a weight that is kept does not change; so the last draw at 
 weight's place that equals it, bit for bit, is the one that it comes from.
 
 This needs a distribution with many values. A signed constant has two: half of all draws
-equal the weight whether they were used or not, and only the masks of the whole run,
-which nobody stores, could tell.
+equal the weight whether they were used or not, and only the masks of the whole
+run, which are not stored, could distinguish them.
 
 `last_redraws` counts refreshes from the first, for people. `draw_numbers` counts only
 those that chose the weight, since no other can have made it: after K refreshes each
@@ -61,7 +61,7 @@ def last_redraws(
       is that of a draw with the same bits that was not used.)
 
     Raises:
-      ValueError: signed constants, whose draws cannot be told apart.
+      ValueError: signed constants, whose draws cannot be distinguished.
 
     >>> import jax
     >>> from iterand_jax import iterand

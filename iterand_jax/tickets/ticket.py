@@ -217,7 +217,7 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
     """Writes a ticket; returns the arrays that it holds, by their names in the file."""
     from safetensors import numpy as safetensors
 
-    # Safetensors writes bytes as they lie: of a transposed array, the wrong ones.
+    # Safetensors writes the buffer as it is in memory: wrong for a transposed array.
     packed = _pack(ticket)
     arrays = {name: np.asarray(array, order="C") for name, array in packed.items()}
     fields = {"version": VERSION, **ticket.description.to_json()}
@@ -231,7 +231,7 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
 def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> Ticket:
     """Reads a ticket and rebuilds its weights, bit for bit.
 
-    A network of one's own is given, registered, or of a module that is imported.
+    Your own network is passed as an argument, registered, or in an imported module.
 
     Where they follow from a seed this replays the draws of the run: from moments for a
     small network to minutes for a large one that was re-randomized a thousand times.

@@ -87,7 +87,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     **fields: Any,
 ) -> Result:
-    """Trains a config, or a network of one's own on arrays, to its end.
+    """Trains a config, or your own network on arrays, to its end.
 
         result = train("digits", {"epochs": 3, "network.width": 0.25})
         result = train(MyNetwork(), (x, y), test=(x_test, y_test), steps=600)
@@ -105,13 +105,13 @@ def train(
       method: a registered name, "iterand" unless set.
       steps: at least so many, in whole epochs, for a module.
       workdir: the folder of the run; None for one that is removed at the end.
-      data_dir: where datasets lie; None for $TFDS_DATA_DIR or TFDS's own.
+      data_dir: where the datasets are; None for $TFDS_DATA_DIR or TFDS's own.
       callbacks: functions of a record of the log, called with each, and with its
         "seed" besides: a line of metrics.jsonl.
       **fields: further fields of the config: sparsity=0.7, batch_size=64.
 
     Raises:
-      ValueError: in one line, what is not possible and what is.
+      ValueError: in one line, the value that is refused and the possible ones.
       InterruptedRunError: Ctrl-C or SIGTERM came; the workdir has the last step.
 
     >>> train("digits", {"replicas": 2})

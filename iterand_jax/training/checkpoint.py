@@ -1,8 +1,9 @@
 """Checkpoints by Orbax: all that is needed to continue bit for bit.
 
-A checkpoint holds the leaves of the state by path, a record of the host's own numbers,
-and a SHA-256 of the leaves. Orbax writes it in the background under another name and
-renames it when it is whole, so a kill at any moment leaves the earlier ones intact.
+A checkpoint holds the leaves of the state by path, the host-side record (times, counts,
+position of the feed) and a SHA-256 of the leaves. Orbax writes it in the background
+under another name and renames it when it is whole, so a kill at any moment leaves the
+earlier ones intact.
 
 Of several processes, which all hold the whole state, the first alone reads and writes.
 They compare what they hold before it is saved, and all continue from what it read.
@@ -46,7 +47,7 @@ class Checkpoints:
 
         The newest `keep` checkpoints stay, the `keep_best` of the highest scores, and
         those of `keep_steps`. With `only_read` nothing in the folder is changed, where
-        another process may be training: what that takes away meanwhile is passed over.
+        another process may be training: what it deletes meanwhile is skipped.
         """
         self._folder: Any = None  # the first process has it
         with hosts.together():

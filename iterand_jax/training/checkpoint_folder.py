@@ -263,8 +263,8 @@ class CheckpointFolder:
 
 
 def _system_error(error: Exception) -> int | None:
-    """The number of the system's error that an error tells of, if it does."""
-    # TensorStore tells it inside a long text.
+    """The errno behind an error, if there is one."""
+    # TensorStore has it inside a long text.
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return int(code[1]) if code else getattr(error, "errno", None)
 

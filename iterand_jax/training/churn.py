@@ -1,7 +1,7 @@
-"""Mask churn: how much of the masks changed since they were last looked at.
+"""Mask churn: the share of the mask entries that changed since the last log step.
 
-The masks lie in the state as packed bits, an eighth of a byte per weight, so that a run
-that continues from a checkpoint tells the same numbers as one that was never stopped.
+The state holds the masks as packed bits, an eighth of a byte per weight, so that a run
+that resumes from a checkpoint logs the same numbers as one that was never stopped.
 """
 
 from typing import Any

@@ -63,7 +63,7 @@ def export(
       name: a format, one of `FORMATS`.
       output: the file, or for "stablehlo" the folder.
       step: which checkpoint; None for the newest.
-      data_dir: where datasets lie, for the comparison.
+      data_dir: where the datasets are, for the comparison.
 
     Raises:
       ValueError: there is no run or checkpoint, its network cannot have this format,

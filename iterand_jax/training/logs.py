@@ -1,4 +1,4 @@
-"""What a run tells while it runs: metrics.jsonl and TensorBoard events."""
+"""The log of a run: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
@@ -67,8 +67,8 @@ class MetricsLog:
     """metrics.jsonl and the TensorBoard events of the same numbers.
 
     Each record has "kind", "step" and "epoch"; its numbers become the events
-    "kind/name", what it tells by layer does not. The methods raise OSError, which names
-    the file or folder, where the system does not write.
+    "kind/name", its values per layer do not. The methods raise OSError, which names the
+    file or folder that cannot be written.
     """
 
     def __init__(self, workdir: Path, *, from_step: int):

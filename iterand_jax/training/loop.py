@@ -176,7 +176,7 @@ class _Trainer:
         train = self._programs.steps[parallel.form(batches[0])]
         states = tuple(replica.state for replica in self._replicas)
         states = train(states, batches, self._roots, np.int32(count))
-        # On CPU the dispatch runs far ahead; the bar should tell what is done.
+        # On CPU dispatch runs far ahead; the bar should show the steps that are done.
         states[-1].step.block_until_ready()
         for replica, state in zip(self._replicas, states, strict=True):
             replica.state = state

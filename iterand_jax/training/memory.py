@@ -1,4 +1,4 @@
-"""What a run needs of each device's memory, told before its first step."""
+"""The device memory that a run needs, reported before its first step."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

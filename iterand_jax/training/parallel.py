@@ -102,7 +102,7 @@ def compile_refresh(
 def compile_check(mesh: Mesh, state: State) -> Callable[[State], None]:
     """A check that all devices, those of other processes too, hold the same state.
 
-    Nothing else would tell: what is replicated is read from one of them. A sum of each
+    Nothing else would notice: a replicated array is read from one device. A sum of each
     leaf's words is compared, with odd factors that differ, so that any one word that
     differs is seen.
 

@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout this package lies in, "+changes" if it has any.
+    """The commit of the checkout that this package is in, "+changes" if it has any.
 
     Records in `results/` are no changes: each run of a sweep adds a line to them.
     "unknown" outside a checkout.
@@ -54,8 +54,8 @@ def commit() -> str:
 def device() -> str:
     """The devices of the run: how many of which kind.
 
-    For CPUs, how many cores, and of x86 where Linux tells it the widest vectors, which
-    decide the speed: "1 x x86_64 CPU of 2 cores (AVX-512)". Of several processes, also
+    For CPUs, how many cores, and for x86 on Linux the widest vectors, which decide
+    the speed: "1 x x86_64 CPU of 2 cores (AVX-512)". Of several processes, also
     how many.
     """
     devices = jax.devices()

@@ -28,10 +28,10 @@ class NonFiniteLossError(ValueError):
 
 @dataclasses.dataclass
 class Record:
-    """The host's own numbers, kept in every checkpoint.
+    """The host-side record of a run, kept in every checkpoint.
 
     Attributes:
-      redrawn: weights redrawn so far.
+      redrawn: weights resampled so far.
       seconds: by phase, of all that trained in the program; to the "first step", from
         the last start.
       validation_accuracy: after each epoch so far, in %.

@@ -1,11 +1,11 @@
-"""Iterative magnitude pruning (IMP), the baseline of Table 7, as a row of runs.
+"""Iterative magnitude pruning (IMP), the baseline of Table 7, as a sequence of runs.
 
 A dense network is trained; then, a few times over, the weights of the smallest
 magnitude are removed (`magnitude.magnitude_masks`), the others are put back to what
 they were early in the dense training, and the smaller network is trained from there
 with the schedule from its start.
 
-Every stage is a run in a folder of its own, stage_0 (dense), stage_1, ... A retraining
+Each stage is a run in its own folder, stage_0 (dense), stage_1, ... A retraining
 begins from a checkpoint of step 0 that holds its masks and rewound weights, so whatever
 a run can do (continue, be evaluated or exported) a stage can.
 """

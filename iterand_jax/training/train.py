@@ -38,7 +38,7 @@ def train_config(
       config: as a config file's get_config() returns it.
       workdir: where to write, a folder or a URL of one in a bucket; None for a folder
         below runs/ named after the config.
-      data_dir: where datasets lie; None for $TFDS_DATA_DIR or TFDS's own.
+      data_dir: where the datasets are; None for $TFDS_DATA_DIR or TFDS's own.
       started: the time.perf_counter() from which the time to the first step counts;
         None for now.
       callbacks: called in the first process with each record of the log, and with
@@ -49,7 +49,7 @@ def train_config(
       The result, as in result.json.
 
     Raises:
-      ValueError: in one line, what is not possible and what is.
+      ValueError: in one line, the value that is refused and the possible ones.
     """
     started = time.perf_counter() if started is None else started
     config = configs.resolve(config, given)
@@ -84,7 +84,7 @@ def _folder_here(workdir: str) -> Iterator[Path]:
         with hosts.together():
             if hosts.is_first():
                 folder = stack.enter_context(bucket.mirrored(workdir))
-        print(f"the workdir {workdir} is kept up from {folder}", flush=True)
+        print(f"the workdir {workdir} is mirrored from {folder}", flush=True)
         yield folder
 
 

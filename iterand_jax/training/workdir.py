@@ -113,7 +113,7 @@ class Restored(NamedTuple):
     Attributes:
       run: what its config determines without data.
       state: at its last checkpoint, as NumPy arrays.
-      record: the host's own numbers, as in `replica.Record`.
+      record: the host-side record, as in `replica.Record`.
     """
 
     run: Run
