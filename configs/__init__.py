@@ -5,7 +5,7 @@ iterand_jax/configs in a clone too, they are this package, so that
 
     from iterand_jax.configs import default
 
-works in a config that lies anywhere. A link, because setuptools' package-dir leaves
+works in a config file anywhere. It is a link because setuptools' package-dir leaves
 the package out of a clone that is not installed, and a second `__init__` whose path
 leads here is not found in a source distribution; a wheel or source distribution has
 the files themselves.

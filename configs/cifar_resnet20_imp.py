@@ -7,10 +7,10 @@ A dense training and three retrainings, each of which removes the same fraction 
 weights that are left; all layers are pruned, the last one too. The paper (Appendix C.3)
 gives no hyperparameters and refers to OpenLTH, whose defaults are 160 epochs, a
 learning rate of 0.1 that falls to a tenth at epochs 80 and 120, a weight decay of 1e-4,
-and Kaiming normal weights. Which early weights the retrainings begin with is not said:
-here, those after one epoch.
+and Kaiming normal weights. The rewind epoch is not given: here the weights are rewound
+to those after one epoch.
 
-What is not OpenLTH's: the data are those of the other methods in the table, resized
+Differences from OpenLTH: the data are those of the other methods in the table, resized
 crops (there plain ones, --config.augmentation=crop_flip) of 45,000 images (there all),
 and normalization starts with scales of 1 (there uniform between 0 and 1).
 

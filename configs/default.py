@@ -1,7 +1,7 @@
-"""Every field of a config, with its default and meaning; other configs are differences.
+"""Every field of a config, with its default and meaning; other configs override it.
 
-A field whose default is a type is None, and takes a value of that type. Those of the
-method then follow from `config.recipe[config.method]`.
+A field whose default is a type is None by default, and takes a value of that type. For
+fields of the method, None means the value in `config.recipe[config.method]`.
 """
 
 from typing import Any
@@ -68,7 +68,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
 
 
 def get_config() -> config_dict.ConfigDict:
-    """The fields and defaults that all configs start from."""
+    """The config with the defaults, which all configs start from."""
     config = config_dict.ConfigDict()
     for field, (default, _) in FIELDS.items():
         if isinstance(default, type):

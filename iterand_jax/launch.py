@@ -4,7 +4,7 @@ python -m iterand_jax.launch [--processes=2] [--devices_per_process=2] -- FLAGS
 
 FLAGS are those of iterand_jax.main, as --config=cifar_conv6. Each line of output is
 preceded by the number of its process. Ctrl-C, SIGTERM and the end of the terminal are
-handed on to all. The command ends with the status of the first process that fails, 128
+forwarded to all. The command ends with the status of the first process that fails, 128
 more than its signal if that killed it, and says which that was; the others then have as
 long as the heartbeat to end by themselves. What a process has started ends with it, and
 everything ends if this command is killed.
@@ -29,9 +29,9 @@ from iterand_jax.runtime.signals import heeded
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
 _PARTING_SECONDS = 10
-# A process of its own, since SIGKILL leaves this one no last word: its input ends with
-# us, in whatever way that is. Unlike a signal that the system sends to the children of
-# a dead process, it reaches their own children, and there is one beyond Linux.
+# A separate process, since this one cannot handle SIGKILL: its stdin is closed when we
+# end, for any reason. Unlike Linux's parent-death signal it also reaches the children's
+# children, and it works on other systems.
 _WATCHDOG = 'while read -r id; do all="$all -$id"; done; kill -s KILL -- $all'
 
 
@@ -40,14 +40,14 @@ def define_flags() -> None:
     for name, default, meaning in (
         ("processes", 2, "how many to start"),
         ("devices_per_process", 1, "devices that each sees on the CPU"),
-        ("heartbeat_seconds", 10, "all end when one was silent for so long"),
+        ("heartbeat_seconds", 10, "all end when one sends no heartbeat for so long"),
     ):
         flags.DEFINE_integer(name, default, meaning, lower_bound=1)
 
 
 def main(*given: str) -> int:
     """Starts the processes with these flags and follows them; the exit status."""
-    early: list[int] = []  # signals before there are processes
+    early: list[int] = []  # signals that come before the processes have started
     _handle_signals(early.append)
     with _Output() as output, _watchdog() as ids:
         processes = _start(given, ids)
@@ -57,7 +57,7 @@ def main(*given: str) -> int:
         output.say("processes " + ", ".join(str(p.pid) for p in processes))
         limit = flags.FLAGS.heartbeat_seconds + _PARTING_SECONDS
         status = _follow(processes, output, limit=limit)
-        for number in heeded():  # nobody is left to have them: a signal ends the wait
+        for number in heeded():  # no process is left to forward to: a signal ends us
             signal.signal(number, signal.SIG_DFL)
         return status
 
@@ -71,7 +71,7 @@ def _handle_signals(handle: Callable[[int], None]) -> None:
 def _watchdog() -> Iterator[IO[str]]:
     """A file for the ids of processes, a line each; they end if this one does inside.
 
-    The ids are those of their groups too, which end whole.
+    Each id is also that of its process group, and the whole group is killed.
     """
     with subprocess.Popen(
         ["sh", "-c", _WATCHDOG],
@@ -83,7 +83,7 @@ def _watchdog() -> Iterator[IO[str]]:
     ) as watchdog:
         assert watchdog.stdin is not None
         yield watchdog.stdin
-        watchdog.kill()  # nothing is left to end, and ids may come again
+        watchdog.kill()  # all have ended, and ids may be reused
 
 
 def _start(given: Sequence[str], ids: IO[str]) -> list[subprocess.Popen[str]]:
@@ -114,7 +114,7 @@ def _start(given: Sequence[str], ids: IO[str]) -> list[subprocess.Popen[str]]:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """The environment of a process that sees so many devices on this machine's CPU."""
+    """The environment of a process with this number of CPU devices."""
     flag = f"--xla_force_host_platform_device_count={devices}"
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -124,7 +124,7 @@ def environment(devices: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A free port of this machine."""
+    """A port of this machine that is currently free."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
@@ -132,7 +132,7 @@ def free_port() -> int:
 
 def _send(processes: Sequence[subprocess.Popen[str]], number: int) -> None:
     for process in processes:
-        process.send_signal(number)  # nothing, if it has ended
+        process.send_signal(number)  # a no-op if it has ended
 
 
 def _follow(
@@ -201,7 +201,7 @@ def _stop_all(processes: Sequence[subprocess.Popen[str]], output: "_Output") -> 
 class _Output:
     """A queue of output lines and a thread that writes them: callers never block.
 
-    A pipe that is read slowly so holds up neither the processes, whose own pipes would
+    So a slow reader of our output blocks neither the processes, whose own pipes would
     fill up, nor the wait for them. Leaving the context waits until all is written. When
     the pipe or the terminal is closed, lines are dropped and the training goes on.
     """
@@ -233,8 +233,8 @@ class _Output:
                 stream.write(line)
                 stream.flush()
             except OSError:  # EIO of a terminal, EPIPE of a pipe
-                # The stream's buffer still holds the line, and every later flush, that
-                # at the exit of Python too, would fail with it: send it to nowhere.
+                # The stream's buffer still holds the line, so every later flush,
+                # also the one at exit, would fail too: redirect it to /dev/null.
                 with open(os.devnull, "w") as nowhere:
                     os.dup2(nowhere.fileno(), stream.fileno())
 

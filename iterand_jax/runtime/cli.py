@@ -20,14 +20,14 @@ from iterand_jax.runtime.signals import InterruptedRunError
 
 FAILED = 1
 BAD_INPUT = 2
-STOPPED = 75  # the system's code for "try again": a scheduler may start it anew
+STOPPED = 75  # the system's code for "try again": a scheduler may restart it
 INTERRUPTED = 130
-_REPEAT = ";\n    repeat this option"  # what absl says of a flag with several values
+_REPEAT = ";\n    repeat this option"  # absl's help for a repeatable flag
 IMPORTED = time.perf_counter()
 
 
 class _PathParser(flags.ArgumentParser):
-    """A path or URL as text; a shell expands no ~ that follows a = ."""
+    """A path or URL as text; shells do not expand a ~ after =."""
 
     def parse(self, argument: str) -> str:
         return os.path.expanduser(argument)
@@ -44,7 +44,7 @@ class _ConfigParser(flags.ArgumentParser):
 def define_path(
     name: str, default: str | None, help_text: str, *, required: bool = False
 ) -> None:
-    """Defines a flag for a path or URL, whose ~ is the user's home."""
+    """Defines a flag for a path or URL; ~ expands to the home directory."""
     flags.DEFINE(
         _PathParser(),
         name,
@@ -79,7 +79,7 @@ def define_data_dir() -> None:
     define_path(
         "data_dir",
         None,
-        "where datasets lie; default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets",
+        "folder of datasets; default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets",
     )
 
 
@@ -89,7 +89,7 @@ def define_hosts() -> None:
         "coordinator",
         None,
         "HOST:PORT of process 0, for a run of several processes; this and the next two "
-        "are found out by srun, mpirun and on TPU pods",
+        "are detected under srun, mpirun and on TPU pods",
     )
     flags.DEFINE_integer(
         "processes", None, "how many processes train together", lower_bound=1
@@ -100,7 +100,7 @@ def define_hosts() -> None:
     flags.DEFINE_integer(
         "heartbeat_seconds",
         100,
-        "they end when one was silent for so long",
+        "all end when one sends no heartbeat for so long",
         lower_bound=1,
     )
 
@@ -119,7 +119,7 @@ def join_hosts() -> None:
 def started() -> float:
     """When this process began, on the clock of time.perf_counter().
 
-    Where the system does not tell, when this module was imported.
+    Where /proc is not available, when this module was imported.
     """
     try:  # Linux
         ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
@@ -140,20 +140,20 @@ def run(
 ) -> None:
     """Defines and parses the flags and calls main; ends the process.
 
-    Main is called with the arguments that are no flags, at most `positional` of them
+    Main is called with the arguments that are not flags, at most `positional` of them
     (None: any number). What it returns is the exit status.
 
     Every command has --import=MODULE_OR_FILE, which is imported before main is called,
     and --help: the text at the head of main's file, the flags, and `more_help()`.
 
-    Compiled programs are kept for the next time, see `compilation.enable`.
+    Compiled programs are cached on disk, see `compilation.enable`.
 
     Bad input (ValueError, or a flag or config field that does not exist) is one line on
     stderr and exit status 2. A run that stopped after saving ends with status 75 for
-    SIGTERM and the end of its terminal, and with 130 for Ctrl-C, each with a line that
-    says what was saved; anything else that Ctrl-C ends says what the same command does
-    (`again`). Of a run of several processes, one that loses another ends with status 75
-    too.
+    SIGTERM and SIGHUP, and with 130 for Ctrl-C, each with a line that says what was
+    saved; any other command that Ctrl-C ends prints what running it again does
+    (`again`). A process of a multi-process run that loses another one ends with status
+    75 too.
     """
     logging.set_verbosity(logging.WARNING)
 
@@ -161,7 +161,7 @@ def run(
         known = {*flags.FLAGS}
         _define_imports()
         if _asks_for_help(arguments):
-            del sys.argv[1:]  # nothing in it is looked at
+            del sys.argv[1:]  # the other arguments are ignored
             define_flags()
             own = [flag for flag in flags.FLAGS if flag not in known]
             print(_help(main, own, more_help()))
@@ -272,7 +272,7 @@ def indented(text: str, columns: int) -> str:
 
 
 def _tell(error: Exception) -> int | None:
-    """Prints an error in one line, and returns the exit status, if a line will do."""
+    """Prints an error in one line; returns the exit status, None for a traceback."""
     if isinstance(error, InterruptedRunError):
         with contextlib.suppress(OSError):  # the terminal may be what ended it
             print(error, file=sys.stderr, flush=True)
@@ -292,7 +292,7 @@ def _tell(error: Exception) -> int | None:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether this package raised it: others' ValueErrors deserve their traceback."""
+    """Whether this package raised it: others' ValueErrors keep their traceback."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     package = Path(__file__).parents[1]
     ours = (package, package.parent / "experiments")

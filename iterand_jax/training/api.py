@@ -35,17 +35,17 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What a finished training found.
+    """The result of a finished training run.
 
     Attributes:
-      record: as in result.json: accuracies, counts, seconds, versions.
-      history: the records of the log, as in metrics.jsonl.
-      params: the parameters that the network sees, 0.0 where pruned, on the host.
-      masks: nonzero for kept, in the structure of params, None for leaves that are not
+      record: the contents of result.json: accuracies, counts, seconds, versions.
+      history: the log records, as in metrics.jsonl.
+      params: the effective parameters, 0.0 where pruned, on the host.
+      masks: a pytree like params, nonzero where kept, None for leaves that are not
         pruned; None for a method that prunes nothing.
-      variables: what the network is applied with: params and running statistics.
-      run: the run's network, method and config.
-      state: after the last step.
+      variables: the variables for `network.apply`: params and batch statistics.
+      run: the network, method and config.
+      state: the training state after the last step.
     """
 
     record: dict[str, Any]
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def test_accuracy(self) -> float:
-        """In %, of the test part, which is read once, after the last step."""
+        """Test accuracy in %; the test set is evaluated once, after the last step."""
         return self.record["test_accuracy"]
 
     @functools.cached_property
@@ -67,7 +67,7 @@ class Result:
         """The subnetwork as a ticket, which `tickets.ticket.save` writes.
 
         Raises:
-          ValueError: the method's params are not its weights * masks.
+          ValueError: the method's params are not weights * masks.
         """
         ticket = exporting.ticket_of(self.run, self.state, self.words)
         exporting.check_params(self.run, self.state, ticket)
@@ -87,12 +87,12 @@ def train(
     callbacks: Sequence[Callback] = (),
     **fields: Any,
 ) -> Result:
-    """Trains a config, or your own network on arrays, to its end.
+    """Trains a config, or a custom network on arrays, to the end.
 
         result = train("digits", {"epochs": 3, "network.width": 0.25})
         result = train(MyNetwork(), (x, y), test=(x_test, y_test), steps=600)
 
-    It prints what the command prints, and like the command it continues from the
+    It prints the same output as the command line and, like it, resumes from the
     checkpoints of a workdir.
 
     Args:
@@ -100,19 +100,19 @@ def train(
         called with a batch of x and returns logits (N, classes).
       data: for a config, fields to change, {"network.width": 0.25}; for a module,
         (x, y): uint8 images (N, H, W, C) or floats (N, ...), and labels from 0.
-      test: (x, y) of the test part, for a module.
-      test_fraction: how much of (x, y) to set apart where there is no test part.
-      method: a registered name, "iterand" unless set.
-      steps: at least so many, in whole epochs, for a module.
-      workdir: the folder of the run; None for one that is removed at the end.
-      data_dir: where the datasets are; None for $TFDS_DATA_DIR or TFDS's own.
-      callbacks: functions of a record of the log, called with each, and with its
-        "seed" besides: a line of metrics.jsonl.
+      test: the test set (x, y), for a module.
+      test_fraction: the fraction of (x, y) to hold out when there is no test set.
+      method: a registered name, "iterand" by default.
+      steps: the minimum number of steps, rounded up to whole epochs, for a module.
+      workdir: the folder of the run; None for a temporary one, removed at the end.
+      data_dir: where datasets are stored; None for $TFDS_DATA_DIR or TFDS's default.
+      callbacks: functions called with each log record: a line of metrics.jsonl
+        plus its "seed".
       **fields: further fields of the config: sparsity=0.7, batch_size=64.
 
     Raises:
-      ValueError: in one line, the value that is refused and the possible ones.
-      InterruptedRunError: Ctrl-C or SIGTERM came; the workdir has the last step.
+      ValueError: in one line, what is not possible and what is.
+      InterruptedRunError: on Ctrl-C or SIGTERM; the last step is saved in the workdir.
 
     >>> train("digits", {"replicas": 2})
     Traceback (most recent call last):
@@ -171,7 +171,7 @@ def _of_module(
     steps: int | None,
     fields: dict[str, Any],
 ) -> tuple[ConfigDict, Given]:
-    """The config of a module on arrays, and the two as values."""
+    """The config for a module on arrays, and the module and dataset as values."""
     if not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(
             f"a module is trained on (x, y), a pair of arrays; got "

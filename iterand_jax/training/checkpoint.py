@@ -1,12 +1,11 @@
-"""Checkpoints by Orbax: all that is needed to continue bit for bit.
+"""Orbax checkpoints: all that is needed to resume bit for bit.
 
-A checkpoint holds the leaves of the state by path, the host-side record (times, counts,
-position of the feed) and a SHA-256 of the leaves. Orbax writes it in the background
-under another name and renames it when it is whole, so a kill at any moment leaves the
-earlier ones intact.
+A checkpoint holds the state leaves by path, a host-side record (see `replica.Record`),
+and a SHA-256 of the leaves. Orbax writes it asynchronously under a temporary name and
+renames it when it is complete, so a kill at any moment leaves earlier ones intact.
 
-Of several processes, which all hold the whole state, the first alone reads and writes.
-They compare what they hold before it is saved, and all continue from what it read.
+With several processes, the state is replicated on all of them and only process 0 reads
+and writes. They compare their states before a save, and all resume from what it read.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,9 +44,9 @@ class Checkpoints:
     ):
         """Opens or makes the folder.
 
-        The newest `keep` checkpoints stay, the `keep_best` of the highest scores, and
-        those of `keep_steps`. With `only_read` nothing in the folder is changed, where
-        another process may be training: what it deletes meanwhile is skipped.
+        It keeps the newest `keep` checkpoints, the `keep_best` with the highest scores,
+        and those of `keep_steps`. With `only_read` nothing in the folder is changed, as
+        another process may be training: checkpoints that it deletes are skipped.
         """
         self._folder: Any = None  # the first process has it
         with hosts.together():
@@ -72,12 +71,12 @@ class Checkpoints:
         Args:
           step: the number of steps done.
           state: a tree of arrays.
-          record: numbers of the host, as JSON.
-          score: what the best are chosen by; one without is never among them.
+          record: the host-side record, JSON-serializable.
+          score: ranks the checkpoint for `keep_best`; without a score it never counts.
 
         Raises:
           DifferingProcessesError: the processes do not hold the same state.
-          OSError: the one before could not be written; those before that are whole.
+          OSError: the previous save failed; earlier checkpoints are intact.
         """
         leaves = state_leaves(state)
         hosts.check_same(leaves)
@@ -86,10 +85,10 @@ class Checkpoints:
     def restore(
         self, abstract: PyTree, at_most: int | None = None
     ) -> tuple[PyTree, dict[str, Any]] | None:
-        """The newest whole checkpoint as (state of NumPy arrays, record), or None.
+        """The newest intact checkpoint as (state of NumPy arrays, record), or None.
 
-        A damaged one is reported, moved to a folder beside this one unless it is only
-        read, and the one before it is tried.
+        A damaged one is reported and, unless `only_read`, moved to a sibling folder;
+        then the previous one is tried.
 
         Args:
           abstract: the state's structure, with shapes and dtypes for leaves.
@@ -97,9 +96,9 @@ class Checkpoints:
             beyond it are deleted.
 
         Raises:
-          IncompatibleCheckpointError: the newest whole one has other leaves.
-          ValueError: there are checkpoints, and none is whole.
-          OSError: the system does not let them be read, which is no damage.
+          IncompatibleCheckpointError: the newest intact one has other leaves.
+          ValueError: there are checkpoints, but all are damaged.
+          OSError: they cannot be read (e.g. permissions), which is not damage.
         """
         return _of_first(lambda: self._folder.restore(abstract, at_most), abstract)
 
@@ -116,7 +115,7 @@ class Checkpoints:
         return found
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, whole or damaged."""
+        """The steps that have a checkpoint, intact or damaged."""
         return hosts.from_first(lambda: self._folder.steps())
 
     def wait(self) -> None:
@@ -124,7 +123,7 @@ class Checkpoints:
         hosts.from_first(lambda: self._folder.wait())
 
     def close(self) -> None:
-        """Waits and ends the background work."""
+        """Waits for pending writes and closes the manager."""
         if self._folder is not None:
             self._folder.close()
 
@@ -132,7 +131,7 @@ class Checkpoints:
 def _of_first(
     read: Callable[[], tuple[PyTree, dict[str, Any]] | None], abstract: PyTree
 ) -> tuple[PyTree, dict[str, Any]] | None:
-    """What the first process reads, on all."""
+    """What process 0 reads, broadcast to all processes."""
     found = None
     with hosts.together():
         if hosts.is_first():

@@ -26,20 +26,20 @@ _NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOME
 
 
 def zeros(abstract: PyTree) -> PyTree:
-    """NumPy arrays of such shapes and dtypes."""
+    """NumPy zeros of the same shapes and dtypes."""
     return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
 
 
 class IncompatibleCheckpointError(ValueError):
-    """A checkpoint that is whole, of a state with other leaves than the run's."""
+    """An intact checkpoint whose state has other leaves than the run's."""
 
 
 class _Best(preservation.PreservationPolicy):
-    """Keeps the steps of the highest scores, of equal ones the newest.
+    """Keeps the steps with the highest scores; on ties, the newest.
 
-    Scores are in each checkpoint's record. Orbax's `BestN` reads them again only with
-    `best_fn` and from an item of its own: it would delete the best of a run that began
-    before there was such an item, and warn at each checkpoint that has no score.
+    Scores are in each checkpoint's record. Orbax's `BestN` reads them back only with
+    `best_fn` and from a separate item: it would delete the best of a run that started
+    before that item existed, and warn at each checkpoint that has no score.
     """
 
     def __init__(self, number: int, scores: Mapping[int, float]):
@@ -66,13 +66,13 @@ class CheckpointFolder:
         keep_steps: Sequence[int],
         only_read: bool,
     ):
-        """Opens or makes the folder; what stays in it is said in `Checkpoints`."""
+        """Opens or makes the folder; see `Checkpoints` for what is kept."""
         self._folder = folder.resolve()
         self._only_read = only_read
         if not only_read:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # What killed saves have left is of no use and may fill the disk. (Orbax
-            # removes it in the background, beside the next save.)
+            # Leftovers of killed saves are useless and may fill the disk. (Orbax
+            # removes them in the background, during the next save.)
             for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished)
         self._scores: dict[int, float] = {}  # of the steps that have one
@@ -122,7 +122,7 @@ class CheckpointFolder:
     def restore(
         self, abstract: PyTree, at_most: int | None
     ) -> tuple[PyTree, dict[str, Any]] | None:
-        """The newest whole checkpoint, as `Checkpoints.restore` says."""
+        """The newest intact checkpoint; see `Checkpoints.restore`."""
         # 1. Drop checkpoints beyond the step from which the run is to continue.
         for step in self.steps():
             if at_most is not None and step > at_most:
@@ -165,7 +165,7 @@ class CheckpointFolder:
         return None
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, whole or damaged."""
+        """The steps that have a checkpoint, intact or damaged."""
         return sorted(self._manager.all_steps())
 
     def wait(self) -> None:
@@ -184,14 +184,14 @@ class CheckpointFolder:
             ) from error
 
     def close(self) -> None:
-        """Waits and ends the background work."""
+        """Waits for pending writes and closes the manager."""
         with self._writing():
             self._manager.close()
 
     def restore_step(
         self, step: int, abstract: PyTree
     ) -> tuple[PyTree, dict[str, Any]]:
-        """The checkpoint of a step, as `Checkpoints.restore_step` says."""
+        """The checkpoint of a step; see `Checkpoints.restore_step`."""
         steps = self.steps()
         if step not in steps:
             raise ValueError(
@@ -203,8 +203,8 @@ class CheckpointFolder:
     def _restore_step(
         self, step: int, abstract: PyTree
     ) -> tuple[PyTree, dict[str, Any]]:
-        # The record first, since it says which leaves were saved: with other leaves
-        # than the run's, Orbax would fail with an error that looks like damage.
+        # The record first, since it lists the saved leaves: if they are not the run's,
+        # Orbax would fail with an error that looks like damage.
         paths, treedef = jax.tree_util.tree_flatten_with_path(abstract)
         targets = leaves_of(zeros(abstract))
         record = self._read_record(step)
@@ -223,8 +223,8 @@ class CheckpointFolder:
     def _read_record(self, step: int) -> dict[str, Any]:
         arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
         record = self._manager.restore(step, args=arguments).record
-        # Before any of it is believed: one wrong bit makes "float32" another dtype, and
-        # a damaged checkpoint one of another version.
+        # Verify it before using it: one flipped bit turns "float32" into another dtype,
+        # and a damaged checkpoint would look like one of another version.
         if record.pop(_CHECKSUM, None) != _checksum(record):
             raise ValueError("the record does not have the checksum it was saved with")
         return record
@@ -263,8 +263,8 @@ class CheckpointFolder:
 
 
 def _system_error(error: Exception) -> int | None:
-    """The errno behind an error, if there is one."""
-    # TensorStore has it inside a long text.
+    """The errno of an error, None if it has none."""
+    # TensorStore has it only inside its long message.
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return int(code[1]) if code else getattr(error, "errno", None)
 

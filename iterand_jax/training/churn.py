@@ -1,7 +1,7 @@
-"""Mask churn: the share of the mask entries that changed since the last log step.
+"""Mask churn: the fraction of mask entries that changed since the last log step.
 
-The state holds the masks as packed bits, an eighth of a byte per weight, so that a run
-that resumes from a checkpoint logs the same numbers as one that was never stopped.
+The masks of that step are stored in the state as packed bits, one bit per weight, so
+that a resumed run logs the same numbers as an uninterrupted one.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ PyTree = Any
 
 
 def packed_masks(masks: PyTree) -> PyTree:
-    """Masks with eight weights to a byte: uint8 (ceil(size / 8),) each.
+    """Masks packed eight entries per byte: uint8 (ceil(size / 8),) each.
 
     >>> masks = {"kernel": jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])}
     >>> [f"{byte:08b}" for byte in packed_masks(masks)["kernel"]]
@@ -24,7 +24,7 @@ def packed_masks(masks: PyTree) -> PyTree:
 
 
 def mask_churn(before: PyTree, masks: PyTree) -> tuple[PyTree, PyTree]:
-    """Packed masks, and of each the number of entries that changed.
+    """The packed masks, and for each the number of entries that changed.
 
     Args:
       before: packed masks of an earlier step.
@@ -48,8 +48,8 @@ def record(changed: PyTree, masks: PyTree) -> dict[str, Any]:
 
     Returns:
       {"mask_churn": the share of all entries that changed, "layer_churn": that of each
-      layer, to three digits, in the order of the tree's leaves}. Without the paths: of
-      ResNet101's 105 layers these would make the 21,000 lines of a run 120 MB.
+      layer, to three digits, in the order of the tree's leaves}. Paths are omitted:
+      with ResNet101's 105 layers they would make a run's 21,000 log lines 120 MB.
 
     >>> masks = {"a": jnp.ones(8), "b": jnp.ones(12)}
     >>> record({"a": jnp.int32(1), "b": jnp.int32(4)}, masks)

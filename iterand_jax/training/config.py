@@ -1,4 +1,4 @@
-"""Configs: what follows from what, and one-line errors before anything compiles."""
+"""Configs: resolving defaults, and one-line errors before anything compiles."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Given(NamedTuple):
-    """Values in the place of names in a config; None for what the config names."""
+    """Objects that replace names in a config; None where the config's name is used."""
 
     network: nn.Module | None = None
     dataset: Dataset | None = None
@@ -41,10 +41,10 @@ NOTHING_GIVEN = Given()
 
 
 def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
-    """The complete, checked config: what was left None comes from the method's recipe.
+    """The complete, checked config: None fields are filled from the method's recipe.
 
-    Fields that mean nothing to the method (K_per for SGD) stay None. The names of what
-    is given are not looked up.
+    Fields that the method does not use (K_per for SGD) stay None. Names that `given`
+    replaces are not looked up.
 
     Raises:
       ValueError: in one line, the value that is not possible and those that are.

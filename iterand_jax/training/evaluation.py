@@ -15,12 +15,12 @@ from iterand_jax.training.step import State, Totals, eval_step
 
 
 class Evaluation(NamedTuple):
-    """What a state reaches on a split.
+    """The metrics of a state on a split.
 
     Attributes:
-      loss: the mean.
+      loss: the mean loss.
       accuracy: in %.
-      examples: that counted: those of the split, less images that cannot be decoded.
+      examples: the number evaluated: the split without undecodable images.
     """
 
     loss: float
@@ -83,7 +83,7 @@ class Evaluator:
 
 
 def _known_to_all(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches; one that a process cannot make ends all of them."""
+    """The batches; if one process fails to make one, all processes stop."""
     while True:
         with hosts.together():
             batch = next(batches, None)

@@ -1,4 +1,4 @@
-"""What a run found, as a ticket, checked against the run before it is written."""
+"""Exports the subnetwork of a run as a ticket, after checking it against the run."""
 
 import contextlib
 from collections.abc import Mapping
@@ -49,25 +49,25 @@ def export(
     step: int | None = None,
     data_dir: str | None = None,
 ) -> None:
-    """Writes a run in a format, and prints how large that is.
+    """Exports a run in a format, and prints the sizes.
 
-    What is written is the newest checkpoint that is whole, or that of a step. Before,
-    its masked weights are compared with those that the run's network sees, and its
-    logits with the run's on test examples, or on random inputs where the dataset is not
-    at hand.
+    Exports the newest intact checkpoint, or that of a step. First its masked weights
+    are compared with the run's effective parameters, and its logits with the run's on
+    test examples, or on random inputs if the dataset is not available.
 
-    The folder around the output has to be there: a mistyped one is refused, not made.
+    The parent folder of the output must exist: a mistyped one is an error.
 
     Args:
       workdir: the folder of the run.
       name: a format, one of `FORMATS`.
       output: the file, or for "stablehlo" the folder.
       step: which checkpoint; None for the newest.
-      data_dir: where the datasets are, for the comparison.
+      data_dir: where datasets are stored, for the comparison.
 
     Raises:
-      ValueError: there is no run or checkpoint, its network cannot have this format,
-        the output cannot be there, or the ticket does not answer as the run does.
+      ValueError: there is no run or checkpoint, the format does not support its
+        network, the output cannot be written, or the ticket's outputs differ from
+        the run's.
     """
     config = read_json(workdir / "config.json")
     _check_output(output, is_folder=name == "stablehlo")
@@ -110,7 +110,7 @@ def _check_output(output: Path, *, is_folder: bool) -> None:
 def words_of(
     workdir: Path, config: Mapping[str, Any], given: Given = NOTHING_GIVEN
 ) -> tuple[str, ...] | None:
-    """The vocabulary that a run on texts left in its folder, None of a run on images.
+    """The vocabulary saved in the folder of a text run, None for an image run.
 
     Raises:
       ValueError: it is not there.
@@ -125,7 +125,7 @@ def words_of(
 
 
 def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> Ticket:
-    """What a run found by this state: of a run without masks, its dense weights."""
+    """The ticket of a state; for a run without masks, its dense weights."""
     config, method = run.config, run.method
     draws, masks = None, run.masks(state)
     if method.resampling is not None:
@@ -166,10 +166,10 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
 
 
 def check_params(run: Run, state: State, ticket: Ticket) -> None:
-    """Raises ValueError unless a ticket's weights are those that the network sees.
+    """Raises ValueError unless a ticket's weights equal the effective parameters.
 
-    They are weights * masks of the method, which need not be its `params`: a method
-    that a user wrote may say one thing and train another.
+    A ticket has the method's weights * masks. In a custom method they may differ from
+    its `params`, which are what the network is trained with.
     """
     rebuilt = leaves_of(ticket.params)
     for path, leaf in leaves_of(run.params(state)).items():
@@ -182,10 +182,10 @@ def check_params(run: Run, state: State, ticket: Ticket) -> None:
 
 
 def check_logits(run: Run, state: State, ticket: Ticket, data_dir: str | None) -> str:
-    """Compares a ticket's logits with the run's own; says on what.
+    """Compares a ticket's logits with the run's; returns a description of the check.
 
-    Both compute on pixels or tokens as the data has them, in two programs, which may
-    round differently.
+    Both take the raw pixels or tokens, but are compiled separately and so may round
+    differently.
 
     Raises:
       ValueError: they differ by more than rounding.
@@ -207,7 +207,7 @@ def check_logits(run: Run, state: State, ticket: Ticket, data_dir: str | None) -
 def _examples(
     run: Run, ticket: Ticket, data_dir: str | None
 ) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
-    """(what the ticket takes, what the run's network takes, which examples)."""
+    """(inputs of the ticket, inputs of the run's network, what they are)."""
     dataset, config = run.dataset, run.config
     try:
         if dataset.is_text and ticket.words is None:
@@ -259,7 +259,7 @@ def _random_examples(
 
 
 def sizes(ticket: Ticket, arrays: dict[str, Any]) -> dict[str, str]:
-    """What a ticket's arrays take by kind, and all of them against float32."""
+    """The size of a ticket's arrays by kind, and in all compared with float32."""
     by_kind: dict[str, int] = {}
     for name, array in arrays.items():
         kind = name.split("/")[0]

@@ -1,4 +1,4 @@
-"""The gradient of the mean loss of a batch, computed in one piece or in parts."""
+"""The gradient of a batch's mean loss, optionally accumulated over microbatches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +21,18 @@ def accumulated(
     *,
     parts: int,
 ) -> tuple[Array, PyTree, PyTree, PyTree]:
-    """The mean over a batch, part after part, so that activations of one part live.
+    """Gradient accumulation: only one microbatch's activations are live at a time.
 
-    Part j holds the examples j, j + parts, ...: what a device holds of the batch stays
-    on it. Running statistics go through the parts in turn, each part normalized by its
-    own; everything else is that of the undivided batch, up to rounding.
+    Part j has the examples j, j + parts, ..., so each device's shard of the batch stays
+    on it. Running statistics are updated by the parts in turn, each normalized by its
+    own batch statistics; all else equals the undivided batch, up to rounding.
 
     Args:
-      loss_of: of one part.
-      params: what to differentiate by.
+      loss_of: the loss of one part.
+      params: the parameters to differentiate with respect to.
       batch_stats: running statistics.
       batch: (inputs, labels), each (N, ...), N a multiple of parts.
-      parts: how many.
+      parts: the number of microbatches.
 
     Returns:
       (mean loss, sums over the batch, batch_stats, gradients).

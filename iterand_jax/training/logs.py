@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl and TensorBoard events."""
+"""The logs of a run: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from iterand_jax.runtime.files import write_atomically
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
+    """The records of a metrics.jsonl; a last line truncated by a kill is skipped."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")
@@ -21,13 +21,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 class _Events:
     """TensorBoard events, on disk when `write` returns.
 
-    tensorboardX's SummaryWriter leaves that to a thread. A full disk ends the thread,
-    and the run would wait for ever once the queue to it is full.
+    tensorboardX's SummaryWriter writes in a thread. A full disk ends the thread, and
+    the run would hang once its queue is full.
     """
 
     def __init__(self, folder: Path, *, from_step: int):
-        """Opens a file of its own; what earlier ones hold beyond the step is hidden."""
-        # Imported here: it takes most of a second, which --help should not.
+        """Opens a new file; TensorBoard hides earlier files' events beyond the step."""
+        # Imported lazily: it takes most of a second, which would slow down --help.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2, summary_pb2
 
@@ -67,12 +67,12 @@ class MetricsLog:
     """metrics.jsonl and the TensorBoard events of the same numbers.
 
     Each record has "kind", "step" and "epoch"; its numbers become the events
-    "kind/name", its values per layer do not. The methods raise OSError, which names the
-    file or folder that cannot be written.
+    "kind/name"; per-layer lists are not. If a write fails, the methods raise OSError,
+    which names the file or folder.
     """
 
     def __init__(self, workdir: Path, *, from_step: int):
-        """Continues the log of a workdir from a step; what is beyond it is dropped."""
+        """Continues the log of a workdir from a step; later records are dropped."""
         self._path, self._folder = workdir / "metrics.jsonl", workdir / "tensorboard"
         with contextlib.ExitStack() as opened:
             with _writing(self._path):
@@ -108,7 +108,7 @@ class MetricsLog:
 
 
 class SilentLog(MetricsLog):
-    """What a process has for a log that another one writes."""
+    """The no-op log of the processes that do not write it."""
 
     def __init__(self, workdir: Path, *, from_step: int):
         """Opens nothing."""
@@ -121,7 +121,7 @@ class SilentLog(MetricsLog):
 
 
 class Clock:
-    """Seconds by phase, adding up over restarts."""
+    """Seconds by phase, accumulated over restarts."""
 
     def __init__(self, seconds: dict[str, float]):
         """Starts from seconds measured before."""

@@ -27,13 +27,13 @@ _FAILURE = 1000  # beyond any signal
 def train_and_evaluate(
     run: DataRun, workdir: Path, callbacks: Sequence[Callback] = ()
 ) -> Outcome:
-    """Trains from the workdir's last checkpoint or the start, and tests at the end.
+    """Trains from the last checkpoint or from scratch, and tests at the end.
 
     Raises:
       NonFiniteLossError: names the step; the last good checkpoint stays.
-      InterruptedRunError: one of `SIGNALS` came; the last step is saved.
-      DifferingDevicesError: names the leaf and the devices; nothing of it is saved.
-      ValueError: the workdir has checkpoints, and all are damaged.
+      InterruptedRunError: a stop signal came; the last step is saved.
+      DifferingDevicesError: names the leaf and the devices; that state is not saved.
+      ValueError: the workdir has checkpoints, but all are damaged.
     """
     (outcome,) = train_together([run], [workdir], callbacks=callbacks)
     return outcome
@@ -46,11 +46,11 @@ def train_together(
     started: float | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[Outcome]:
-    """Trains runs that differ in their seeds alone in one program, as if each alone.
+    """Trains runs that differ only in their seeds in one program, as if each alone.
 
-    Each has a workdir of its own. All continue from the newest step that each of them
-    has saved. The time to the first step counts from `started`, a time.perf_counter(),
-    by default from now. In the first process each log record goes to the callbacks.
+    Each has a separate workdir. All resume from the newest step that all of them have
+    saved. The time to the first step counts from `started`, a time.perf_counter(), by
+    default from now. In process 0 each log record is passed to the callbacks.
 
     Raises:
       NonFiniteLossError, InterruptedRunError, ValueError: as `train_and_evaluate`.
@@ -69,12 +69,12 @@ def train_together(
 
 
 class _Trainer:
-    """Runs from their checkpoints, or from nothing, to their end."""
+    """Trains runs from their checkpoints, or from scratch, to the end."""
 
     def __init__(self, replicas: Sequence[Replica], started: float):
         self._replicas, self._started = replicas, started
         first, *others = replicas
-        self._run = run = first.run  # what they share: all but seeds and states
+        self._run = run = first.run  # shared by all, except seeds and states
         self._roots = tuple(replica.run.root for replica in replicas)
         self._start = restore_together(replicas)
         self._stop: int | None = None  # the signal that all processes know of
@@ -119,14 +119,14 @@ class _Trainer:
             if self._stop is not None:
                 self._save(step)
             self._wait()
-            # One that came with the last step or meanwhile counts too.
+            # A signal during the last step or the wait counts too.
             heard = hosts.largest(self._stop or stop.number or 0)
             if heard:
                 raise InterruptedRunError(step, heard)
         return [replica.finish(self._programs) for replica in self._replicas]
 
     def _until_event(self, step: int, bar, stop: StopRequest) -> int:
-        """Trains to the next step after which something else is due, or to a stop."""
+        """Trains until the next refresh, log, validation or checkpoint, or a stop."""
         run = self._run
         periods = [
             run.config.log_every_steps,
@@ -145,15 +145,15 @@ class _Trainer:
                     self._clock.seconds["first step"] = elapsed
                 step += count
                 bar.update(count)
-                if hosts.are_alone():  # the others know with the next batch
+                if hosts.are_alone():  # several processes agree in `_batches`
                     self._stop = stop.number
         return step
 
     def _batches(self, step: int, stop: StopRequest) -> tuple[Any, ...]:
-        """What the feeds give each for a step.
+        """The feeds' arguments for a step, one per run.
 
-        One message for both: a batch that one process cannot make ends all of them, and
-        a signal that came to one stops all after the same step.
+        One collective covers two cases: if a process fails to make its batch, all end;
+        if a process got a signal, all stop after the same step.
         """
         batches: tuple[Any, ...] = ()
         failure: Exception | None = None
@@ -170,13 +170,13 @@ class _Trainer:
         return batches
 
     def _dispatch(self, step: int, end: int, batches: tuple[Any, ...]) -> int:
-        """Trains each for as many steps as one call does; returns how many."""
+        """Dispatches one compiled call; returns the number of steps it trained."""
         limit = min(self._programs.steps_per_dispatch, end - step)
         count = min(limit, self._run.feed.steps_alike(step))
         train = self._programs.steps[parallel.form(batches[0])]
         states = tuple(replica.state for replica in self._replicas)
         states = train(states, batches, self._roots, np.int32(count))
-        # On CPU dispatch runs far ahead; the bar should show the steps that are done.
+        # Async dispatch on CPU runs far ahead; the bar should show completed steps.
         states[-1].step.block_until_ready()
         for replica, state in zip(self._replicas, states, strict=True):
             replica.state = state
@@ -205,7 +205,7 @@ class _Trainer:
             self._save(step)
 
     def _show(self, bar) -> None:
-        """The means over all that train together."""
+        """Shows the means over all runs in the progress bar."""
         loss, accuracy = np.mean([replica.shown for replica in self._replicas], axis=0)
         shown = {"loss": f"{loss:.3f}", "train": f"{accuracy:.1f}%"}
         if self._replicas[0].record.validation_accuracy:
@@ -214,7 +214,7 @@ class _Trainer:
         bar.set_postfix(shown, refresh=False)
 
     def _save(self, step: int) -> None:
-        """Saves all, once each has the step before whole: one is common to them."""
+        """Saves all runs, after all previous saves: so one step is common to all."""
         if len(self._replicas) > 1:
             with self._clock.measure("checkpoints"):
                 self._wait()

@@ -1,4 +1,4 @@
-"""The device memory that a run needs, reported before its first step."""
+"""The memory that a run needs per device, printed before its first step."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,15 +17,15 @@ def report(
     steps: Iterable[jax.stages.Compiled],
     evaluations: Iterable[jax.stages.Compiled] = (),
 ) -> str:
-    """The states by their parts and the largest of the compiled programs, as a table.
+    """The size of the states by part and of the largest compiled programs, as a table.
 
-    The estimates are the compiler's, for the devices that it compiled for: what a step
-    holds, state and data included, and what an evaluation holds beside the states.
+    The estimates are XLA's, for the devices it compiled for: the memory of a train
+    step, including state and data, and of an evaluation in addition to the states.
 
     Args:
-      states: of all that train together.
-      steps: of training.
-      evaluations: of a batch, with the masked weights.
+      states: of all runs that train together.
+      steps: the compiled train steps.
+      evaluations: the compiled programs of evaluation.
     """
     sizes = {part: _bytes([getattr(s, part) for s in states]) for part in PARTS}
     parts = ", ".join(f"{name} {_shown(size)}" for name, size in sizes.items() if size)
@@ -44,15 +44,15 @@ def report(
 
 
 def _largest(programs: Iterable[jax.stages.Compiled]) -> Any:
-    """The analysis of the program that holds most, None where none is known."""
+    """The memory analysis with the highest peak, None if none is available."""
     analyses = [program.memory_analysis() for program in programs]
     return max((a for a in analyses if a is not None), key=peak, default=None)
 
 
 def peak(analysis: Any) -> int:
-    """What a compiled program holds at once, in bytes, by its memory analysis.
+    """The peak memory of a compiled program in bytes, from its memory analysis.
 
-    The field peak_memory_in_bytes leaves out what is inside the program on CPU.
+    On CPU the field peak_memory_in_bytes leaves out the temporaries.
     """
     outside = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     donated = analysis.alias_size_in_bytes

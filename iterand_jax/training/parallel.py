@@ -1,12 +1,12 @@
 """Devices: a one-axis mesh, and the re-randomization as a pmapped tree update.
 
 Steps are `jax.jit` programs over the mesh: the batch is sharded, everything else
-replicated. The re-randomization communicates nothing, since every device draws the same
-values from the same key, so it is a `jax.pmap` of the plain tree update: it takes and
-returns the very arrays of the jitted step, without a transfer or a retrace. For that
-the mesh must have Auto axes and the pmap its axis name.
+replicated. The re-randomization needs no communication, since every device samples the
+same values from the same key, so it is a `jax.pmap` of the plain tree update: it takes
+and returns the arrays of the jitted step as they are, without a transfer or a retrace.
+For that the mesh must have Auto axes and the pmap its axis name.
 
-With several processes all of this is the same, over the devices of all of them.
+With several processes the mesh spans the devices of all of them.
 """
 
 from collections.abc import Callable
@@ -31,13 +31,13 @@ class DifferingDevicesError(ValueError):
 
 
 def device_mesh() -> Mesh:
-    """All devices on one axis, those of a process beside each other, as pmap's are."""
+    """All devices on one axis, grouped by process, in the order of pmap."""
     devices = sorted(jax.devices(), key=lambda d: d.process_index)
     return Mesh(np.array(devices), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of the state, the data and the keys: whole on every device."""
+    """The sharding of the state, the data and the keys: replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -47,21 +47,21 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def steps_per_dispatch() -> int:
-    """The most steps in one call where a config does not say.
+    """The default maximum of steps per dispatch.
 
-    An accelerator that waits for the host before each step waits longer than a small
-    step takes. On CPU a loop would make the gradients of convolutions 30 times slower.
+    On an accelerator the dispatch overhead of each step exceeds the time of a small
+    step. On CPU a loop would make the gradients of convolutions 30 times slower.
     """
     return 1 if jax.default_backend() == "cpu" else 50
 
 
 def form(arguments: PyTree) -> tuple[tuple[int, ...], ...]:
-    """The shapes of the arguments of a step: which compiled program takes them."""
+    """The shapes of a step's arguments, the key to its compiled program."""
     return tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
-    """Raises ValueError unless the devices divide the batch, and each its parts."""
+    """Raises ValueError unless devices * parts divides the batch size."""
     if batch_size < 1 or batch_size % (mesh.size * parts):
         in_parts = f", {parts} parts on each" if parts > 1 else ""
         raise ValueError(
@@ -73,7 +73,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
 def compile_refresh(
     method: Method, mesh: Mesh, key: Array, state: State
 ) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
-    """`method.refresh` compiled for all devices at once and trees like the state's.
+    """`method.refresh` compiled for all devices, for trees like the state's.
 
     Returns (key, step, trainable, frozen) -> (frozen, redrawn); all but the step are
     replicated over the mesh.
@@ -102,9 +102,9 @@ def compile_refresh(
 def compile_check(mesh: Mesh, state: State) -> Callable[[State], None]:
     """A check that all devices, those of other processes too, hold the same state.
 
-    Nothing else would notice: a replicated array is read from one device. A sum of each
-    leaf's words is compared, with odd factors that differ, so that any one word that
-    differs is seen.
+    Nothing else would detect a difference: a replicated array is read from one device.
+    It compares a checksum of each leaf, the sum of its words times distinct odd
+    factors, which detects any single word that differs.
 
     Returns (state) -> None, which raises DifferingDevicesError.
     """
@@ -150,7 +150,7 @@ def _sum_of_words(leaf: Array) -> Array:
 def compile_refresh_without_pmap(
     method: Method, mesh: Mesh, key: Array, state: State
 ) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
-    """What `compile_refresh` gives, bit for bit, of a JAX that has no pmap."""
+    """As `compile_refresh`, bit for bit, for a JAX version without pmap."""
     whole = PartitionSpec()
     on_devices = jax.shard_map(
         method.refresh, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False

@@ -10,7 +10,7 @@ from iterand_jax.training.run import DataRun
 
 
 def plan(runs: Sequence[DataRun], workdir: Path) -> str:
-    """What runs that differ in their seeds are about to do, as a table."""
+    """The plan of runs that differ only in their seeds, as a table."""
     run, seeds = runs[0], [run.config.seed for run in runs]
     config = run.config
     total, kept = run.subnetwork.count(run.weights(run.abstract))

@@ -1,7 +1,7 @@
-"""Procedures: methods that are several runs, one after another, by their configs.
+"""Procedures: methods that consist of a sequence of runs, given by their configs.
 
-`config.method` names a method or a procedure. A procedure says which runs a resolved
-config stands for; what trains them is `stages`. Everything else sees runs of methods.
+`config.method` names a method or a procedure. A procedure expands a resolved config to
+the configs of its runs, which `stages` trains. All other code handles single runs.
 """
 
 from collections.abc import Callable

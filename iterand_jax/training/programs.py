@@ -18,11 +18,11 @@ PyTree = Any
 
 
 class Programs(NamedTuple):
-    """What training calls.
+    """The compiled functions that the training loop calls.
 
     Attributes:
-      steps: by the form of a feed's arguments, what `compile_steps` returns.
-      steps_per_dispatch: the most steps that one call may do.
+      steps: the results of `compile_steps` by the shapes of a feed's arguments.
+      steps_per_dispatch: the maximum number of steps per call.
       evaluate: (state, split) -> `Evaluation`.
       refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
       churn: state -> (packed masks, changed entries of each); None for masks that do
@@ -39,7 +39,7 @@ class Programs(NamedTuple):
 
 
 def compile_programs(run: DataRun, states: Sequence[State]) -> Programs:
-    """Compiles what runs like this one need, for states on the devices."""
+    """Compiles the programs of runs like this one, for states on the devices."""
     limit = run.config.steps_per_dispatch or parallel.steps_per_dispatch()
     state, refresh, churn = states[0], None, None
     if run.method.refresh_every:
@@ -87,7 +87,7 @@ def compile_steps(
     Args:
       run: any of the runs; they differ in their seeds.
       states: one for each run, which every call donates.
-      shapes: of the arguments of one run, one of the feed's `train_shapes`.
+      shapes: the shapes of one run's arguments, one of the feed's `train_shapes`.
       looped: whether count may be more than 1, with the same arguments for all these
         steps. On CPU the gradient of a convolution is 30 times slower in a loop.
     """

@@ -35,9 +35,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout that this package is in, "+changes" if it has any.
+    """The commit of the checkout this package is in, plus "+changes" if it is dirty.
 
-    Records in `results/` are no changes: each run of a sweep adds a line to them.
+    Records in `results/` do not count: each run of a sweep adds a line to them.
     "unknown" outside a checkout.
     """
     root = Path(__file__).resolve().parents[2]
@@ -52,11 +52,11 @@ def commit() -> str:
 
 
 def device() -> str:
-    """The devices of the run: how many of which kind.
+    """The number and kind of the run's devices.
 
-    For CPUs, how many cores, and for x86 on Linux the widest vectors, which decide
-    the speed: "1 x x86_64 CPU of 2 cores (AVX-512)". Of several processes, also
-    how many.
+    For CPUs with the number of cores and, for x86 on Linux, the widest SIMD extension,
+    which determines the speed: "1 x x86_64 CPU of 2 cores (AVX-512)". With several
+    processes, also their number.
     """
     devices = jax.devices()
     kind = devices[0].device_kind

@@ -1,4 +1,4 @@
-"""A run in training, alone or beside others: its state, its log, its checkpoints."""
+"""One of the runs that train together: its state, its log, its checkpoints."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from iterand_jax.training.step import State
 from iterand_jax.trees import sha256
 
 Callback = Callable[[dict[str, Any]], None]
-"""Is called with each record of the log: a line of metrics.jsonl, and its seed."""
+"""Called with each log record: a line of metrics.jsonl plus its "seed"."""
 
 
 class NonFiniteLossError(ValueError):
@@ -28,14 +28,14 @@ class NonFiniteLossError(ValueError):
 
 @dataclasses.dataclass
 class Record:
-    """The host-side record of a run, kept in every checkpoint.
+    """The host-side record, saved in every checkpoint.
 
     Attributes:
-      redrawn: weights resampled so far.
-      seconds: by phase, of all that trained in the program; to the "first step", from
+      redrawn: the number of weights resampled so far.
+      seconds: by phase, for all runs in the program; "first step" is the time since
         the last start.
       validation_accuracy: after each epoch so far, in %.
-      position: of the feed.
+      position: the position of the feed.
     """
 
     redrawn: int = 0
@@ -46,14 +46,14 @@ class Record:
 
 @dataclasses.dataclass
 class Outcome:
-    """What a finished run leaves.
+    """The outcome of a finished run.
 
     Attributes:
       state: after the last step.
-      record: the host's numbers.
+      record: the host-side record.
       test_loss: mean over the test split.
       test_accuracy: in %.
-      test_examples: that counted.
+      test_examples: the number evaluated.
       state_sha256: a digest of every leaf of the state.
     """
 
@@ -69,11 +69,11 @@ class Replica:
     """One of the runs that train together.
 
     Attributes:
-      run: what it is made of.
-      checkpoints: its own.
-      state: now; whoever calls the train step replaces it.
-      record: the host's numbers.
-      shown: the last loss and accuracy on the batches of training.
+      run: the network, method, data and config.
+      checkpoints: the checkpoints in its workdir.
+      state: the current state; the caller of the train step replaces it.
+      record: the host-side record.
+      shown: the last training loss and accuracy.
     """
 
     state: State
@@ -96,7 +96,7 @@ class Replica:
         self._callbacks = callbacks
 
     def start(self, restored: tuple[State, dict[str, Any]] | None) -> None:
-        """Begins with what a checkpoint held, or with nothing done."""
+        """Starts from a restored checkpoint, or from the initial state."""
         replicated = parallel.replicated(self.run.mesh)
         if restored is None:
             self.record = Record()
@@ -107,7 +107,7 @@ class Replica:
             self.state = jax.make_array_from_process_local_data(replicated, restored[0])
 
     def write_files(self) -> None:
-        """Writes what the workdir keeps of the data, once the feed is open."""
+        """Writes the feed's files, such as a vocabulary, once the feed is open."""
 
         def write() -> None:
             for name, text in self.run.feed.files().items():
@@ -130,7 +130,7 @@ class Replica:
         self._log.close()
 
     def check_finite(self) -> None:
-        """Raises NonFiniteLossError once a loss was not finite."""
+        """Raises NonFiniteLossError if the loss of a step was not finite."""
         bad_step = int(self.state.bad_step)
         if bad_step >= 0:
             raise NonFiniteLossError(
@@ -140,7 +140,7 @@ class Replica:
             )
 
     def refresh(self, programs: Programs, step: int) -> None:
-        """Re-randomizes, and counts what was redrawn."""
+        """Re-randomizes, and counts the resampled weights."""
         assert programs.refresh is not None
         with self._clock.measure("re-randomization"):
             frozen, redrawn = programs.refresh(
@@ -150,7 +150,7 @@ class Replica:
             self.record.redrawn += int(redrawn)
 
     def log_step(self, programs: Programs, step: int) -> None:
-        """Writes what happened since the last log step."""
+        """Logs the metrics since the last log step."""
         changes = {}
         if programs.churn:
             masks, changed = programs.churn(self.state)
@@ -170,7 +170,7 @@ class Replica:
         )
 
     def log_epoch(self, programs: Programs, step: int) -> None:
-        """Validates, and writes what happened in the epoch."""
+        """Validates, and logs the metrics of the epoch."""
         with self._clock.measure("evaluation"):
             validation = programs.evaluate(self.state, "validation")
         self.record.validation_accuracy.append(validation.accuracy)
@@ -189,7 +189,7 @@ class Replica:
         )
 
     def _write(self, line: dict[str, Any]) -> None:
-        """Adds a line to the log; a disk that is full ends all processes."""
+        """Appends a line to the log; if that fails, all processes end."""
         with hosts.together():
             self._log.write(line)
             if hosts.is_first():
@@ -215,11 +215,11 @@ class Replica:
             # All devices must hold the same state, or nothing is saved.
             if programs.check:
                 programs.check(self.state)
-            # What the host knows beside the state: times, and where the feed stands.
+            # The host-side record: times, and the position of the feed.
             self.record.seconds = self._clock.seconds
             self.record.position = self.run.feed.position()
-            # Only a checkpoint at the end of an epoch has a validation accuracy of its
-            # own, by which the best are kept.
+            # Only at the end of an epoch is there a validation accuracy of this state,
+            # by which the best checkpoints are kept.
             at_epoch_end = step % self.run.feed.steps_per_epoch == 0
             score = self.record.validation_accuracy[-1] if at_epoch_end else None
             # Copied now, as the next step donates the state; written in the background.
@@ -227,7 +227,7 @@ class Replica:
             self.checkpoints.save(step, self.state, record, score)
 
     def finish(self, programs: Programs) -> Outcome:
-        """Reads the test set."""
+        """Evaluates on the test set."""
         with self._clock.measure("evaluation"):
             test = programs.evaluate(self.state, "test")
         self.record.seconds = self._clock.seconds
@@ -242,7 +242,7 @@ class Replica:
 
 
 def restore_together(replicas: Sequence[Replica]) -> int:
-    """Starts all at the newest step of which each has a whole checkpoint, or at 0.
+    """Starts all at the newest step for which all have an intact checkpoint, or at 0.
 
     A kill can come while some have saved a step and others have not; checkpoints beyond
     the common step are removed. Returns the step.

@@ -1,4 +1,4 @@
-"""result.json: what a finished run leaves besides its state."""
+"""result.json: the results of a finished run."""
 
 import json
 import statistics
@@ -64,7 +64,7 @@ def write_summary_of(
 ) -> dict[str, Any]:
     """Writes the result.json of finished replicas: their mean, deviation and results.
 
-    The deviation is that of a sample (n - 1), in points of accuracy.
+    The deviation is the sample standard deviation (n - 1), in percentage points.
     """
     results = {folder.name: read_json(folder / "result.json") for folder in members}
     accuracies = [result["test_accuracy"] for result in results.values()]

@@ -1,9 +1,9 @@
 """A run: the names in a config become values once, before anything compiles.
 
 `describe` looks up dataset, network and method of a resolved config; that needs no
-data, so a checkpoint can be read and exported where there is none. `build` adds the
-data and the devices. Everything after takes the one frozen record and asks it, never a
-name: what is kept, what from, and what the network sees are the method's to say.
+data, so a checkpoint can be read and exported without it. `build` adds the data and the
+devices. All later code uses this one frozen dataclass and never branches on a name: the
+method defines the weights, the masks and the parameters that the network is applied to.
 """
 
 import dataclasses
@@ -42,11 +42,11 @@ class Run:
 
     Attributes:
       config: the resolved config.
-      dataset: what is known of the dataset without its data.
-      subnetwork: how the network is drawn and pruned.
+      dataset: the dataset's description, without its data.
+      subnetwork: how the weights are initialized and pruned.
       network: the Flax module.
       method: the training method.
-      optimizer: of the trainable tree.
+      optimizer: the optimizer of the trainable tree.
       abstract: the state's structure, with shapes and dtypes for leaves.
     """
 
@@ -100,7 +100,7 @@ class Run:
         return jax.jit(self.method.masks)(state.trainable, state.frozen, state.step)
 
     def params(self, state: State) -> PyTree:
-        """The parameters that the network sees in a state."""
+        """The effective parameters of a state, which the network is applied with."""
         return jax.jit(self.method.params)(state.trainable, state.frozen, state.step)
 
     def count(self, state: State) -> tuple[int, int]:
@@ -143,10 +143,10 @@ def describe(config: ConfigDict, given: Given = NOTHING_GIVEN) -> Run:
 
     Args:
       config: resolved.
-      given: a network and a dataset in the place of those that it names.
+      given: a network and a dataset that replace those that it names.
 
     Raises:
-      ValueError: in one line, an unknown name or a size that the network forbids.
+      ValueError: in one line, an unknown name or a size the network does not support.
     """
     dataset = given.dataset or get_dataset(config.dataset.name)
     unpruned = (Rule(pattern, prune=False) for pattern in config.unpruned or ())
@@ -171,7 +171,7 @@ def describe(config: ConfigDict, given: Given = NOTHING_GIVEN) -> Run:
         optimizer=optimizer,
         abstract=None,  # type: ignore[arg-type]  # it takes the rest to know it
     )
-    # Traced now, so that a size that the network forbids is refused before any work.
+    # Traced now, so that an unsupported size fails before any work.
     abstract = jax.eval_shape(run.init_state, jax.random.key(config.seed))
     return dataclasses.replace(run, abstract=abstract)
 

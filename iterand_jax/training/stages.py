@@ -1,13 +1,12 @@
 """Iterative magnitude pruning (IMP), the baseline of Table 7, as a sequence of runs.
 
-A dense network is trained; then, a few times over, the weights of the smallest
-magnitude are removed (`magnitude.magnitude_masks`), the others are put back to what
-they were early in the dense training, and the smaller network is trained from there
-with the schedule from its start.
+A dense network is trained; then, several times, the weights of the smallest magnitude
+are pruned (`magnitude.magnitude_masks`), the others are rewound to their values early
+in the dense training, and the sparser network is retrained with the whole schedule.
 
-Each stage is a run in its own folder, stage_0 (dense), stage_1, ... A retraining
-begins from a checkpoint of step 0 that holds its masks and rewound weights, so whatever
-a run can do (continue, be evaluated or exported) a stage can.
+Every stage is a run in its own folder, stage_0 (dense), stage_1, ... A retraining
+starts from a checkpoint of step 0 that holds its masks and rewound weights, so a stage
+can be resumed, evaluated and exported like any run.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ def train(
 
     Returns:
       The result of the last stage, with the sums of the seconds and the steps of all
-      and, as "stages", what came out of each.
+      and, as "stages", the result of each.
     """
     stage_configs = procedures.stages(config)
     runs = [building.build(own, source, given) for own in stage_configs]
@@ -66,7 +65,7 @@ def train(
 
 
 def _trained(run: DataRun, folder: Path) -> State:
-    """The end of a stage: masks of an earlier step would be others."""
+    """The final state of a stage: an earlier one would give other masks."""
     try:
         return workdir.restore(folder, run.total_steps).state
     except Exception as error:
@@ -77,7 +76,7 @@ def _trained(run: DataRun, folder: Path) -> State:
 
 
 def _early(config: ConfigDict, dense: DataRun, folder: Path) -> State:
-    """What the weights are put back to."""
+    """The state that the weights are rewound to."""
     if config.rewind_epochs:
         step = config.rewind_epochs * dense.feed.steps_per_epoch
         return workdir.restore(folder, step).state
@@ -85,7 +84,7 @@ def _early(config: ConfigDict, dense: DataRun, folder: Path) -> State:
 
 
 def _begin(run: DataRun, folder: Path, trained: State, early: State) -> None:
-    """Makes the checkpoint that a retraining begins with, unless it has begun."""
+    """Makes the checkpoint that a retraining starts from, unless it has started."""
     checkpoints = Checkpoints(folder / "checkpoints", keep=run.config.keep_checkpoints)
     with contextlib.closing(checkpoints):
         if checkpoints.steps():

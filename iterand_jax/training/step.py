@@ -1,11 +1,11 @@
 """The train and evaluation steps: pure functions of the state and a batch's arguments.
 
-A step lets the feed make the network's inputs of its arguments (crops, normalization),
-differentiates the loss of `method.params(trainable, frozen, step)` by the trainable
-tree, and
-updates that with SGD. It knows nothing else of the data and the method.
+A step computes the network's inputs with the feed (crops, normalization), takes the
+gradient of the loss of `method.params(trainable, frozen, step)` with respect to the
+trainable tree, and updates that with SGD. It depends on nothing else of the data and
+the method.
 
-Every draw is keyed by the root key, a purpose and the step (`keyed`).
+Every random draw has a key folded from the root key, a purpose and the step (`keyed`).
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ class State(NamedTuple):
 
     Attributes:
       step: steps done, int32.
-      trainable: what the optimizer updates (scores, or weights for SGD).
-      frozen: what it does not (weights, or masks).
+      trainable: the tree the optimizer updates (scores, or weights for SGD).
+      frozen: the tree it does not update (weights, or masks).
       batch_stats: running statistics of normalization layers.
       opt_state: of the optimizer.
       window: totals since the last log step.
@@ -61,7 +61,7 @@ class State(NamedTuple):
 
 
 class Task(Protocol):
-    """What steps need of a run; `run.DataRun` is one."""
+    """The parts of a run that steps use; `run.DataRun` is one."""
 
     @property
     def network(self) -> nn.Module:
@@ -73,15 +73,15 @@ class Task(Protocol):
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """Of the trainable tree."""
+        """The optimizer of the trainable tree."""
 
     @property
     def train_inputs(self) -> Callable[..., tuple[tuple[Array, ...], Array]]:
-        """The feed's, for training."""
+        """The feed's function that computes training inputs."""
 
     @property
     def eval_inputs(self) -> Callable[..., tuple[tuple[Array, ...], Array, Array]]:
-        """The feed's, for evaluation."""
+        """The feed's function that computes evaluation inputs."""
 
 
 def zero_totals() -> Totals:
@@ -107,9 +107,9 @@ def init_state(
     inputs: tuple[jax.ShapeDtypeStruct, ...],
     masks_of: Callable[[PyTree, PyTree, Any], PyTree] | None = None,
 ) -> State:
-    """The state before the first step, for a network of such inputs.
+    """The state before the first step, for a network with these inputs.
 
-    masks_of gives the packed masks of (trainable, frozen, step), where they change.
+    masks_of: (trainable, frozen, step) -> packed masks, for methods that change them.
     """
     zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
     variables = network.init(keyed(root, "network"), *zeros)
@@ -163,12 +163,12 @@ def train_step(
 
     Args:
       state: the state; donate it.
-      arguments: what the feed gave for the step.
+      arguments: the feed's arguments for the step.
       root: the root key of the run.
       task: network, method, optimizer, inputs.
-      steps_per_epoch: steps that `state.epoch` sums over.
-      log_every: steps that `state.window` sums over.
-      accumulate_steps: parts of the batch that are computed one after another.
+      steps_per_epoch: the steps that `state.epoch` sums over.
+      log_every: the steps that `state.window` sums over.
+      accumulate_steps: the number of microbatches for gradient accumulation.
     """
     batch = task.train_inputs(arguments, state.step, root)
 
@@ -184,7 +184,7 @@ def train_step(
         totals = _totals(losses, correct, jnp.ones_like(losses))
         return jnp.mean(losses), (totals, updated.get("batch_stats", {}))
 
-    # The masks are made once, whatever the number of parts.
+    # The masks are computed once, for any number of microbatches.
     params, to_trainable = jax.vjp(
         lambda trainable: task.method.params(trainable, state.frozen, state.step),
         state.trainable,

@@ -1,6 +1,6 @@
-"""Trains one config to its end: data, runs, results, in a workdir.
+"""Trains one config to the end: data, runs, results, in a workdir.
 
-This is what the command calls; `iterand_jax.train` is the same from Python.
+The command line calls this; `iterand_jax.train` is the Python API.
 """
 
 import contextlib
@@ -32,24 +32,24 @@ def train_config(
     callbacks: Sequence[Callback] = (),
     given: Given = NOTHING_GIVEN,
 ) -> dict[str, Any]:
-    """Resolves a config, trains it to its end, and prints what came out.
+    """Resolves a config, trains it to the end, and prints the result.
 
     Args:
       config: as a config file's get_config() returns it.
       workdir: where to write, a folder or a URL of one in a bucket; None for a folder
         below runs/ named after the config.
-      data_dir: where the datasets are; None for $TFDS_DATA_DIR or TFDS's own.
+      data_dir: where datasets are stored; None for $TFDS_DATA_DIR or TFDS's default.
       started: the time.perf_counter() from which the time to the first step counts;
         None for now.
-      callbacks: called in the first process with each record of the log, and with
-        "seed" besides; what one raises ends the run.
-      given: a network and a dataset in the place of those that the config names.
+      callbacks: called in process 0 with each log record plus its "seed"; an
+        exception from one ends the run.
+      given: a network and a dataset that replace those that the config names.
 
     Returns:
       The result, as in result.json.
 
     Raises:
-      ValueError: in one line, the value that is refused and the possible ones.
+      ValueError: in one line, what is not possible and what is.
     """
     started = time.perf_counter() if started is None else started
     config = configs.resolve(config, given)
@@ -75,7 +75,7 @@ def train_config(
 
 @contextlib.contextmanager
 def _folder_here(workdir: str) -> Iterator[Path]:
-    """A workdir as a folder of this machine, for the process that uses it."""
+    """The workdir as a local folder: for a bucket URL, a mirrored one."""
     if not bucket.is_url(workdir):
         yield Path(workdir)
         return
@@ -84,7 +84,7 @@ def _folder_here(workdir: str) -> Iterator[Path]:
         with hosts.together():
             if hosts.is_first():
                 folder = stack.enter_context(bucket.mirrored(workdir))
-        print(f"the workdir {workdir} is mirrored from {folder}", flush=True)
+        print(f"the workdir {workdir} is kept up from {folder}", flush=True)
         yield folder
 
 

@@ -1,6 +1,6 @@
 """The folder of a run: its config, its checkpoints, and one run in it at a time.
 
-Of several processes that train together the first alone reads and writes it.
+With several processes, only process 0 reads and writes it.
 """
 
 import contextlib
@@ -128,11 +128,11 @@ def restore(
 
     Args:
       workdir: the folder of the run.
-      step: which checkpoint; None for the newest whole one.
-      given: values in the place of names in its config.
+      step: which checkpoint; None for the newest intact one.
+      given: objects that replace names in its config.
 
     Raises:
-      ValueError: there is no run, no such checkpoint, or none that is whole.
+      ValueError: there is no run, no such checkpoint, or all are damaged.
     """
     config = ConfigDict(read_json(workdir / "config.json"))
     own = members(workdir, config)
