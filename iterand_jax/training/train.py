@@ -84,7 +84,7 @@ def _folder_here(workdir: str) -> Iterator[Path]:
         with hosts.together():
             if hosts.is_first():
                 folder = stack.enter_context(bucket.mirrored(workdir))
-        print(f"the workdir {workdir} is kept up from {folder}", flush=True)
+        print(f"the workdir {workdir} is mirrored from {folder}", flush=True)
         yield folder
 
 
