@@ -125,6 +125,3 @@ def test_a_workdir_never_makes_a_command_import_code(folder):
         assert done.returncode == 2
         assert "--import=my_project" in done.stderr
         assert done.stderr.count("\n") == 1
-    registered = ("evaluate", "--workdir=runs/global_threshold")
-    done = command(folder, *registered, check=False)
-    assert "or a name that --import registers" in done.stderr
