@@ -13,7 +13,7 @@ Your own network can be any Flax module: see `register_network`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -174,32 +174,18 @@ def build_network(
         "affine": affine,
         "dtype": dtype,
     }
-    parameters = {} if isinstance(factory, nn.Module) else _parameters(factory)
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    taken = (
-        options if takes_all else {n: options[n] for n in options if n in parameters}
-    )
-    if "width" not in taken and width != 1:
-        raise ValueError(
-            f"the network {name} has no width: {width:g} is not possible, 1.0 is"
-        )
-    if "dtype" not in taken and jnp.dtype(dtype) != jnp.float32:
-        raise ValueError(
-            f"the network {name} has no dtype: {jnp.dtype(dtype)} is not possible, "
-            f"float32 is"
-        )
     if isinstance(factory, nn.Module):
+        _refuse_unused(name, options, taken=())
         return factory
-    for parameter in parameters.values():
-        is_named = parameter.kind not in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        )
-        if (
-            is_named
-            and parameter.default is parameter.empty
-            and parameter.name not in taken
-        ):
+    parameters = _parameters(factory).values()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = {parameter.name for parameter in parameters}
+    taken = {n: options[n] for n in options if takes_all or n in names}
+    _refuse_unused(name, options, taken)
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        if parameter.default is parameter.empty and parameter.name not in taken:
             raise ValueError(
                 f"the network {name} needs {parameter.name}, which is not among what a "
                 f"network is made with: {', '.join(options)}"
@@ -210,6 +196,21 @@ def build_network(
             f"the network {name} is {network!r}; possible: a Flax Linen module"
         )
     return network
+
+
+def _refuse_unused(
+    name: str, options: Mapping[str, Any], taken: Container[str]
+) -> None:
+    """Raises ValueError for a width or dtype that a network does not take."""
+    width, dtype = options["width"], jnp.dtype(options["dtype"])
+    if "width" not in taken and width != 1:
+        raise ValueError(
+            f"the network {name} has no width: {width:g} is not possible, 1.0 is"
+        )
+    if "dtype" not in taken and dtype != jnp.float32:
+        raise ValueError(
+            f"the network {name} has no dtype: {dtype} is not possible, float32 is"
+        )
 
 
 def training_options(network: nn.Module) -> dict[str, Any]:
