@@ -165,7 +165,7 @@ def unfilled_mask(subnetwork: Subnetwork) -> Method:
 
 
 def edge_popup(subnetwork: Subnetwork) -> Method:
-    """Training of the scores alone: the weights stay as they were drawn.
+    """Training of the scores alone: the weights stay as they were drawn or given.
 
     >>> method = edge_popup(Subnetwork(sparsity=0.5))
     >>> params = {"kernel": jnp.zeros((8, 2))}
@@ -178,7 +178,7 @@ def edge_popup(subnetwork: Subnetwork) -> Method:
         params=lambda scores, weights, step: subnetwork.prune(scores, weights),
         weights=lambda scores, weights: weights,
         masks=lambda scores, weights, step: subnetwork.masks(scores),
-        resampling=(0, 0.0),
+        resampling=None if subnetwork.distribution is None else (0, 0.0),
     )
 
 
@@ -193,7 +193,8 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
       sampling_rate: r in [0, 1], the chance of each pruned weight to be resampled.
 
     Raises:
-      ValueError: k_per below 1, or a sampling rate outside [0, 1].
+      ValueError: k_per below 1, a sampling rate outside [0, 1], or a subnetwork of
+        given weights (distribution=None), which nothing can resample.
 
     >>> method = iterand(Subnetwork(sparsity=0.5), k_per=300, sampling_rate=1.0)
     >>> params = {"kernel": jnp.zeros((8, 2))}
@@ -205,6 +206,7 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
     if k_per < 1:
         raise ValueError(f"k_per is the period in steps, at least 1; got {k_per}")
     check_sampling_rate(sampling_rate)
+    subnetwork.drawn_from  # noqa: B018 - given weights are refused before training
 
     def refresh(key, step, scores, weights):
         key = jax.random.fold_in(key, step)

@@ -49,22 +49,42 @@ class Subnetwork:
         mapping from path patterns to such fractions, of which the first match counts. A
         traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
         inside a jitted function lets it follow a schedule.
-      distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param.
+      distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param. None keeps
+        the given weights, pretrained ones say, which are masked and never resampled.
       rules: which leaves are pruned; see `Rule`.
     """
 
     sparsity: Scalar | Mapping[str, Scalar] = 0.5
-    distribution: str | distributions.Distribution = "signed_constant"
+    distribution: str | distributions.Distribution | None = "signed_constant"
     rules: Sequence[Rule] = DEFAULT_RULES
 
     def __post_init__(self):
         """Raises ValueError for an unknown distribution or an impossible sparsity."""
-        distributions.get_distribution(self.distribution)
+        if self.distribution is not None:
+            distributions.get_distribution(self.distribution)
         if isinstance(self.sparsity, Mapping):
             for sparsity in self.sparsity.values():
                 masks.check_sparsity(sparsity)
         else:
             masks.check_sparsity(self.sparsity)
+
+    @property
+    def drawn_from(self) -> distributions.Distribution:
+        """The distribution that weights are drawn and resampled from.
+
+        Raises:
+          ValueError: it is None, so that weights are given and not drawn.
+
+        >>> Subnetwork(distribution="kaiming_uniform").drawn_from.name
+        'kaiming_uniform'
+        """
+        if self.distribution is None:
+            raise ValueError(
+                "distribution=None keeps the given weights, so they cannot be "
+                "resampled; possible: edge_popup, or a distribution of "
+                f"{', '.join(distributions.DISTRIBUTIONS)}"
+            )
+        return distributions.get_distribution(self.distribution)
 
     def init(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
         """Draws trainable scores and frozen weights for a network's parameters.
@@ -77,9 +97,9 @@ class Subnetwork:
 
         Returns:
           (scores, weights), two trees of the structure of params. Pruned leaves of
-          weights follow D_param with the leaf's fan-in, those of scores are Kaiming
-          uniform with the same fan-in (raw: they may be negative). The scores of other
-          leaves are None.
+          weights follow D_param with the leaf's fan-in, or are those of params if the
+          distribution is None; those of scores are Kaiming uniform with the same fan-in
+          (raw: they may be negative). The scores of other leaves are None.
 
         Raises:
           ValueError: no leaf is pruned, a leaf is claimed by no rule, or a sparsity
@@ -91,16 +111,23 @@ class Subnetwork:
         (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
         >>> scores["kernel"].shape, scores["bias"]
         ((8, 2), None)
+        >>> pretrained = {"kernel": jnp.array([[3.0], [-4.0]]), "bias": jnp.zeros(1)}
+        >>> keeping = Subnetwork(sparsity=0.5, distribution=None)
+        >>> scores, weights = keeping.init(jax.random.key(0), pretrained)
+        >>> weights["kernel"].tolist(), keeping.prune(scores, weights)["kernel"].tolist()
+        ([[3.0], [-4.0]], [[0.0], [-4.0]])
         """
         self._check(params)
-        draw = distributions.get_distribution(self.distribution).sample
         draw_scores = distributions.DISTRIBUTIONS["kaiming_uniform"].sample
 
         def init_weights(path, leaf):
             fan_in = self.fan_in(path, leaf)
             if fan_in is None:
                 return leaf
-            return draw(leaf_key(key, path, "weights"), leaf.shape, fan_in, leaf.dtype)
+            if self.distribution is None:
+                return _given(path, leaf)
+            own_key = leaf_key(key, path, "weights")
+            return self.drawn_from.sample(own_key, leaf.shape, fan_in, leaf.dtype)
 
         def init_scores(path, leaf):
             fan_in = self.fan_in(path, leaf)
@@ -161,7 +188,8 @@ class Subnetwork:
           sampling_rate: r in [0, 1]; may be a traced scalar.
 
         Raises:
-          ValueError: a sampling rate outside [0, 1].
+          ValueError: a sampling rate outside [0, 1], or weights that are given and not
+            drawn (distribution=None).
 
         >>> key, subnetwork = jax.random.key(0), Subnetwork(0.5, "kaiming_uniform")
         >>> params = {"kernel": jnp.zeros((40, 30))}
@@ -184,9 +212,9 @@ class Subnetwork:
         >>> subnetwork.rerandomize_and_count(jax.random.key(1), scores, weights, 1.0)[1]
         Array(600, dtype=int32)
         """
+        redraw = self.drawn_from.redraw
         check_sampling_rate(sampling_rate)
         _check_order(scores, weights)
-        redraw = distributions.get_distribution(self.distribution).redraw
         counts = []
 
         def one_leaf(path, mask, leaf_weights):
@@ -304,6 +332,16 @@ def check_sampling_rate(sampling_rate: Scalar) -> None:
             f"sampling_rate is the fraction of pruned weights redrawn, a number in "
             f"[0, 1]; got {float(sampling_rate):g}"
         )
+
+
+def _given(path: str, leaf: Any) -> Array:
+    """A leaf that keeps its values, if it has them."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"the leaf {path!r} has a shape and no values; distribution=None keeps "
+            f"given ones"
+        )
+    return leaf
 
 
 def _leaves_with_paths(tree: PyTree) -> list[tuple[str, Array]]:
