@@ -1,4 +1,4 @@
-"""Prints the test accuracy of a run's saved subnetwork again.
+"""Evaluates a run's saved subnetwork on the test split.
 
 python -m iterand_jax.evaluate --workdir=DIR [--step=N]
 """
@@ -18,7 +18,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Restores a checkpoint and evaluates it on the test split."""
+    """Restores a checkpoint and prints its test accuracy and loss."""
     from iterand_jax.data.datasets import open_source
     from iterand_jax.training.evaluation import Evaluator
     from iterand_jax.training.run import build
