@@ -1,4 +1,4 @@
-"""Exports a run's subnetwork as a packed ticket, or in a format of other libraries.
+"""Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
 --format=ticket|safetensors|torchvision|stablehlo [--step=N] [--output=FILE]
