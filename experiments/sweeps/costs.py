@@ -130,7 +130,8 @@ def timed_here(width: float, **fields: Any) -> Reference:
       width: of the network.
       **fields: of the config, such as its dtype.
     """
-    run = synthetic.build("cifar_conv6", **fields, **{"network.width": width})
+    fields |= {"network.width": width}
+    run = synthetic.build("cifar_conv6", **fields)
     (shapes,) = run.feed.train_shapes()
     state = jax.jit(run.init_state)(run.root)
     step, batch = compile_steps(run, [state], shapes), synthetic.batch(shapes)
