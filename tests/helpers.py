@@ -86,8 +86,8 @@ def killed(at, folder=""):
     """What trains within dies once it has logged a step, in a workdir of this name."""
     log_step = Replica.log_step
 
-    def dying(self, programs, step):
-        log_step(self, programs, step)
+    def dying(self, numbers, step):
+        log_step(self, numbers, step)
         if step == at and folder in ("", self._workdir.name):
             raise Killed
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from iterand_jax.runtime import compilation
 from iterand_jax.training import parallel
 from iterand_jax.training.churn import mask_churn
 from iterand_jax.training.evaluation import Evaluator
+from iterand_jax.training.numbers import pack
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State, train_step
 
@@ -25,8 +27,10 @@ class Programs(NamedTuple):
       steps_per_dispatch: the maximum number of steps per call.
       evaluate: (state, split) -> `Evaluation`.
       refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
-      churn: state -> (packed masks, changed entries of each); None for masks that do
-        not change.
+      numbers: states -> int32 (len(states), n), the rows `numbers.pack` gives.
+      log: states -> (packed masks of each, such rows with the changed entries of each
+        mask); the masks are those of the states where they do not change.
+      copy: states -> copies of them, which no step donates.
       check: (state) -> None, which raises DifferingDevicesError; None for one device.
     """
 
@@ -34,18 +38,21 @@ class Programs(NamedTuple):
     steps_per_dispatch: int
     evaluate: Evaluator
     refresh: Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]] | None
-    churn: Callable[[State], tuple[PyTree, PyTree]] | None
+    numbers: Callable[[tuple[State, ...]], Array]
+    log: Callable[[tuple[State, ...]], tuple[PyTree, Array]]
+    copy: Callable[[tuple[State, ...]], tuple[State, ...]]
     check: Callable[[State], None] | None
 
 
 def compile_programs(run: DataRun, states: Sequence[State]) -> Programs:
     """Compiles the programs of runs like this one, for states on the devices."""
-    limit = run.config.steps_per_dispatch or parallel.steps_per_dispatch()
-    state, refresh, churn = states[0], None, None
+    limit = parallel.steps_per_dispatch(run.config.steps_per_dispatch)
+    state, refresh = states[0], None
     if run.method.refresh_every:
         refresh = parallel.compile_refresh(run.method, run.mesh, run.root, state)
-    if state.masks:
-        churn = _compile_churn(run, state)
+    numbers, log, copy = (
+        _compile(run, states, function) for function in (_numbers, _log, _copy)
+    )
     return Programs(
         steps={
             parallel.form(shapes): compile_steps(run, states, shapes, looped=limit > 1)
@@ -54,26 +61,43 @@ def compile_programs(run: DataRun, states: Sequence[State]) -> Programs:
         steps_per_dispatch=limit,
         evaluate=Evaluator(run),
         refresh=refresh,
-        churn=churn,
+        numbers=numbers,
+        log=log,
+        copy=copy,
         check=parallel.compile_check(run.mesh, state) if run.mesh.size > 1 else None,
     )
 
 
-def _compile_churn(
-    run: DataRun, state: State
-) -> Callable[[State], tuple[PyTree, PyTree]]:
-    masks = run.method.masks
-    assert masks is not None
+def _compile(
+    run: DataRun, states: Sequence[State], function: Callable[..., Any]
+) -> jax.stages.Compiled:
+    """(run, states) -> arrays on every device, compiled for the states."""
+    jitted = jax.jit(
+        functools.partial(function, run), out_shardings=parallel.replicated(run.mesh)
+    )
+    return jitted.lower(tuple(states)).compile()
 
-    def churn(before, trainable, frozen, step):
-        return mask_churn(before, masks(trainable, frozen, step))
 
-    def arguments(state):
-        return state.masks, state.trainable, state.frozen, state.step
+def _numbers(run: DataRun, states: tuple[State, ...]) -> Array:
+    return jnp.stack([pack(state, run.schedule) for state in states])
 
-    jitted = jax.jit(churn, out_shardings=parallel.replicated(run.mesh))
-    compiled = jitted.lower(*arguments(state)).compile()
-    return lambda state: compiled(*arguments(state))
+
+def _log(run: DataRun, states: tuple[State, ...]) -> tuple[PyTree, Array]:
+    masks, rows = [], []
+    for state in states:
+        after, changed = state.masks, {}
+        if run.has_churn:
+            assert run.method.masks is not None
+            now = run.method.masks(state.trainable, state.frozen, state.step)
+            after, changed = mask_churn(state.masks, now)
+        masks.append(after)
+        rows.append(pack(state, run.schedule, changed))
+    return masks, jnp.stack(rows)
+
+
+def _copy(run: DataRun, states: tuple[State, ...]) -> tuple[State, ...]:
+    del run
+    return jax.tree.map(jnp.copy, states)
 
 
 def compile_steps(
