@@ -85,7 +85,8 @@ def _numbers(run: DataRun, states: tuple[State, ...]) -> Array:
 def _log(run: DataRun, states: tuple[State, ...]) -> tuple[PyTree, Array]:
     masks, rows = [], []
     for state in states:
-        after, changed = state.masks, {}
+        after: PyTree = state.masks
+        changed: PyTree = ()
         if run.has_churn:
             assert run.method.masks is not None
             now = run.method.masks(state.trainable, state.frozen, state.step)

@@ -123,6 +123,7 @@ class Replica:
         log = MetricsLog if hosts.is_first() else SilentLog
         with hosts.together():
             self._log = BackgroundLog(log(self._workdir, from_step=step))
+        self._masks = self.run.abstract_masks if self.run.has_churn else None
         now = step, clock.seconds.get("training", 0.0)
         self._timed = {"step": now, "epoch": now}
 
@@ -152,8 +153,8 @@ class Replica:
     def log_step(self, numbers: Numbers, step: int) -> None:
         """Logs the metrics since the last log step."""
         changes = {}
-        if self.run.has_churn:
-            changes = churn.record(numbers.changed, self.run.abstract_masks)
+        if self._masks is not None:
+            changes = churn.record(numbers.changed, self._masks)
         loss, accuracy = self.shown = means(numbers.window)
         self._write(
             {
