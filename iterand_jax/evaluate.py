@@ -1,4 +1,4 @@
-"""Prints the test accuracy of a run's saved subnetwork again.
+"""Evaluates a run's saved subnetwork on the test split.
 
 python -m iterand_jax.evaluate --workdir=DIR [--step=N]
 """

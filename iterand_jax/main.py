@@ -4,8 +4,8 @@ python -m iterand_jax.main [--config=NAME_OR_FILE] [--config.FIELD=VALUE] [FLAGS
 
 Without --config it trains a small network on handwritten digits, in about a minute.
 Every field of the config can be overridden: --config.method=edge_popup,
---config.network.width=0.25, --config.seed=2. Started again with the same command, an
-interrupted run continues and a finished one says so.
+--config.network.width=0.25, --config.seed=2. Run again, the same command resumes an
+interrupted run, and reports that a finished one is finished.
 """
 
 from absl import flags
@@ -32,7 +32,7 @@ def main() -> None:
     from iterand_jax.training.train import train_config
 
     values = flags.FLAGS
-    resolve(values.config)  # refuse a mistake before waiting for other hosts
+    resolve(values.config)  # report mistakes before waiting for other hosts
     cli.join_hosts()
     with hosts.only_first_prints():
         train_config(
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def more_help() -> str:
-    """What there is to choose from, and every field of a config, for --help."""
+    """The available names of each kind and every field of a config, for --help."""
     from iterand_jax.training.choices import choices
 
     parts = [

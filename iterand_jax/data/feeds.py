@@ -1,4 +1,4 @@
-"""Feeds: a dataset as the batches of one run.
+"""What a feed is: a dataset as the batches of one run.
 
 A `Feed` stands between a `Source`, which says what a dataset is and reads it, and the
 jitted steps. It knows which examples train and which validate, in which order and in

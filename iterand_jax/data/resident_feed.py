@@ -1,4 +1,9 @@
-"""Feeds whose data lies whole on every device, and is batched there."""
+"""Feeds of datasets that are replicated on every device.
+
+The training split is put on the devices once. A batch is a slice of the epoch's
+permutation, gathered and augmented inside the jitted step, so that training moves no
+data from the host.
+"""
 
 import functools
 import math
@@ -16,6 +21,7 @@ from iterand_jax.data.feeds import (
     Feed,
     Images,
     Placement,
+    PyTree,
     epoch_order,
     normalizer,
     plan_sizes,
@@ -24,8 +30,6 @@ from iterand_jax.data.feeds import (
 )
 from iterand_jax.data.sources import Source
 from iterand_jax.keys import keyed
-
-PyTree = Any
 
 
 class ResidentArrays(Feed):
