@@ -26,7 +26,7 @@ from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Replica
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMINGS = {"seconds", "examples_per_second"}
+TIMINGS = {"seconds", "examples_per_second", "startup"}
 
 
 def build(config, source="digits"):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
+from iterand_jax.data.feeds import with_sharding
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.signals import (
     InterruptedRunError,
@@ -20,9 +21,10 @@ from iterand_jax.runtime.terminal import progress_bar
 from iterand_jax.training import memory, parallel
 from iterand_jax.training.logs import Clock
 from iterand_jax.training.numbers import unpack
-from iterand_jax.training.programs import compile_programs
+from iterand_jax.training.programs import Programs, compile_programs
 from iterand_jax.training.replica import Callback, Outcome, Replica, restore_together
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.startup import Startup
 
 _FAILURE = 1000  # beyond any signal
 _AHEAD = 2  # dispatches that a device has before it: one runs, one waits
@@ -61,25 +63,26 @@ def train_together(
     runs: Sequence[DataRun],
     workdirs: Sequence[Path],
     *,
-    started: float | None = None,
+    startup: Startup | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[Outcome]:
     """Trains runs that differ only in their seeds in one program, as if each alone.
 
     Each has a separate workdir. All resume from the newest step that all of them have
-    saved. The time to the first step counts from `started`, a time.perf_counter(), by
-    default from now. In process 0 each log record is passed to the callbacks.
+    saved. `startup` gets the parts of this start; the time to the first step counts
+    from its begin, by default from now. In process 0 each log record is passed to the
+    callbacks.
 
     Raises:
       NonFiniteLossError, InterruptedRunError, ValueError: as `train_and_evaluate`.
     """
-    started = time.perf_counter() if started is None else started
+    startup = startup or Startup()
     replicas = [
         Replica(run, workdir, callbacks)
         for run, workdir in zip(runs, workdirs, strict=True)
     ]
     try:
-        return _Trainer(replicas, started).run()
+        return _Trainer(replicas, startup).run()
     finally:
         runs[0].feed.close()
         for replica in replicas:
@@ -89,25 +92,31 @@ def train_together(
 class _Trainer:
     """Trains runs from their checkpoints, or from scratch, to the end."""
 
-    def __init__(self, replicas: Sequence[Replica], started: float):
-        self._replicas, self._started = replicas, started
+    def __init__(self, replicas: Sequence[Replica], startup: Startup):
+        self._replicas, self._startup = replicas, startup
         first, *others = replicas
         self._run = run = first.run  # shared by all, except seeds and states
         self._roots = tuple(replica.run.root for replica in replicas)
-        self._start = restore_together(replicas)
         self._stop: int | None = None  # the signal that all processes know of
+        print("compiling ...", flush=True)
+        # What lies on the devices has known shapes: programs compile while it is read.
+        if run.dataset.resident:
+            self._programs = self._compile()
+        with startup.part("state"):
+            self._start = restore_together(replicas)
         self._clock = Clock(first.record.seconds)
         self._dispatched: collections.deque[_Dispatched] = collections.deque()
         self._observed = self._start  # the step up to which `_dispatched` was read
-        with self._clock.measure("reading"):
+        with self._clock.measure("reading"), startup.part("reading"):
             run.feed.open(run.root, first.record.position)
             for other in others:
                 other.run.feed.open_beside(run.feed, other.run.root)
             for replica in replicas:
                 replica.write_files()
-        print("compiling ...", flush=True)
+        if not run.dataset.resident:
+            self._programs = self._compile()
         with self._clock.measure("compilation"):
-            self._programs = compile_programs(run, [r.state for r in replicas])
+            assert self._programs.steps  # the time that was waited for them
         if run.config.report_memory:
             told = memory.report(
                 [replica.state for replica in replicas],
@@ -117,8 +126,16 @@ class _Trainer:
             print(told, flush=True)
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
-        for replica in replicas:
-            replica.open_log(self._clock)
+        with startup.part("log"):
+            for replica in replicas:
+                replica.open_log(self._clock)
+
+    def _compile(self) -> Programs:
+        replicated = parallel.replicated(self._run.mesh)
+        shapes = with_sharding(self._run.abstract, replicated)
+        return compile_programs(
+            self._run, [shapes] * len(self._replicas), self._startup
+        )
 
     def run(self) -> list[Outcome]:
         """Runs to the end."""
@@ -145,7 +162,10 @@ class _Trainer:
             heard = hosts.largest(self._stop or stop.number or 0)
             if heard:
                 raise InterruptedRunError(step, heard)
-        return [replica.finish(self._programs) for replica in self._replicas]
+        return [
+            replica.finish(self._programs, self._startup.parts)
+            for replica in self._replicas
+        ]
 
     def _until_event(self, step: int, stop: StopRequest) -> int:
         """Trains until the next refresh, log, validation or checkpoint, or a stop."""
@@ -159,6 +179,7 @@ class _Trainer:
         end = min(step - step % period + period for period in periods if period)
         end = min(end, run.total_steps)
         while step < end and self._stop is None:
+            begun = time.perf_counter()
             batches = self._batches(step, stop)
             first = step == self._start
             step += self._dispatch(step, end, batches)
@@ -169,7 +190,8 @@ class _Trainer:
             elif step < end:
                 self._ask(step)
             if first:
-                elapsed = time.perf_counter() - self._started
+                self._startup.add("first dispatch", begun)
+                elapsed = time.perf_counter() - self._startup.started
                 self._clock.seconds["first step"] = elapsed
             if hosts.are_alone():  # several processes agree in `_batches`
                 self._stop = stop.number

@@ -56,6 +56,7 @@ class Outcome:
       test_accuracy: in %.
       test_examples: the number evaluated.
       state_sha256: a digest of every leaf of the state.
+      startup: the parts of the last start, as in `startup.Startup`.
     """
 
     state: State
@@ -64,6 +65,7 @@ class Outcome:
     test_accuracy: float
     test_examples: int
     state_sha256: str
+    startup: dict[str, Any]
 
 
 class Replica:
@@ -142,7 +144,6 @@ class Replica:
 
     def refresh(self, programs: Programs, step: int) -> None:
         """Re-randomizes, and counts the resampled weights."""
-        assert programs.refresh is not None
         with self._clock.measure("re-randomization"):
             frozen, redrawn = programs.refresh(
                 self.run.root, step, self.state.trainable, self.state.frozen
@@ -224,7 +225,7 @@ class Replica:
             record = dataclasses.asdict(self.record)
             self.checkpoints.save(step, copied, record, score, copied=True)
 
-    def finish(self, programs: Programs) -> Outcome:
+    def finish(self, programs: Programs, startup: dict[str, Any]) -> Outcome:
         """Evaluates on the test set."""
         with self._clock.measure("evaluation"):
             test = programs.evaluate(self.state, "test")
@@ -236,6 +237,7 @@ class Replica:
             test_accuracy=test.accuracy,
             test_examples=test.examples,
             state_sha256=sha256(state_leaves(self.state)),
+            startup=startup,
         )
 
 
