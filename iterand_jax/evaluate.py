@@ -19,14 +19,11 @@ def define_flags() -> None:
 
 def main() -> None:
     """Restores a checkpoint and prints its test accuracy and loss."""
-    from iterand_jax.data.datasets import open_source
     from iterand_jax.training.evaluation import Evaluator
-    from iterand_jax.training.run import build
-    from iterand_jax.training.workdir import restore
+    from iterand_jax.training.workdir import restore_with_data
 
-    described, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
-    source = open_source(described.config.dataset.name, flags.FLAGS.data_dir)
-    run = build(described.config, source)
+    values = flags.FLAGS
+    run, state = restore_with_data(Path(values.workdir), values.step, values.data_dir)
     test = Evaluator(run)(state, "test")
     print(f"step {int(state.step):,} of {run.total_steps:,}")
     print(
