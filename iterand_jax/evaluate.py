@@ -18,7 +18,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Restores a checkpoint and prints its test accuracy and loss."""
+    """Restores a checkpoint and evaluates it on the test split."""
     from iterand_jax.training.evaluation import Evaluator
     from iterand_jax.training.workdir import restore_with_data
 
