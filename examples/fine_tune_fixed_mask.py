@@ -1,6 +1,6 @@
 """Fine-tuning under a fixed mask with AdamW: `python examples/fine_tune_fixed_mask.py`.
 
-Four fifths of a trained network's weights are removed by magnitude, and those that are kept go
+Four fifths of a network's weights are removed by magnitude; those that are kept go
 on training. `fixed_mask` masks the parameters in each step, so that the mask holds
 whatever the optimizer does: momentum, weight decay, or noise.
 """

@@ -1,4 +1,4 @@
-"""Edge-popup for Flax NNX with BatchNorm and Dropout: `python examples/prune_nnx_model.py`.
+"""Edge-popup in NNX with BatchNorm and Dropout: `python examples/prune_nnx_model.py`.
 
 `nnx.split` takes parameters, running statistics and streams of random numbers apart.
 Inside a jitted function a model is merged with copy=True: it gets variables of its own,
