@@ -90,8 +90,8 @@ shape
         weight = theirs[path]
         if weight is None:
             raise ValueError(
-                f"the leaf {path!r} has a {what} and no weight: scores come before "
-                f"weights here, and weights before fixed masks"
+                f"the leaf {path!r} has a {what} and no weight: the scores are the "
+                f"first argument, the weights the second; masks come after weights"
             )
         check_array(path, score)
         check_array(path, weight)

@@ -2,7 +2,7 @@
 
 Trainable scores and frozen weights are separate pytrees of one structure. `prune` turns
 the two into the parameters that the network sees, and its gradient reaches the scores
-only. The trees may come from anything: Flax Linen or NNX, Equinox, dicts of arrays.
+only. The trees may come from any library: Flax Linen or NNX, Equinox, dicts of arrays.
 
     subnetwork = Subnetwork(sparsity=0.5, distribution="signed_constant")
     scores, weights = subnetwork.init(key, params)
@@ -13,11 +13,11 @@ Rules on a leaf's path and shape say which leaves are pruned: the first rule tha
 matches claims the leaf, and every leaf must be claimed. A leaf that is not pruned keeps
 the value it had in `params`, frozen, and is None in the tree of scores.
 
-One order holds everywhere: scores before weights, what trains before what is frozen, as
-`jax.grad` differentiates by its first argument.
+The argument order is the same everywhere: scores before weights, trainable before
+frozen, since `jax.grad` differentiates with respect to the first argument.
 
-Every draw is keyed by the leaf's path, so it is the same whatever else the tree holds
-and on however many devices.
+Every draw is keyed by the leaf's path, so it depends neither on the other leaves nor on
+the number of devices.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Subnetwork:
-    """How a network is drawn and pruned.
+    """How a network is initialized and pruned.
 
     Attributes:
       sparsity: the fraction of weights removed in every pruned leaf, in [0, 1), or a
@@ -76,7 +76,7 @@ class Subnetwork:
     scores_dtype: DTypeLike | None = None
 
     def __post_init__(self):
-        """Raises ValueError for an unknown distribution or an impossible sparsity."""
+        """Raises ValueError for what cannot be a field's value."""
         if isinstance(self.rules, str | Rule):
             raise ValueError(
                 f"rules is a sequence of Rule objects; got {described(self.rules)}"
@@ -103,7 +103,7 @@ class Subnetwork:
           key: a PRNG key; each leaf folds its path into it.
           params: the network's parameters, all leaves arrays (of an Equinox model, what
             `equinox.partition` returns). Of pruned leaves only shape and dtype matter;
-            the others are kept as they are.
+            the others are left unchanged.
 
         Returns:
           (scores, weights), two trees of the structure of params. Pruned leaves of
@@ -191,17 +191,17 @@ class Subnetwork:
     def rerandomize(
         self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> PyTree:
-        """Re-draws a random part of the pruned weights (section 3 of the paper).
+        """Resamples a random part of the pruned weights (section 3 of the paper).
 
         theta' = theta * m + (1 - m) * ((1 - b) * theta + b * fresh), with b ~
         Bernoulli(r) and fresh ~ D_param for each weight. Kept weights, and with them
-        the network's output, do not change by a bit.
+        the network's output, are unchanged bit for bit.
 
         Args:
-          key: a PRNG key for this occasion, `fold_in(root, step)` say; each leaf folds
+          key: a PRNG key for this call, such as `fold_in(root, step)`; each leaf folds
             its path into it.
-          scores: the current scores, which say what is pruned.
-          weights: as `init` returned them or a later re-randomization.
+          scores: the current scores, which determine what is pruned.
+          weights: as returned by `init` or an earlier re-randomization.
           sampling_rate: r in [0, 1]; may be a traced scalar.
 
         Raises:
@@ -220,7 +220,7 @@ class Subnetwork:
     def rerandomize_and_count(
         self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> tuple[PyTree, Array]:
-        """`rerandomize`, and how many weights were redrawn as an int32 scalar.
+        """`rerandomize`, and the number of resampled weights as an int32 scalar.
 
         >>> subnetwork = Subnetwork(sparsity=0.5)
         >>> params = {"kernel": jnp.zeros((40, 30))}
@@ -251,7 +251,7 @@ class Subnetwork:
         return new, sum((c for c in counts if not c.ndim), start=total)
 
     def count(self, params: PyTree, scores: PyTree | None = None) -> tuple[int, int]:
-        """(parameters in all, parameters that are not pruned).
+        """(total parameters, parameters that are not pruned).
 
         Without scores it is known from the shapes alone, and ties at a threshold can
         keep more: of float32 scores a few, of narrow ones many (`scores_dtype`). With
@@ -283,7 +283,7 @@ class Subnetwork:
         """The first rule that claims a leaf.
 
         Raises:
-          ValueError: none does.
+          ValueError: no rule claims it.
 
         >>> Subnetwork().rule_of("embed/embedding", jnp.zeros((100, 8))).out_axis
         0
@@ -339,7 +339,7 @@ class Subnetwork:
 
 
 def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
-    """weights * mask where there is a mask; other leaves (None) as they are.
+    """weights * mask where there is a mask; other leaves (None) are unchanged.
 
     Gradients reach the kept weights only.
 
@@ -351,22 +351,22 @@ def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
 
 
 def check_sampling_rate(sampling_rate: Scalar) -> None:
-    """Raises ValueError unless r, if it has a value yet, is in [0, 1].
+    """Raises ValueError unless r is in [0, 1]; a traced r is not checked.
 
     >>> check_sampling_rate(2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     ValueError: sampling_rate is ..., a number in [0, 1]; got 2
     """
-    meaning = "sampling_rate is the fraction of pruned weights redrawn"
+    meaning = "sampling_rate is the fraction of pruned weights resampled"
     check_fraction(sampling_rate, meaning, or_one=True)
 
 
 def _counted(array: Array) -> Array:
-    """Counts of what is true that sum to the count, in bytes, of at most 64 each.
+    """Partial counts of the true elements, as uint8 of at most 64 each.
 
-    On CPU that takes half the time of one sum; on GPU one kernel then sums for all
-    leaves. Of an array in shards it is one int32, the sum of what each shard counts.
+    On CPU this takes half the time of a single sum; on GPU one kernel then adds up the
+    counts of all leaves. For an array in shards it is one int32, their sum.
     """
     if is_spread(array):
         return jnp.sum(array, dtype=jnp.int32)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from iterand_jax.data.datasets import open_source
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
@@ -23,7 +24,7 @@ from iterand_jax.training.config import (
     replicas_of,
     to_json,
 )
-from iterand_jax.training.run import Run, describe
+from iterand_jax.training.run import DataRun, Run, build, describe
 from iterand_jax.training.step import State
 
 
@@ -150,3 +151,21 @@ def restore(
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint")
     return Restored(run, *restored)
+
+
+def restore_with_data(
+    workdir: Path, step: int | None = None, data_dir: str | None = None
+) -> tuple[DataRun, State]:
+    """Reads the config and a checkpoint of a run, and opens its dataset.
+
+    Args:
+      workdir: the folder of the run.
+      step: which checkpoint; None for the newest intact one.
+      data_dir: where the dataset is stored; None for the default folder.
+
+    Raises:
+      ValueError: as `restore`, or the dataset cannot be read.
+    """
+    described, state, _ = restore(workdir, step)
+    source = open_source(described.config.dataset.name, data_dir)
+    return build(described.config, source), state
