@@ -20,6 +20,7 @@ from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import (
     NOTHING_GIVEN,
     Given,
+    completed,
     differences,
     replicas_of,
     to_json,
@@ -38,7 +39,8 @@ def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     def read() -> dict[str, Any] | None:
         if not (workdir / "config.json").exists():
             return None
-        differing = differences(_parsed(workdir / "config.json"), config.to_dict())
+        saved = completed(_parsed(workdir / "config.json"))
+        differing = differences(saved, config.to_dict())
         if differing:
             raise ValueError(
                 f"the workdir {workdir} holds a run of another config (there / asked "
@@ -135,7 +137,7 @@ def restore(
     Raises:
       ValueError: there is no run, no such checkpoint, or all are damaged.
     """
-    config = ConfigDict(read_json(workdir / "config.json"))
+    config = ConfigDict(completed(read_json(workdir / "config.json")))
     own = members(workdir, config)
     if workdir not in own:
         folders = ", ".join(map(str, own))
