@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from iterand_jax.data import datasets, prepare, sources
 from iterand_jax.data.sources import Source
-from iterand_jax.runtime import bucket, hosts
+from iterand_jax.runtime import bucket, hosts, modes
 from iterand_jax.training import config as configs
 from iterand_jax.training import loop, printed, procedures, provenance, results, stages
 from iterand_jax.training import run as building
@@ -23,6 +23,7 @@ from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.replica import Callback
 
 
+@modes.fixed()
 def train_config(
     config: ConfigDict,
     workdir: str | None = None,
