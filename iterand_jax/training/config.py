@@ -112,6 +112,7 @@ def _check(config: ConfigDict, given: Given) -> None:
     for field, value in (
         ("steps_per_dispatch", config.steps_per_dispatch),
         ("checkpoint_every_steps", config.checkpoint_every_steps),
+        ("checkpoint_every_seconds", config.checkpoint_every_seconds),
         ("keep_best_checkpoints", config.keep_best_checkpoints),
         ("dataset.split_seed", config.dataset.split_seed),
         ("rewind_epochs", config.rewind_epochs),

@@ -48,6 +48,7 @@ def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any
         "validation_accuracy_best": max(record.validation_accuracy),
         "validation_accuracy_last": record.validation_accuracy[-1],
         "seconds": seconds,
+        "startup": outcome.startup,
         "examples_per_second": round(examples / record.seconds["training"], 1),
         "state_sha256": outcome.state_sha256,
         "versions": provenance.versions(),
