@@ -24,7 +24,7 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.data.text import WORDS, Vocabulary, as_lines, from_lines
-from iterand_jax.runtime import compilation
+from iterand_jax.runtime import compilation, modes
 from iterand_jax.tickets import container, packing, tree
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.trees import leaves_of, path_string, sha256
@@ -262,6 +262,7 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+@modes.fixed()
 def load(
     path: str | os.PathLike[str],
     network: nn.Module | None = None,

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from iterand_jax.data import datasets, prepare, sources
 from iterand_jax.data.sources import Source
-from iterand_jax.runtime import bucket, hosts
+from iterand_jax.runtime import bucket, hosts, modes
 from iterand_jax.training import config as configs
 from iterand_jax.training import loop, printed, procedures, provenance, results, stages
 from iterand_jax.training import run as building
@@ -24,6 +24,7 @@ from iterand_jax.training.replica import Callback
 from iterand_jax.training.startup import Startup
 
 
+@modes.fixed()
 def train_config(
     config: ConfigDict,
     workdir: str | None = None,
