@@ -105,7 +105,7 @@ def test_what_a_callback_raises_ends_the_run(tmp_path):
     [
         (("nope",), {}, "nope.*digits"),
         (("digits", {"epoch": 3}), {}, "epoch"),
-        (("digits", {"epochs": "three"}), {}, "a field of the config"),
+        (("digits", {"epochs": "three"}), {}, "invalid field of the config"),
         (("digits",), {"method": "popup"}, "unknown method 'popup'"),
         (("digits",), {"steps": 3}, "steps=3 is not used with a config"),
         (("digits", ([1], [2])), {}, "a config takes a mapping of fields, not tuple"),

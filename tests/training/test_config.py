@@ -186,7 +186,7 @@ def test_imagenet_has_the_hyperparameters_of_the_paper(name):
         ("warmup_epochs", None, "warmup_epochs=None: the fields of the schedule war"),
         ("warmup_epochs", -1, "warmup_epochs must be an integer from 0; got -1"),
         ("final_epochs", -1, "final_epochs must be an integer from 0; got -1"),
-        ("final_learning_rate", 0.0, "final_learning_rate is .* above 0; got 0"),
+        ("final_learning_rate", 0.0, "final_learning_rate must be .* above 0; got 0"),
         ("augmentation", "none", "augmentation=none is not used by the dataset ima"),
         ("dataset.validation_fraction", 0.1, "validation_fraction=0.1: the fields of"),
         ("dataset.workers", None, "workers=None: the fields of the dataset imagenet"),
