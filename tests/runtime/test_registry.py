@@ -75,7 +75,7 @@ def test_unknown_names_are_told_with_the_known_ones(numbers, name):
 
 def test_a_module_is_imported_only_if_that_is_asked_for(numbers, module):
     name = f"{module}:two"
-    with pytest.raises(ValueError, match=f"not imported here: --import={module}$"):
+    with pytest.raises(ValueError, match=f"import it with --import={module}$"):
         numbers.get(name)
     assert module not in sys.modules
     assert numbers.get(name, importing=True) == 2
