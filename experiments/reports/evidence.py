@@ -1,7 +1,7 @@
-"""What the ledger has for an experiment, kept apart by length of the runs and by data.
+"""The ledger's runs of an experiment, grouped by length of training and by data.
 
-A full run, the miniature and every other number of epochs are versions of their own: no
-mean and no table mixes them. Within a version, runs on different data stay apart.
+Full runs, the miniature and every other number of epochs are separate versions: no mean
+and no table mixes them. Within a version, runs on different data are kept separate.
 """
 
 from collections.abc import Mapping, Sequence
