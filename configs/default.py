@@ -26,6 +26,12 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "network.name": ("conv6", "the network"),
     "network.width": (1.0, "rho, the factor of the numbers of channels"),
     "dtype": ("float32", "of the activations: float32 or bfloat16"),
+    "matmul_precision": (
+        "default",
+        "of float32 products and convolutions: highest (float32), high, or default, "
+        "the platform's default (TF32 on recent NVIDIA GPUs, bfloat16 on TPUs, float32 "
+        "on CPU)",
+    ),
     # The method; its recipe has the values of fields that are None.
     "method": ("iterand", "one that has a recipe"),
     "distribution": (str, "D_param, which weights are sampled from"),
@@ -58,7 +64,12 @@ FIELDS: dict[str, tuple[Any, str]] = {
     # What is logged and kept.
     "report_memory": (False, "print the memory of a step before the first one"),
     "log_every_steps": (50, "steps between records in metrics.jsonl"),
-    "checkpoint_every_steps": (0, "0: at the end of each epoch"),
+    "checkpoint_every_steps": (0, "0: by time, or at the end of each epoch"),
+    "checkpoint_every_seconds": (
+        int,
+        "the maximum seconds of work that a crash may lose; 0: no limit; None: 60 on "
+        "accelerators without checkpoint_every_steps, else 0",
+    ),
     "keep_checkpoints": (2, "how many of the newest to keep"),
     "keep_best_checkpoints": (0, "also keep this many of the best validation accuracy"),
     "keep_checkpoint_epochs": ((), "also keep those at the end of these epochs"),

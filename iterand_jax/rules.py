@@ -1,6 +1,6 @@
 """Which leaves of a tree are pruned: rules on a leaf's path and shape.
 
-The first rule that matches claims the leaf. A path is written with slashes.
+The first rule that matches claims the leaf. Paths are joined by slashes.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ class Rule:
     """Claims the leaves whose path matches a pattern, and says whether to prune them.
 
     Attributes:
-      pattern: shell-style, against the path written with slashes: "*/kernel" claims
-        "Conv_0/kernel", and "kernel" at the root.
+      pattern: shell-style, matched against the path joined by slashes: "*/kernel"
+        claims "Conv_0/kernel", and "kernel" at the root.
       prune: whether the leaf has scores.
       out_axis: the axis of the outputs of a pruned leaf: -1 for the (..., inputs,
         outputs) of Flax, 0 for the (outputs, inputs, ...) of Equinox and PyTorch, and
         for the (words, features) of an embedding. The product of the other axes is the
         fan-in.
-      min_ndim: leaves of fewer dimensions are left to the rules below.
+      min_ndim: leaves of fewer dimensions fall through to the next rules.
     """
 
     pattern: str
@@ -51,16 +51,17 @@ DEFAULT_RULES = (
 )
 """Flax's names: kernels and embeddings are pruned; biases and normalization are not.
 
-An embedding looks a row up and sums over nothing, so its fan-in is a convention: its
-features, as PyTorch's initializers take it for a (words, features) table. (The number
-of words would make rows of size 1 / sqrt(words), which no layer above would hear.)
+An embedding lookup sums over nothing, so its fan-in is a convention: the number of
+features, as PyTorch's initializers compute it for a (words, features) table. (With the
+number of words, entries would scale as 1 / sqrt(words), too small a signal for the
+layers above.)
 """
 
 OUTPUTS_FIRST_RULES = (
     Rule("*/weight", prune=True, out_axis=0, min_ndim=2),
     Rule("*", prune=False),
 )
-"""For models whose weights are (outputs, inputs, ...), as Equinox's are."""
+"""For models whose weights are (outputs, inputs, ...), as in Equinox."""
 
 
 def matches(pattern: str, path: str) -> bool:

@@ -2,7 +2,7 @@
 
 Trainable scores and frozen weights are separate pytrees of one structure. `prune` turns
 the two into the parameters that the network sees, and its gradient reaches the scores
-only. The trees may come from anything: Flax Linen or NNX, Equinox, dicts of arrays.
+only. The trees may come from any library: Flax Linen or NNX, Equinox, dicts of arrays.
 
     subnetwork = Subnetwork(sparsity=0.5, distribution="signed_constant")
     scores, weights = subnetwork.init(key, params)
@@ -13,11 +13,11 @@ Rules on a leaf's path and shape say which leaves are pruned: the first rule tha
 matches claims the leaf, and every leaf must be claimed. A leaf that is not pruned keeps
 the value it had in `params`, frozen, and is None in the tree of scores.
 
-One order holds everywhere: scores before weights, what trains before what is frozen, as
-`jax.grad` differentiates by its first argument.
+The argument order is the same everywhere: scores before weights, trainable before
+frozen, since `jax.grad` differentiates with respect to the first argument.
 
-Every draw is keyed by the leaf's path, so it is the same whatever else the tree holds
-and on however many devices.
+Every draw is keyed by the leaf's path, so it depends neither on the other leaves nor on
+the number of devices.
 """
 
 import dataclasses
@@ -28,12 +28,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from iterand_jax import distributions, masks
+from iterand_jax.checks import (
+    check_array,
+    check_fraction,
+    check_kernel,
+    check_key,
+    described,
+)
 from iterand_jax.keys import leaf_key
 from iterand_jax.masks import Scalar
+from iterand_jax.pairs import check_pair, leaves_with_paths, map_pair, map_paths
+from iterand_jax.placement import placed_as
 from iterand_jax.rules import DEFAULT_RULES, Rule, matches
-from iterand_jax.trees import path_string
+from iterand_jax.selection import is_spread
+from iterand_jax.sparsities import Sparsities
 
 __all__ = ["Subnetwork", "apply_masks", "check_sampling_rate"]
 
@@ -42,23 +53,42 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Subnetwork:
-    """How a network is drawn and pruned.
+    """How a network is initialized and pruned.
 
     Attributes:
       sparsity: the fraction of weights removed in every pruned leaf, in [0, 1), or a
-        mapping from path patterns to such fractions, of which the first match counts. A
+        mapping from path patterns to such fractions, of which the first match counts
+        (kept as `Sparsities`: JAX sorts the keys of a dict that passes `jit`). A
         traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
         inside a jitted function lets it follow a schedule.
       distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param.
       rules: which leaves are pruned; see `Rule`.
+      scores_dtype: of all scores; None for float32, or float64 where the weights are.
+        bfloat16 has 8 significant bits: of 10^6 scores, thousands tie at a threshold,
+        and at sparsity 0.99 a mask keeps 1.3 times as many weights as asked for.
+
+    It is hashable, so a static argument of `jit`, unless a sparsity is an array.
     """
 
     sparsity: Scalar | Mapping[str, Scalar] = 0.5
     distribution: str | distributions.Distribution = "signed_constant"
     rules: Sequence[Rule] = DEFAULT_RULES
+    scores_dtype: DTypeLike | None = None
 
     def __post_init__(self):
-        """Raises ValueError for an unknown distribution or an impossible sparsity."""
+        """Raises ValueError for what cannot be a field's value."""
+        if isinstance(self.rules, str | Rule):
+            raise ValueError(
+                f"rules is a sequence of Rule objects; got {described(self.rules)}"
+            )
+        object.__setattr__(self, "rules", tuple(self.rules))
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise ValueError(f"rules are Rule objects; got {described(rule)}")
+        if isinstance(self.sparsity, Mapping):
+            object.__setattr__(self, "sparsity", Sparsities(self.sparsity))
+        if self.scores_dtype is not None:
+            masks.check_scores_dtype(self.scores_dtype)
         distributions.get_distribution(self.distribution)
         if isinstance(self.sparsity, Mapping):
             for sparsity in self.sparsity.values():
@@ -73,7 +103,7 @@ class Subnetwork:
           key: a PRNG key; each leaf folds its path into it.
           params: the network's parameters, all leaves arrays (of an Equinox model, what
             `equinox.partition` returns). Of pruned leaves only shape and dtype matter;
-            the others are kept as they are.
+            the others are left unchanged.
 
         Returns:
           (scores, weights), two trees of the structure of params. Pruned leaves of
@@ -82,8 +112,14 @@ class Subnetwork:
           leaves are None.
 
         Raises:
-          ValueError: no leaf is pruned, a leaf is claimed by no rule, or a sparsity
-            pattern is missing for a pruned leaf or matches none.
+          ValueError: no leaf is pruned, a leaf is claimed by no rule, is no array or,
+            where it is pruned, of integers, booleans or complex numbers; a sparsity
+            pattern is missing for a pruned leaf, matches none, or is shadowed by an
+            earlier one; the key is not one key.
+
+        Weights and scores have the sharding of params and lie on its devices, each of
+        which draws its own shard. (Within `jit`, give it `out_shardings` unless the
+        mesh has Explicit axes: a traced array knows no other sharding.)
 
         >>> params = {"kernel": jnp.zeros((8, 2)), "bias": jnp.ones(2)}
         >>> scores, weights = Subnetwork().init(jax.random.key(0), params)
@@ -92,6 +128,7 @@ class Subnetwork:
         >>> scores["kernel"].shape, scores["bias"]
         ((8, 2), None)
         """
+        check_key(key)
         self._check(params)
         draw = distributions.get_distribution(self.distribution).sample
         draw_scores = distributions.DISTRIBUTIONS["kaiming_uniform"].sample
@@ -100,16 +137,18 @@ class Subnetwork:
             fan_in = self.fan_in(path, leaf)
             if fan_in is None:
                 return leaf
-            return draw(leaf_key(key, path, "weights"), leaf.shape, fan_in, leaf.dtype)
+            own_key = leaf_key(key, path, "weights")
+            return placed_as(leaf, draw, own_key, leaf.shape, fan_in, leaf.dtype)
 
         def init_scores(path, leaf):
             fan_in = self.fan_in(path, leaf)
             if fan_in is None:
                 return None
             own_key = leaf_key(key, path, "scores")
-            return draw_scores(own_key, leaf.shape, fan_in, leaf.dtype)
+            dtype = self._scores_dtype_of(leaf)
+            return placed_as(leaf, draw_scores, own_key, leaf.shape, fan_in, dtype)
 
-        return _map_paths(init_scores, params), _map_paths(init_weights, params)
+        return map_paths(init_scores, params), map_paths(init_weights, params)
 
     def masks(self, scores: PyTree) -> PyTree:
         """The mask of every pruned leaf, 1 kept and 0 pruned; None stays None.
@@ -120,7 +159,12 @@ class Subnetwork:
                [0., 1.]], dtype=float32)
         """
         leaves, structure = jax.tree.flatten(scores)
-        sparsities = [self._sparsity_of(path) for path, _ in _leaves_with_paths(scores)]
+        paths = [path for path, _ in leaves_with_paths(scores)]
+        for path, leaf in zip(paths, leaves, strict=True):
+            check_array(path, leaf)
+        if isinstance(self.sparsity, Sparsities):
+            self.sparsity.check_used(paths)
+        sparsities = [self._sparsity_of(path) for path in paths]
         return jax.tree.unflatten(structure, masks.topk_masks(leaves, sparsities))
 
     def prune(self, scores: PyTree, weights: PyTree) -> PyTree:
@@ -137,8 +181,8 @@ class Subnetwork:
         >>> jax.grad(lambda s: subnetwork.prune(s, weights)["kernel"].sum())(scores)
         {'kernel': Array([5., 6.], dtype=float32)}
         """
-        _check_order(scores, weights)
-        return _map_scored_paths(
+        check_pair(scores, weights)
+        return map_pair(
             lambda _, mask, w: masks.masked(w, mask),
             self.masks(scores),
             jax.lax.stop_gradient(weights),
@@ -147,17 +191,17 @@ class Subnetwork:
     def rerandomize(
         self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> PyTree:
-        """Re-draws a random part of the pruned weights (section 3 of the paper).
+        """Resamples a random part of the pruned weights (section 3 of the paper).
 
         theta' = theta * m + (1 - m) * ((1 - b) * theta + b * fresh), with b ~
         Bernoulli(r) and fresh ~ D_param for each weight. Kept weights, and with them
-        the network's output, do not change by a bit.
+        the network's output, are unchanged bit for bit.
 
         Args:
-          key: a PRNG key for this occasion, `fold_in(root, step)` say; each leaf folds
+          key: a PRNG key for this call, such as `fold_in(root, step)`; each leaf folds
             its path into it.
-          scores: the current scores, which say what is pruned.
-          weights: as `init` returned them or a later re-randomization.
+          scores: the current scores, which determine what is pruned.
+          weights: as returned by `init` or an earlier re-randomization.
           sampling_rate: r in [0, 1]; may be a traced scalar.
 
         Raises:
@@ -176,7 +220,7 @@ class Subnetwork:
     def rerandomize_and_count(
         self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> tuple[PyTree, Array]:
-        """`rerandomize`, and how many weights were redrawn as an int32 scalar.
+        """`rerandomize`, and the number of resampled weights as an int32 scalar.
 
         >>> subnetwork = Subnetwork(sparsity=0.5)
         >>> params = {"kernel": jnp.zeros((40, 30))}
@@ -184,8 +228,9 @@ class Subnetwork:
         >>> subnetwork.rerandomize_and_count(jax.random.key(1), scores, weights, 1.0)[1]
         Array(600, dtype=int32)
         """
+        check_key(key)
         check_sampling_rate(sampling_rate)
-        _check_order(scores, weights)
+        check_pair(scores, weights)
         redraw = distributions.get_distribution(self.distribution).redraw
         counts = []
 
@@ -197,23 +242,36 @@ class Subnetwork:
                 leaf_key(key, path, "redraw"), leaf_weights, fan_in, sampling_rate
             )
             redrawn = chosen & (mask == 0)
-            counts.append(_counted_in_bytes(redrawn))
+            counts.append(_counted(redrawn))
             return jnp.where(redrawn, fresh, leaf_weights)
 
-        new = _map_scored_paths(one_leaf, self.masks(scores), weights)
-        return new, jnp.sum(jnp.concatenate(counts), dtype=jnp.int32)
+        new = map_pair(one_leaf, self.masks(scores), weights)
+        bytes_ = [c for c in counts if c.ndim] or [jnp.zeros(1, jnp.uint8)]
+        total = jnp.sum(jnp.concatenate(bytes_), dtype=jnp.int32)
+        return new, sum((c for c in counts if not c.ndim), start=total)
 
-    def count(self, params: PyTree) -> tuple[int, int]:
-        """(parameters in all, parameters that are not pruned), from the shapes alone.
+    def count(self, params: PyTree, scores: PyTree | None = None) -> tuple[int, int]:
+        """(total parameters, parameters that are not pruned).
 
-        Ties at the threshold can keep a few more than counted here.
+        Without scores it is known from the shapes alone, and ties at a threshold can
+        keep more: of float32 scores a few, of narrow ones many (`scores_dtype`). With
+        scores it is what their masks keep, ties included.
 
         >>> params = {"kernel": jnp.zeros((8, 5)), "bias": jnp.zeros(5)}
         >>> Subnetwork(sparsity=0.9).count(params)
         (45, 9)
+        >>> equal = {"kernel": jnp.ones((8, 5)), "bias": None}
+        >>> Subnetwork(sparsity=0.9).count(params, equal)
+        (45, 45)
         """
+        if scores is not None:
+            check_pair(scores, params)
+            sizes = [leaf.size for _, leaf in leaves_with_paths(params)]
+            of_masks = jax.tree.leaves(self.masks(scores))
+            removed = sum(int(jnp.sum(m == 0, dtype=jnp.int32)) for m in of_masks)
+            return sum(sizes), sum(sizes) - removed
         total = kept = 0
-        for path, leaf in _leaves_with_paths(params):
+        for path, leaf in leaves_with_paths(params):
             removed = 0
             if self.fan_in(path, leaf) is not None:
                 removed = int(masks.num_pruned(leaf.size, self._sparsity_of(path)))
@@ -225,7 +283,7 @@ class Subnetwork:
         """The first rule that claims a leaf.
 
         Raises:
-          ValueError: none does.
+          ValueError: no rule claims it.
 
         >>> Subnetwork().rule_of("embed/embedding", jnp.zeros((100, 8))).out_axis
         0
@@ -245,22 +303,23 @@ class Subnetwork:
         rule = self.rule_of(path, leaf)
         if not rule.prune:
             return None
-        if leaf.size == 0:
-            raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
+        check_kernel(path, leaf)
         return math.prod(leaf.shape) // leaf.shape[rule.out_axis]
 
     def _sparsity_of(self, path: str) -> Scalar:
-        if not isinstance(self.sparsity, Mapping):
-            return self.sparsity
-        for pattern, sparsity in self.sparsity.items():
-            if matches(pattern, path):
-                return sparsity
-        raise ValueError(
-            f"no sparsity for the leaf {path!r}; patterns: {', '.join(self.sparsity)}"
-        )
+        if isinstance(self.sparsity, Sparsities):
+            return self.sparsity.of(path)
+        return self.sparsity  # type: ignore[return-value]
+
+    def _scores_dtype_of(self, leaf: Array) -> DTypeLike:
+        if self.scores_dtype is not None:
+            return self.scores_dtype
+        return leaf.dtype if leaf.dtype.itemsize > 4 else jnp.float32
 
     def _check(self, params: PyTree) -> None:
-        leaves = _leaves_with_paths(params)
+        leaves = leaves_with_paths(params)
+        for path, leaf in leaves:
+            check_array(path, leaf)
         pruned = [path for path, leaf in leaves if self.fan_in(path, leaf) is not None]
         if not pruned:
             paths = ", ".join(path for path, _ in leaves)
@@ -269,92 +328,47 @@ class Subnetwork:
             )
         for path in pruned:
             self._sparsity_of(path)
-        if isinstance(self.sparsity, Mapping):
+        if isinstance(self.sparsity, Sparsities):
             for pattern in self.sparsity:
                 if not any(matches(pattern, path) for path in pruned):
                     raise ValueError(
                         f"the sparsity pattern {pattern!r} matches none of the pruned "
                         f"leaves {', '.join(pruned)}"
                     )
+            self.sparsity.check_used(pruned)
 
 
 def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
-    """weights * mask where there is a mask; other leaves (None) as they are.
+    """weights * mask where there is a mask; other leaves (None) are unchanged.
 
     Gradients reach the kept weights only.
 
     >>> apply_masks({"kernel": jnp.array([5.0, 6.0])}, {"kernel": jnp.array([0, 1])})
     {'kernel': Array([0., 6.], dtype=float32)}
     """
-    return _map_scored_paths(lambda _, m, w: w * m.astype(w.dtype), mask_tree, weights)
+    check_pair(mask_tree, weights, what="mask")
+    return map_pair(lambda _, m, w: w * m.astype(w.dtype), mask_tree, weights)
 
 
 def check_sampling_rate(sampling_rate: Scalar) -> None:
-    """Raises ValueError unless r, if it has a value yet, is in [0, 1].
+    """Raises ValueError unless r is in [0, 1]; a traced r is not checked.
 
     >>> check_sampling_rate(2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     ValueError: sampling_rate is ..., a number in [0, 1]; got 2
     """
-    if isinstance(sampling_rate, jax.core.Tracer):
-        return
-    if not 0 <= float(sampling_rate) <= 1:
-        raise ValueError(
-            f"sampling_rate is the fraction of pruned weights redrawn, a number in "
-            f"[0, 1]; got {float(sampling_rate):g}"
-        )
+    meaning = "sampling_rate is the fraction of pruned weights resampled"
+    check_fraction(sampling_rate, meaning, or_one=True)
 
 
-def _leaves_with_paths(tree: PyTree) -> list[tuple[str, Array]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(path_string(path), leaf) for path, leaf in leaves]
+def _counted(array: Array) -> Array:
+    """Partial counts of the true elements, as uint8 of at most 64 each.
 
-
-def _map_paths(f, tree: PyTree) -> PyTree:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: f(path_string(path), *leaves), tree
-    )
-
-
-def _counted_in_bytes(array: Array) -> Array:
-    """Counts of what is true that sum to the count, in bytes, of at most 64 each.
-
-    On CPU that takes half the time of one sum; on GPU one kernel then sums for all
-    leaves.
+    On CPU this takes half the time of a single sum; on GPU one kernel then adds up the
+    counts of all leaves. For an array in shards it is one int32, their sum.
     """
+    if is_spread(array):
+        return jnp.sum(array, dtype=jnp.int32)
     rows = math.gcd(array.size, 64)
     return jnp.sum(array.reshape(rows, -1), axis=0, dtype=jnp.uint8)
-
-
-def _check_order(scores: PyTree, weights: PyTree) -> None:
-    """Raises ValueError, by a leaf's path, for weights in the place of scores.
-
-    Only leaves that are not pruned tell the trees apart: they have weights and no
-    scores. Where every leaf is pruned nothing does.
-    """
-    missing = {
-        path_string(path)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(weights, is_leaf=_is_none)
-        if leaf is None
-    }
-    for path, _ in _leaves_with_paths(scores):
-        if path in missing:
-            raise ValueError(
-                f"the leaf {path!r} has a score and no weight: scores come before "
-                f"weights here"
-            )
-
-
-def _is_none(leaf) -> bool:
-    return leaf is None
-
-
-def _map_scored_paths(f, scored: PyTree, weights: PyTree) -> PyTree:
-    """Maps f(path, scored, weight) over the pruned leaves; others stay as they are."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, s, w: w if s is None else f(path_string(path), s, w),
-        scored,
-        weights,
-        is_leaf=_is_none,
-    )

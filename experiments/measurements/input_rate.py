@@ -6,10 +6,11 @@
     --out=FILE           write the record; default: only print
 
 It writes synthetic JPEG files, prepares them as ImageNet, and has Grain make training
-batches of 128 from them, without training at the same time. The photographs are noise whose
-amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375 pixels at quality
-93, so that a file has about 119 KB; ImageNet's have 115 KB on average. The time to
-decode follows from both numbers. The files lie in memory: a slow disk is not measured.
+batches of 128 from them, without training at the same time. The photographs are noise
+whose amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375 pixels at
+quality 93, so that a file has about 119 KB; ImageNet's have 115 KB on average. The time
+to decode follows from both numbers. The files lie in memory: a slow disk is not
+measured.
 """
 
 import argparse

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from experiments.paper.experiment import Experiment, HeatMap, Lines
 from experiments.paper.names import shown
-from experiments.reports.evidence import FULL, Entry, Version, data_of
+from experiments.reports.evidence import FULL, Entry, Version, kind_of
 from experiments.reports.metrics import METRICS
 from iterand_jax.runtime.pictures import new_figure, set_title
 
@@ -24,6 +25,8 @@ COLORS = {
     "sgd": "#444444",
     "imp": "#2f8f5b",
 }
+# How far apart are the points that series have at one place, in points (1/72 inch).
+ASIDE = 6
 STYLES = {"SC": ("-", "o"), "KU": ("--", "s"), None: ("-", "o")}
 
 
@@ -41,13 +44,13 @@ def draw(experiment: Experiment, version: Version) -> Figure:
     )
     if not entries:
         raise ValueError(f"nothing of {experiment.name} was run: there is no figure")
-    names = {data_of(entry): _data_name(entry) for entry in entries}
+    names = {kind_of(entry): _kind_name(entry) for entry in entries}
     panels = list(names) if isinstance(spec, HeatMap) else _values(entries, spec.panel)
     figure = new_figure(1.6 + 4.4 * len(panels), 5)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=True):
         if isinstance(spec, HeatMap):
-            members = [entry for entry in entries if data_of(entry) == panel]
+            members = [entry for entry in entries if kind_of(entry) == panel]
             image = _heat_map(ax, experiment, members, spec)
             figure.colorbar(image, ax=ax, label=METRICS[experiment.metrics[0]].title)
             ax.set_title(names[panel] if len(names) > 1 else "", fontsize=10)
@@ -74,18 +77,23 @@ def draw(experiment: Experiment, version: Version) -> Figure:
     return figure
 
 
-def _data_name(entry: Entry) -> str:
-    return f"{data_of(entry)[:6]}, {'' if entry.official else 'not '}official"
+def _kind_name(entry: Entry) -> str:
+    data, precision = kind_of(entry)
+    words = f"{data[:6]}, {'' if entry.official else 'not '}official"
+    return f"{words}, {precision}" if precision else words
 
 
 def _title(experiment: Experiment, version: Version, entries: Sequence[Entry]) -> str:
-    """One line: which experiment, of which length, and whether on other data."""
+    """One line: which experiment, its length, and other data or precision if any."""
     name, colon, about = experiment.title.partition(":")
     if version.key != FULL:
         name += f", {version.key.replace('_', ' ')}"
     official = [entry.official for entry in entries]
     if not all(official):
         about += f", not {'all ' if any(official) else ''}on official data"
+    precisions = dict.fromkeys(entry.precision or "float32" for entry in entries)
+    if [*precisions] != ["float32"]:
+        about += f", in {' and '.join(precisions)}"
     return name + colon + about
 
 
@@ -101,7 +109,7 @@ def _lines(
     spec: Lines,
     entries: Sequence[Entry],
     whose: Sequence[str],
-    names: dict[str, str],
+    names: dict[tuple[str, str], str],
 ) -> None:
     metric = experiment.metrics[0]
     values = _values(entries, spec.x)
@@ -111,10 +119,16 @@ def _lines(
         labels = entry.cell.labels
         for owner in whose:
             # The paper's numbers are the same whatever data ours are on.
-            data = data_of(entry) if owner == OURS else None
-            key = owner, labels["method"], labels.get("distribution"), data
+            kind = kind_of(entry) if owner == OURS else None
+            key = owner, labels["method"], labels.get("distribution"), kind
             series.setdefault(key, []).append(entry)
-    for (owner, method, distribution, data), members in series.items():
+    at_places = [
+        key
+        for key, members in series.items()
+        if any(entry.cell.labels.get(spec.x) is not None for entry in members)
+    ]
+    for key, members in series.items():
+        owner, method, distribution, kind = key
         points = {
             (_x(entry, spec, words, owner), *number)
             for entry in members
@@ -125,12 +139,12 @@ def _lines(
             continue
         line, marker = STYLES[distribution]
         label = f"{shown(method)} {distribution or ''}".strip() + f", {owner}"
-        if data in names:
-            label += f" ({names[data]})"
+        if kind in names:
+            label += f" ({names[kind]})"
         style: dict[str, Any] = {
             "label": label,
             "color": COLORS[method],
-            "alpha": 0.4 if data in names and data != next(iter(names)) else 1.0,
+            "alpha": 0.4 if kind in names and kind != next(iter(names)) else 1.0,
         }
         x, mean, deviation = next(iter(points))
         if x is None:  # a method that has no x: its level, with a band of one deviation
@@ -139,7 +153,7 @@ def _lines(
             ax.axhspan(mean - deviation, mean + deviation, **style)
             continue
         ours = owner == OURS
-        ax.errorbar(
+        drawn = ax.errorbar(
             *np.array(sorted(points), float).T,
             marker=marker,
             markersize=5 if ours else 7,
@@ -149,6 +163,10 @@ def _lines(
             capsize=3,
             **style,
         )
+        if key in at_places and not words:
+            aside = at_places.index(key) - (len(at_places) - 1) / 2
+            for artist in drawn.get_children():  # after the axes took limits from it
+                artist.set_transform(_points_aside(ax, ASIDE * aside))
     ax.set_ylabel(METRICS[metric].title)
     ax.grid(alpha=0.25)
     if words:
@@ -162,6 +180,12 @@ def _lines(
         ax.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
         ax.set_xticks([], minor=True)
         ax.tick_params(axis="x", labelrotation=60 if len(values) > 5 else 0)
+
+
+def _points_aside(ax: Axes, points: float) -> Transform:
+    """The axes' data, shifted to the right by points: on a scale of any kind."""
+    shift = ScaledTranslation(points / 72, 0, ax.figure.dpi_scale_trans)
+    return ax.transData + shift
 
 
 def _number(entry: Entry, metric: str, owner: str) -> tuple[float, float] | None:

@@ -74,10 +74,12 @@ def numbers(entry: Entry, name: str) -> list[str]:
 
 
 def remarks(entry: Entry, seeds: int) -> str:
-    """Caveats of our number: other data, fewer epochs, too few seeds."""
+    """Caveats of our number: other data, precision or length, too few seeds."""
     told = []
     if not entry.official:
         told.append(f"**not official {entry.lines[0]['dataset']} data**")
+    if entry.precision:
+        told.append(f"**{entry.precision}**")
     if "epochs" in entry.departures:
         ours, theirs = entry.departures["epochs"]
         word = "of" if ours < theirs else "for"

@@ -14,10 +14,10 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from iterand_jax import configs
-from iterand_jax.configs import default
+from iterand_jax.configs import default, load
 from iterand_jax.data import own
 from iterand_jax.data.feeds import plan_sizes
+from iterand_jax.runtime import modes
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import exporting
 from iterand_jax.training import workdir as workdirs
@@ -74,6 +74,7 @@ class Result:
         return ticket
 
 
+@modes.fixed()
 def train(
     what: str | ConfigDict | nn.Module,
     data: Mapping[str, Any] | tuple[Any, Any] | None = None,
@@ -132,7 +133,7 @@ def train(
             raise ValueError(
                 f"a config takes a mapping of fields, not {type(data).__name__}"
             )
-        config = configs.load(what) if isinstance(what, str) else _copy(what)
+        config = load(what) if isinstance(what, str) else _copy(what)
         given, fields = NOTHING_GIVEN, {**(data or {}), **fields}
     if method is not None:
         fields["method"] = method

@@ -9,6 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from iterand_jax import masks, subnetwork
+from iterand_jax.configs import default
 from iterand_jax.data.datasets import DATASETS, Dataset
 from iterand_jax.distributions import get_distribution
 from iterand_jax.methods import METHODS, method_fields
@@ -28,6 +29,8 @@ OF_THE_METHOD = (
     "unpruned",
 )
 DTYPES = ("float32", "bfloat16")
+LARGEST_SEED = 2**32 - 1
+MATMUL_PRECISIONS = ("default", "high", "highest")
 
 
 class Given(NamedTuple):
@@ -83,6 +86,7 @@ def methods_of(config: ConfigDict) -> list[str]:
 
 def _check(config: ConfigDict, given: Given) -> None:
     _check_choice("dtype", config.dtype, DTYPES)
+    _check_choice("matmul_precision", config.matmul_precision, MATMUL_PRECISIONS)
     _check_schedule(config)
     _check_dataset(config, given)
     _check_replicas(config, given)
@@ -106,15 +110,17 @@ def _check(config: ConfigDict, given: Given) -> None:
                 f"{field} must be an integer of at least 1; got {config[field]}"
             )
     for field, value in (
-        ("seed", config.seed),
         ("steps_per_dispatch", config.steps_per_dispatch),
         ("checkpoint_every_steps", config.checkpoint_every_steps),
+        ("checkpoint_every_seconds", config.checkpoint_every_seconds),
         ("keep_best_checkpoints", config.keep_best_checkpoints),
         ("dataset.split_seed", config.dataset.split_seed),
         ("rewind_epochs", config.rewind_epochs),
     ):
         if value is not None and value < 0:
             raise ValueError(f"{field} must be an integer from 0; got {value}")
+    _check_seeds(config)
+    _check_kept_epochs(config)
     if not 0 < config.learning_rate < float("inf"):
         raise ValueError(
             f"learning_rate must be finite and above 0; got {config.learning_rate:g}"
@@ -131,6 +137,30 @@ def _check(config: ConfigDict, given: Given) -> None:
         raise ValueError(
             f"dataset.validation_fraction must be in (0, 1); got {fraction:g}"
         )
+
+
+def _check_seeds(config: ConfigDict) -> None:
+    """Checks that seeds fit in 32 bits: a key uses no more, so others would repeat.
+
+    With replicas this holds for the last seed, too.
+    """
+    last = config.seed + config.replicas - 1
+    if config.seed < 0 or last > LARGEST_SEED:
+        of_replicas = f" with replicas={config.replicas}" if config.replicas > 1 else ""
+        raise ValueError(
+            f"seed must be an integer from 0 to "
+            f"{LARGEST_SEED - config.replicas + 1}{of_replicas}; got {config.seed}"
+        )
+
+
+def _check_kept_epochs(config: ConfigDict) -> None:
+    for epoch in config.keep_checkpoint_epochs:
+        whole = isinstance(epoch, int) and not isinstance(epoch, bool)
+        if not whole or not 1 <= epoch <= config.epochs:
+            raise ValueError(
+                f"keep_checkpoint_epochs must be integers from 1 to {config.epochs}, "
+                f"the epochs of the run; got {epoch!r}"
+            )
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -217,6 +247,16 @@ def _check_choice(what: str, name: str, possible) -> None:
 def to_json(config: ConfigDict) -> str:
     """The config as indented JSON, the same text for the same config."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config, with the defaults of fields that are newer than it."""
+    whole = default.get_config().to_dict()
+    del whole["recipe"]
+    for field, value in saved.items():
+        nested = isinstance(value, Mapping) and field in whole
+        whole[field] = {**whole[field], **value} if nested else value
+    return whole
 
 
 def differences(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

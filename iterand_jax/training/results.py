@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iterand_jax.runtime import hosts
+from iterand_jax.runtime import hosts, modes
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import curves, provenance
 from iterand_jax.training.replica import Outcome
@@ -29,6 +29,9 @@ def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any
         "dataset": run.source.name,
         "dataset_fingerprint": run.source.fingerprint,
         "dataset_official": run.source.deviation is None,
+        "dtype": config.dtype,
+        "matmul_precision": config.matmul_precision,
+        "precision": provenance.precision(config.dtype, config.matmul_precision),
         "distribution": config.distribution,
         "sparsity": config.sparsity,
         "sparsity_achieved": 1 - kept / total,
@@ -36,6 +39,7 @@ def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any
         "parameters_kept": kept,
         "redrawn": record.redrawn,
         "seed": config.seed,
+        "generator": modes.RECORDED,
         "steps": run.total_steps,
         "epochs": config.epochs,
         "test_accuracy": outcome.test_accuracy,
@@ -44,6 +48,7 @@ def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any
         "validation_accuracy_best": max(record.validation_accuracy),
         "validation_accuracy_last": record.validation_accuracy[-1],
         "seconds": seconds,
+        "startup": outcome.startup,
         "examples_per_second": round(examples / record.seconds["training"], 1),
         "state_sha256": outcome.state_sha256,
         "versions": provenance.versions(),
