@@ -73,7 +73,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except OSError as error:
         raise ValueError(f"cannot read the ticket {path}: {error}") from error
     except Exception as error:  # SafetensorError, or a dtype that NumPy does not have
-        raise ValueError(f"{path} is not a whole ticket: {one_line(error)}") from error
+        raise ValueError(
+            f"{path} is not a complete ticket: {one_line(error)}"
+        ) from error
     if text is None:
         raise ValueError(f"{path} is a safetensors file, but not a ticket")
     try:
@@ -81,7 +83,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its metadata is not JSON") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} is damaged: its metadata is no JSON object")
+        raise ValueError(f"{path} is damaged: its metadata is not a JSON object")
     return fields, arrays
 
 
