@@ -32,7 +32,9 @@ from jax import Array
 from iterand_jax import distributions, masks
 from iterand_jax.keys import leaf_key
 from iterand_jax.masks import Scalar
-from iterand_jax.rules import DEFAULT_RULES, Rule, matches
+from iterand_jax.rules import DEFAULT_RULES, Axes, Rule
+from iterand_jax.rules.checks import check_normalization, check_rules
+from iterand_jax.rules.patterns import ByPattern, matches
 from iterand_jax.trees import path_string
 
 __all__ = ["Subnetwork", "apply_masks", "check_sampling_rate"]
@@ -40,9 +42,18 @@ __all__ = ["Subnetwork", "apply_masks", "check_sampling_rate"]
 PyTree = Any
 
 
+@jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class Subnetwork:
     """How a network is drawn and pruned.
+
+    A pruned leaf has the fan-in of the rule that claims it: the product of its axes
+    that are neither outputs nor a stack, (..., inputs) of a kernel (..., inputs,
+    outputs) by the default rules. Along a stack, each slice keeps the same fraction of
+    its weights: six layers in a kernel (6, inputs, outputs) have six thresholds.
+
+    A Subnetwork is a pytree, of which sparsities are the leaves: it can be an argument
+    of a jitted function, where they may change without a new compilation.
 
     Attributes:
       sparsity: the fraction of weights removed in every pruned leaf, in [0, 1), or a
@@ -50,7 +61,13 @@ class Subnetwork:
         traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
         inside a jitted function lets it follow a schedule.
       distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param.
-      rules: which leaves are pruned; see `Rule`.
+      rules: which leaves are pruned, and what their axes are: `Rule`. `rules_of` reads
+        them from a model. The default ones know matrices (inputs, outputs), kernels
+        (height, width, inputs, outputs) and embeddings, and refuse others.
+
+    >>> halved = jax.tree.map(lambda p: p / 2, Subnetwork({"conv/*": 0.2, "*": 0.8}))
+    >>> halved.sparsity
+    {'conv/*': 0.1, '*': 0.4}
     """
 
     sparsity: Scalar | Mapping[str, Scalar] = 0.5
@@ -58,13 +75,35 @@ class Subnetwork:
     rules: Sequence[Rule] = DEFAULT_RULES
 
     def __post_init__(self):
-        """Raises ValueError for an unknown distribution or an impossible sparsity."""
+        """Raises ValueError for an unknown distribution or an impossible sparsity.
+
+        Also for a sparsity pattern or a rule that is never used, as one before it
+        matches all that it does. A rule of your own may cover default ones.
+        """
         distributions.get_distribution(self.distribution)
+        object.__setattr__(self, "rules", tuple(self.rules))
+        check_rules(self.rules)
         if isinstance(self.sparsity, Mapping):
+            if not isinstance(self.sparsity, ByPattern):
+                object.__setattr__(self, "sparsity", ByPattern(self.sparsity))
             for sparsity in self.sparsity.values():
                 masks.check_sparsity(sparsity)
         else:
             masks.check_sparsity(self.sparsity)
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple]:
+        """The sparsities, and the rest."""
+        return (self.sparsity,), (self.distribution, self.rules)
+
+    @classmethod
+    def tree_unflatten(cls, aux: tuple, children: tuple) -> "Subnetwork":
+        """With other sparsities, which are not looked at."""
+        self = object.__new__(cls)
+        for name, value in zip(
+            ("distribution", "rules", "sparsity"), (*aux, *children), strict=True
+        ):
+            object.__setattr__(self, name, value)
+        return self
 
     def init(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
         """Draws trainable scores and frozen weights for a network's parameters.
@@ -119,9 +158,17 @@ class Subnetwork:
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
         """
-        leaves, structure = jax.tree.flatten(scores)
-        sparsities = [self._sparsity_of(path) for path, _ in _leaves_with_paths(scores)]
-        return jax.tree.unflatten(structure, masks.topk_masks(leaves, sparsities))
+        whole, stacked = {}, {}
+        for path, leaf in _leaves_with_paths(scores):
+            stack = self._stack(path, leaf)
+            if stack:
+                stacked[path] = _masks_of_slices(leaf, stack, self._sparsity_of(path))
+            else:
+                whole[path] = leaf
+        sparsities = [self._sparsity_of(path) for path in whole]
+        found = masks.topk_masks(list(whole.values()), sparsities)
+        by_path = stacked | dict(zip(whole, found, strict=True))
+        return _map_paths(lambda path, _: by_path[path], scores)
 
     def prune(self, scores: PyTree, weights: PyTree) -> PyTree:
         """The parameters that the network sees: weights * mask, straight-through.
@@ -216,7 +263,12 @@ class Subnetwork:
         for path, leaf in _leaves_with_paths(params):
             removed = 0
             if self.fan_in(path, leaf) is not None:
-                removed = int(masks.num_pruned(leaf.size, self._sparsity_of(path)))
+                stack = self._stack(path, leaf)
+                slices = math.prod(leaf.shape[axis] for axis in stack)
+                of_slice = leaf.size // slices
+                removed = slices * int(
+                    masks.num_pruned(of_slice, self._sparsity_of(path))
+                )
             total += leaf.size
             kept += leaf.size - removed
         return total, kept
@@ -236,7 +288,7 @@ class Subnetwork:
         patterns = ", ".join(rule.pattern for rule in self.rules)
         raise ValueError(f"no rule claims the leaf {path!r}; rules: {patterns}")
 
-    def fan_in(self, path: str, leaf: Array) -> int | None:
+    def fan_in(self, path: str, leaf: Array) -> float | None:
         """The fan-in of a leaf, or None for one that is not pruned.
 
         >>> Subnetwork().fan_in("Conv_0/kernel", jnp.zeros((3, 3, 4, 20)))
@@ -247,14 +299,34 @@ class Subnetwork:
             return None
         if leaf.size == 0:
             raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
-        return math.prod(leaf.shape) // leaf.shape[rule.out_axis]
+        rule.check(path, leaf.shape)
+        return rule.fan_in_of(leaf.shape)
+
+    def axes(self, path: str, leaf: Array) -> Axes:
+        """What the axes of a leaf are, by the rule that claims it.
+
+        Raises:
+          ValueError: that is not known.
+
+        >>> Subnetwork().axes("kernel", jnp.zeros((8, 5)))
+        Axes(inputs=(0,), outputs=(1,), stack=(), window=())
+        """
+        rule = self.rule_of(path, leaf)
+        rule.check(path, leaf.shape)
+        return rule.axes(leaf.ndim)
+
+    def _stack(self, path: str, leaf: Array) -> tuple[int, ...]:
+        """The axes along which a pruned leaf is many maps; () for most."""
+        rule = self.rule_of(path, leaf)
+        rule.check(path, leaf.shape)
+        return rule.axes(leaf.ndim).stack if rule.prune and rule.stack_axis else ()
 
     def _sparsity_of(self, path: str) -> Scalar:
         if not isinstance(self.sparsity, Mapping):
             return self.sparsity
-        for pattern, sparsity in self.sparsity.items():
-            if matches(pattern, path):
-                return sparsity
+        pattern = self.sparsity.first(path)
+        if pattern is not None:
+            return self.sparsity[pattern]
         raise ValueError(
             f"no sparsity for the leaf {path!r}; patterns: {', '.join(self.sparsity)}"
         )
@@ -271,11 +343,19 @@ class Subnetwork:
             self._sparsity_of(path)
         if isinstance(self.sparsity, Mapping):
             for pattern in self.sparsity:
-                if not any(matches(pattern, path) for path in pruned):
+                matched = [path for path in pruned if matches(pattern, path)]
+                if not matched:
                     raise ValueError(
                         f"the sparsity pattern {pattern!r} matches none of the pruned "
                         f"leaves {', '.join(pruned)}"
                     )
+                first = [self.sparsity.first(path) for path in matched]
+                if pattern not in first and pattern != "*":
+                    raise ValueError(
+                        f"the sparsity pattern {pattern!r} is never used: earlier "
+                        f"ones match all its leaves, {matched[0]!r} by {first[0]!r}"
+                    )
+        check_normalization(self.rule_of, leaves)
 
 
 def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
@@ -315,6 +395,15 @@ def _map_paths(f, tree: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: f(path_string(path), *leaves), tree
     )
+
+
+def _masks_of_slices(scores: Array, stack: Sequence[int], sparsity: Scalar) -> Array:
+    """The mask of a leaf that is a stack: each slice has a threshold of its own."""
+    first = range(len(stack))
+    slices = jnp.moveaxis(scores, stack, first)
+    rows = slices.reshape(-1, *slices.shape[len(stack) :])
+    found = jax.vmap(lambda row: masks.topk_mask(row, sparsity))(rows)
+    return jnp.moveaxis(found.reshape(slices.shape), first, stack)
 
 
 def _counted_in_bytes(array: Array) -> Array:

@@ -30,7 +30,7 @@ FLOORS = {  # a module may import what lies on lower floors, and its own room
     "configs": 1,
     "keys": 0,
     "selection": 0,
-    "rules": 0,
+    "rules": 1,
     "trees": 0,
     "masks": 1,
     "data": 1,
