@@ -27,6 +27,12 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "network.name": ("conv6", "which network"),
     "network.width": (1.0, "rho, a factor of the numbers of channels"),
     "dtype": ("float32", "of the activations: float32 or bfloat16"),
+    "matmul_precision": (
+        "default",
+        "of float32 products and convolutions: highest (float32), high, or default, "
+        "the device's own (TF32 on recent NVIDIA GPUs, bfloat16 on TPUs, float32 on "
+        "CPU)",
+    ),
     # The method; of what is None, its recipe has the value.
     "method": ("iterand", "one that recipe has"),
     "distribution": (str, "D_param, which weights are sampled from"),

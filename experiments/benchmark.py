@@ -190,6 +190,7 @@ def measure_network(
         "config": name,
         "batch_size": run.config.batch_size,
         "dtype": run.config.dtype,
+        "matmul_precision": run.config.matmul_precision,
         "parameters": _size(run),
         "steps_per_call": units["iterand"],
         "times": _plain(times),

@@ -26,7 +26,8 @@ PAGE = """# What was run of the paper's tables and figures
 Written by `python -m experiments.report all --results=results --out=results/reports`.
 The paper's numbers are only ever shown as the paper's, beside ours. Full runs have the
 paper's length; a miniature is an experiment's own small version, for two CPU cores.
-Runs of different length, or on different data, never share a table or a mean.
+Runs of different length never share a table, and runs on different data or in different
+precision never share a row or a mean.
 
 """
 
@@ -112,14 +113,16 @@ def distance(found: Mapping[str, Sequence[Version]]) -> str:
     for name, own in found.items():
         metric = EXPERIMENTS[name].metrics[0]
         for version in own:
-            far: dict[bool, list[float]] = {}
+            far: dict[tuple[bool, str], list[float]] = {}
             for entry in version.entries:
                 ours, paper = entry.statistics(metric), entry.paper.get(metric)
                 if ours and paper:
                     gap = ours.mean - paper.mean
-                    far.setdefault(entry.official, []).append(gap)
-            for official, gaps in far.items():
+                    kind = entry.official, entry.precision
+                    far.setdefault(kind, []).append(gap)
+            for (official, precision), gaps in far.items():
                 data = "official" if official else "**not official**"
+                data += f", **{precision}**" if precision else ""
                 extent = f"{min(gaps):+.2f} to {max(gaps):+.2f}"
                 rows.append([name, version.title.partition(":")[0], data, extent])
     if not rows:
@@ -130,7 +133,10 @@ def distance(found: Mapping[str, Sequence[Version]]) -> str:
 def devices(found: Mapping[str, Sequence[Version]]) -> str:
     """What trained, on which data."""
     lines = [line for own in found.values() for v in own for line in v.lines]
-    texts = [f"- {line['device']}, with {tables.data_text(line)}" for line in lines]
+    texts = [
+        f"- {line['device']} in {ledger.precision(line)}, with {tables.data_text(line)}"
+        for line in lines
+    ]
     return "\n".join(dict.fromkeys(texts)) or "Nothing has been run yet."
 
 

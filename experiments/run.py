@@ -4,6 +4,8 @@
     --seeds=3 or --seeds=2-4   default: as many as the paper
     --epochs=N                 a declared short version, kept apart from full runs
     --miniature                the experiment's own small version, for a CPU
+    --dtype=bfloat16           of the activations; the report shows such runs apart
+    --matmul_precision=highest the config's field; see the FAQ for what float32 means
     --shard=2/8                one of eight parts that have no run in common
     --together                 the seeds of a cell in one program, compiled once
     --dry_run                  only tell cells, steps and estimated hours
@@ -25,7 +27,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.paper.catalogue import get_experiment
-from experiments.paper.experiment import Experiment
+from experiments.paper.experiment import Experiment, with_precision
 from experiments.sweeps import costs, ledger, work
 from experiments.sweeps.runs import (
     Job,
@@ -41,6 +43,7 @@ from iterand_jax.data import prepare
 from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime import cli
 from iterand_jax.training import provenance
+from iterand_jax.training.config import DTYPES, MATMUL_PRECISIONS
 
 FAILURES = 1
 
@@ -52,6 +55,10 @@ def define_flags() -> None:
     flags.DEFINE_string("seeds", None, "how many seeds (3), or a range (2-4)")
     flags.DEFINE_integer("epochs", None, "a declared short version", lower_bound=1)
     flags.DEFINE_boolean("miniature", False, "the experiment's own small version")
+    flags.DEFINE_enum("dtype", None, DTYPES, "of the activations")
+    flags.DEFINE_enum(
+        "matmul_precision", None, MATMUL_PRECISIONS, "of float32 products"
+    )
     flags.DEFINE_string("shard", "1/1", "which of how many parts, such as 2/8")
     flags.DEFINE_boolean("together", False, "the seeds of a cell in one program")
     flags.DEFINE_boolean("dry_run", False, "only tell what would be done")
@@ -74,8 +81,11 @@ def main(name: str = "") -> None:
     if not left:
         return
     if values.dry_run:
-        timed = costs.references(known, provenance.device())
-        timed = timed or [costs.timed_here(width) for width in (0.25, 1.0)]
+        config = left[0].config
+        fields = {"dtype": config.dtype, "matmul_precision": config.matmul_precision}
+        precision = provenance.precision(**fields)
+        timed = costs.references(known, provenance.device(), precision)
+        timed = timed or [costs.timed_here(width, **fields) for width in (0.25, 1.0)]
         print(costs.table(left, timed))
         return
     file = f"{name}.jsonl" if of == 1 else f"{name}_shard_{which}_of_{of}.jsonl"
@@ -109,7 +119,12 @@ def plan(experiment: Experiment) -> list[Run]:
         cells, seeds = experiment.miniature_cells(), experiment.miniature.seeds
     else:
         cells, seeds = experiment.cells(values.epochs), experiment.seeds
-    cells = select(cells, values.only)
+    cells = [
+        with_precision(
+            cell, dtype=values.dtype, matmul_precision=values.matmul_precision
+        )
+        for cell in select(cells, values.only)
+    ]
     return runs_of(cells, parse_seeds(values.seeds or str(seeds)))
 
 

@@ -61,18 +61,18 @@ __all__ = [
 def load_ticket(
     path: "str | PathLike[str]", network: "nn.Module | None" = None
 ) -> "Ticket":
-    """A packed ticket, read and rebuilt bit for bit: see `iterand_jax.tickets`.
+    """Reads a packed ticket and rebuilds it bit for bit: see `iterand_jax.tickets`.
 
         ticket = iterand_jax.load_ticket("ticket.safetensors")
         logits = ticket.apply(images)  # pixels from 0 to 255, (N, H, W, C)
 
-    A network that is not this library's is given, registered by `register_network`, or
-    of a module that was imported before. Its arrays are `ticket.params`,
-    `ticket.masks` and `ticket.batch_stats`.
+    A network from outside this library is passed as `network`, registered by
+    `register_network`, or defined in a module that was imported before. The arrays are
+    `ticket.params`, `ticket.masks` and `ticket.batch_stats`.
 
     Raises:
-      ValueError: in one line, a file that is not there, is not a ticket, is cut short,
-        of another version, or damaged.
+      ValueError: in one line, a file that is missing, not a ticket, truncated, of
+        another version, or corrupt.
 
     >>> load_ticket("nowhere.safetensors")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -87,7 +87,7 @@ def load_ticket(
 def register_network(
     name: str, factory: "Callable[..., Any]", *, takes_texts: bool = False
 ) -> None:
-    """Makes a network known by a name: see `iterand_jax.networks.register_network`.
+    """Registers a network under a name: see `iterand_jax.networks.register_network`.
 
     >>> from iterand_jax.networks import resnet
     >>> register_network("my_resnet", resnet.ResNet18)
@@ -98,7 +98,7 @@ def register_network(
 
 
 def register_dataset(name: str, dataset: "Dataset") -> None:
-    """Makes a dataset known by a name: see `iterand_jax.data.datasets`.
+    """Registers a dataset under a name: see `iterand_jax.data.datasets`.
 
     >>> from iterand_jax.data import own
     >>> x, y = [[0.0], [1.0], [0.5], [0.2]], [0, 1, 1, 0]
@@ -116,7 +116,7 @@ def train(what: "Any", data: "Any" = None, **options: "Any") -> "Result":
         result = iterand_jax.train(MyNetwork(), (x, y), test=(x_test, y_test))
         result.test_accuracy, result.params, result.masks, result.ticket
 
-    `iterand_jax.training.api.train` has the arguments and what they may be.
+    `iterand_jax.training.api.train` documents the arguments.
 
     >>> train("nope")  # doctest: +ELLIPSIS
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Looks inside a found subnetwork: a table of its layers, and a figure.
+"""Analyzes a found subnetwork: a table of its layers, and a figure.
 
 python -m iterand_jax.analyze --workdir=DIR [--step=N] [--other=DIR_OR_TICKET]
 python -m iterand_jax.analyze --ticket=FILE [--other=DIR_OR_TICKET] [--output=PNG]
@@ -15,10 +15,10 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     cli.define_path("workdir", None, "the folder of the run")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
-    cli.define_path("ticket", None, "a packed ticket, in place of a run")
+    cli.define_path("ticket", None, "a packed ticket, instead of a run")
     cli.define_path("other", None, "a run's folder or a ticket to compare with")
     cli.define_path(
-        "output", None, "the figure; default: analysis.png beside what is looked at"
+        "output", None, "the figure; default: analysis.png in the folder of the input"
     )
 
 
@@ -28,18 +28,18 @@ def main() -> None:
 
     workdir, ticket = flags.FLAGS.workdir, flags.FLAGS.ticket
     if (workdir is None) == (ticket is None):
-        raise ValueError("either --workdir=DIR or --ticket=FILE says what to look at")
+        raise ValueError("give one of --workdir=DIR and --ticket=FILE")
     if ticket is not None and flags.FLAGS.step is not None:
-        raise ValueError(f"--step={flags.FLAGS.step} means nothing to a ticket")
+        raise ValueError(f"--step={flags.FLAGS.step} does not apply to a ticket")
     if ticket is not None and not Path(ticket).is_file():
-        raise ValueError(f"there is no ticket {ticket}")
+        raise ValueError(f"no such ticket: {ticket}")
     path, other = Path(workdir or ticket), flags.FLAGS.other
     folder = path if workdir else path.parent
     output = Path(flags.FLAGS.output or folder / "analysis.png")
     found = report.report(path, Path(other) if other else None, step=flags.FLAGS.step)
     print(printed.text(found))
     figure.draw(found, output)
-    print(f"drawn: {output}")
+    print(f"wrote {output}")
 
 
 def run() -> None:

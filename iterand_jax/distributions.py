@@ -1,9 +1,9 @@
 """D_param, the distributions of frozen weights, as functions of uniform numbers.
 
-Each distribution is its own inverse cumulative distribution function: it maps uniform
-numbers to weights, given the fan-in f. One random word per weight is then enough for
-re-randomization: that the word is below its bound decides that the weight is redrawn,
-and where in [0, bound) it lies is the new value (`redraw`).
+Each distribution is given by its inverse cumulative distribution function, which maps
+uniform numbers to weights, given the fan-in f. One random word per weight is then
+enough for re-randomization: the weight is resampled if the word is below a bound, and
+the word's position in [0, bound) gives the new value (`redraw`).
 
     signed_constant   +-sqrt(2 / f), either sign with probability 1/2
     kaiming_uniform   U[-sqrt(6 / f), sqrt(6 / f)]
@@ -37,7 +37,7 @@ class Distribution(NamedTuple):
     def sample(
         self, key: Array, shape: tuple[int, ...], fan_in: int, dtype=jnp.float32
     ) -> Array:
-        """Draws weights of a shape and fan-in.
+        """Draws weights of the given shape, for the given fan-in.
 
         >>> import jax
         >>> constant = DISTRIBUTIONS["signed_constant"]
@@ -54,8 +54,8 @@ class Distribution(NamedTuple):
         """Fresh weights and the Bernoulli(r) choice of which to replace, from one draw.
 
         Returns (fresh, chosen), both of the shape of the weights, chosen as booleans.
-        Where it is not chosen, fresh is meaningless. The choice is exact to 2**-31;
-        given the choice, the fresh value has r * 2**31 levels.
+        Where not chosen, fresh is meaningless. The probability of the choice is exact
+        to 2**-31; where chosen, the fresh value has r * 2**31 levels.
 
         >>> import jax, jax.numpy as jnp
         >>> constant = DISTRIBUTIONS["signed_constant"]
@@ -117,7 +117,7 @@ DISTRIBUTIONS = {
 
 
 def get_distribution(name: str | Distribution) -> Distribution:
-    """The distribution of a name; a Distribution is returned as it is.
+    """The distribution of a name; a Distribution is returned unchanged.
 
     Raises:
       ValueError: an unknown name.

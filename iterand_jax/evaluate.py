@@ -1,4 +1,4 @@
-"""Prints the test accuracy of a run's saved subnetwork again.
+"""Evaluates a run's saved subnetwork on the test split.
 
 python -m iterand_jax.evaluate --workdir=DIR [--step=N]
 """
@@ -19,14 +19,11 @@ def define_flags() -> None:
 
 def main() -> None:
     """Restores a checkpoint and evaluates it on the test split."""
-    from iterand_jax.data.datasets import open_source
     from iterand_jax.training.evaluation import Evaluator
-    from iterand_jax.training.run import build
-    from iterand_jax.training.workdir import restore
+    from iterand_jax.training.workdir import restore_with_data
 
-    described, state, _ = restore(Path(flags.FLAGS.workdir), flags.FLAGS.step)
-    source = open_source(described.config.dataset.name, flags.FLAGS.data_dir)
-    run = build(described.config, source)
+    values = flags.FLAGS
+    run, state = restore_with_data(Path(values.workdir), values.step, values.data_dir)
     test = Evaluator(run)(state, "test")
     print(f"step {int(state.step):,} of {run.total_steps:,}")
     print(

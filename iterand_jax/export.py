@@ -1,4 +1,4 @@
-"""Writes a run's subnetwork: a small file, or a format that others read.
+"""Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
 --format=ticket|safetensors|torchvision|stablehlo [--step=N] [--output=FILE]
@@ -18,12 +18,12 @@ def define_flags() -> None:
     cli.define_path("workdir", None, "the folder of the run", required=True)
     flags.DEFINE_enum("format", "ticket", FORMATS, "what to write")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
-    cli.define_path("output", None, "where to; default: a name in the workdir")
+    cli.define_path("output", None, "the file to write; default: one in the workdir")
     cli.define_data_dir()
 
 
 def main() -> None:
-    """Exports a checkpoint of the flags' run."""
+    """Exports the checkpoint that the flags name."""
     from iterand_jax.training import exporting
 
     workdir, name = Path(flags.FLAGS.workdir), flags.FLAGS.format

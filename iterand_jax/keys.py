@@ -1,4 +1,4 @@
-"""Keys by purpose, and the random words that are drawn from a key.
+"""PRNG keys by purpose, and the random bits of a key.
 
 Every draw of a run comes from its root key by `fold_in`, without state: `keyed` by
 purpose and step, `leaf_key` by the path of a leaf. So a draw is the same on one device
@@ -6,10 +6,10 @@ or many, before or after a restart, and whatever else the tree holds.
 
 `random_bits` gives the bits of `jax.random.bits` for one leaf, as arithmetic that XLA
 can fuse. They are those of JAX's Threefry (Salmon et al. 2011, 2 x 32 bits, 20 rounds),
-bit for bit. JAX makes them by a loop over whole arrays on CPU and by a kernel of its
-own on GPU; both write every intermediate word to memory. Written out, the rounds become
-part of the loop that uses the bits: five times faster on two cores, and on a GPU a
-launch less for each leaf.
+bit for bit. JAX computes them in a loop over whole arrays on CPU and in a separate
+kernel on GPU; both write every intermediate word to memory. Unrolled, the rounds fuse
+into the loop that uses the bits: five times faster on two cores, and one kernel launch
+less per leaf on a GPU.
 """
 
 import zlib
@@ -37,7 +37,7 @@ def keyed(root: Array, purpose: str, number: ArrayLike = 0) -> Array:
 
 
 def leaf_key(key: Array, path: str, purpose: str) -> Array:
-    """The key of what is drawn for a leaf: its "weights", "scores" or "redraw".
+    """The key of a leaf for a purpose: "weights", "scores" or "redraw".
 
     >>> keys = [leaf_key(jax.random.key(0), path, "redraw") for path in ("a", "b")]
     >>> bool(keys[0] == keys[1])
@@ -49,7 +49,7 @@ def leaf_key(key: Array, path: str, purpose: str) -> Array:
 def random_bits(key: Array, size: int) -> Array:
     """`jax.random.bits(key, (size,), jnp.uint32)`, for size below 2**32.
 
-    Keys of other generators than Threefry are given to `jax.random.bits`.
+    Keys of other PRNG implementations than Threefry are passed to `jax.random.bits`.
 
     >>> import jax, jax.numpy as jnp
     >>> key = jax.random.key(0)

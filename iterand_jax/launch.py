@@ -1,13 +1,13 @@
-"""Trains with several processes on this machine's CPU, as on several hosts.
+"""Trains with several processes on this machine's CPU, as if on several hosts.
 
 python -m iterand_jax.launch [--processes=2] [--devices_per_process=2] -- FLAGS
 
-FLAGS are those of iterand_jax.main, as --config=cifar_conv6. Each line of output is
-preceded by the number of its process. Ctrl-C, SIGTERM and the end of the terminal are
-forwarded to all. The command ends with the status of the first process that fails, 128
-more than its signal if that killed it, and says which that was; the others then have as
-long as the heartbeat to end by themselves. What a process has started ends with it, and
-everything ends if this command is killed.
+FLAGS are those of iterand_jax.main, such as --config=cifar_conv6. Each line of output
+is prefixed with the index of its process. Ctrl-C, SIGTERM and SIGHUP are forwarded to
+all. The command exits with the status of the first process that fails (128 plus the
+signal's number if a signal killed it) and reports which that was; the others then have
+as long as the heartbeat to exit by themselves. The children of a process are killed
+when it exits, and everything is killed if this command is.
 """
 
 import contextlib
@@ -38,16 +38,16 @@ _WATCHDOG = 'while read -r id; do all="$all -$id"; done; kill -s KILL -- $all'
 def define_flags() -> None:
     """Defines the flags of this command."""
     for name, default, meaning in (
-        ("processes", 2, "how many to start"),
-        ("devices_per_process", 1, "devices that each sees on the CPU"),
-        ("heartbeat_seconds", 10, "all end when one sends no heartbeat for so long"),
+        ("processes", 2, "number of processes"),
+        ("devices_per_process", 1, "CPU devices of each process"),
+        ("heartbeat_seconds", 10, "all exit if one sends no heartbeat for this long"),
     ):
         flags.DEFINE_integer(name, default, meaning, lower_bound=1)
 
 
 def main(*given: str) -> int:
-    """Starts the processes with these flags and follows them; the exit status."""
-    early: list[int] = []  # signals that come before the processes have started
+    """Runs processes with these flags until all have exited; returns the status."""
+    early: list[int] = []  # signals that arrive before the processes have started
     _handle_signals(early.append)
     with _Output() as output, _watchdog() as ids:
         processes = _start(given, ids)
@@ -69,7 +69,7 @@ def _handle_signals(handle: Callable[[int], None]) -> None:
 
 @contextlib.contextmanager
 def _watchdog() -> Iterator[IO[str]]:
-    """A file for the ids of processes, a line each; they end if this one does inside.
+    """A file to write process ids to, one per line: they are killed if this one dies.
 
     Each id is also that of its process group, and the whole group is killed.
     """
@@ -140,13 +140,13 @@ def _follow(
 ) -> int:
     """Prints the processes' output until all have ended.
 
-    Returns the status of the first that fails, 0 if none does.
+    Returns the status of the first that fails, or 0.
     """
     status = 0
-    # Started by the first failure: the others have this long to end by themselves.
+    # Started by the first failure: the others have this long to exit by themselves.
     stopping = threading.Timer(limit, _stop_all, [processes, output])
-    # Each process has a thread that reads its output and one that waits for its end.
-    # They are two, since a child that outlives the process can keep the output open.
+    # Each process has a thread that reads its output and one that waits for its exit:
+    # two threads, since a child that outlives the process can keep the output open.
     reading = [
         threading.Thread(target=_read_all, args=(*each, output), daemon=True)
         for each in enumerate(processes)
@@ -155,7 +155,7 @@ def _follow(
         thread.start()
     with futures.ThreadPoolExecutor(len(processes)) as threads:
         following = {threads.submit(_wait, p): i for i, p in enumerate(processes)}
-        for done in futures.as_completed(following):  # in the order in which they end
+        for done in futures.as_completed(following):  # in the order of their exits
             index, ended = following[done], done.result()
             if ended and not status:
                 status = ended if ended > 0 else 128 - ended
@@ -163,10 +163,10 @@ def _follow(
                     f"status {ended}" if ended > 0 else f"{signal.Signals(-ended).name}"
                 )
                 reading[index].join(1)  # so that its last lines are printed first
-                output.say(f"process {index} ended first, by {how}")
+                output.say(f"process {index} failed first: {how}")
                 stopping.start()
-    # All have ended, and `_wait` has killed what they started, so the outputs end too.
-    # The limit is for a child that left its process group and holds one open.
+    # All have exited, and `_wait` has killed their children, so the outputs end too.
+    # The limit is for a child that left its process group and holds an output open.
     stopping.cancel()
     for thread in reading:
         thread.join(_PARTING_SECONDS)
@@ -182,7 +182,7 @@ def _wait(process: subprocess.Popen[str]) -> int:
 
 
 def _read_all(index: int, process: subprocess.Popen[str], output: "_Output") -> None:
-    """Copies the lines of a process to our output, with its number, until they end."""
+    """Copies the lines of a process to our output, prefixed with its index, to EOF."""
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
@@ -190,11 +190,11 @@ def _read_all(index: int, process: subprocess.Popen[str], output: "_Output") -> 
 
 
 def _stop_all(processes: Sequence[subprocess.Popen[str]], output: "_Output") -> None:
-    """Kills the processes that still run, and says which these are."""
+    """Kills the processes that are still running, and logs which."""
     running = [i for i, process in enumerate(processes) if process.poll() is None]
     if running:
         names = ", ".join(map(str, running))
-        output.say(f"stopping what still runs: process {names}")
+        output.say(f"killing what is still running: process {names}")
     _send(processes, signal.SIGKILL)
 
 
@@ -203,7 +203,7 @@ class _Output:
 
     So a slow reader of our output blocks neither the processes, whose own pipes would
     fill up, nor the wait for them. Leaving the context waits until all is written. When
-    the pipe or the terminal is closed, lines are dropped and the training goes on.
+    the pipe or the terminal is closed, lines are dropped and training continues.
     """
 
     def __init__(self):
@@ -223,7 +223,7 @@ class _Output:
         self._lines.put((stream, line))
 
     def say(self, line: str) -> None:
-        """Queues a line of this command's own, for stderr."""
+        """Queues a line for stderr that is from this command, not from a process."""
         self.write(sys.stderr, f"launch: {line}\n")
 
     def _write_all(self) -> None:

@@ -1,7 +1,7 @@
 """Pruned layers as functions of arrays: (x, scores, weights).
 
 Each layer masks its own weights with the exact straight-through top-k mask and applies
-them; gradients reach x and the scores. For networks written with jax alone.
+them; gradients reach x and the scores. For networks written in plain JAX.
 """
 
 import jax
@@ -66,8 +66,8 @@ def lstm_cell(
     """One step of an LSTM without biases.
 
     The four gates (input, forget, cell, output) are concatenated in one matrix, and the
-    top-k choice is joint over the four, as it is for frameworks that fuse them: a gate
-    that needs fewer weights leaves more to the others.
+    top-k choice is joint over the four, as in frameworks that fuse them: a gate that
+    needs fewer weights leaves more to the others.
 
     Args:
       carry: (cell, hidden), each (..., hidden).

@@ -1,8 +1,8 @@
 """Linen modules that hold their scores and frozen weights themselves.
 
-Scores are in the collection "params", so that whatever trains the model trains them;
-frozen weights are in the collection "weights" under the same paths. They can be mixed
-with other modules, which have parameters of their own.
+Scores are in the collection "params", so that any Flax training loop trains them;
+frozen weights are in the collection "weights" under the same paths. These modules can
+be mixed with ordinary ones.
 
     variables = model.init(key, x)
     logits = model.apply(variables, x)
@@ -42,9 +42,9 @@ def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
 def rerandomize(
     subnetwork: Subnetwork, key: Array, variables: Mapping, sampling_rate: Scalar
 ) -> dict:
-    """`Subnetwork.rerandomize` of a model's "weights", by the scores in its "params".
+    """`Subnetwork.rerandomize` of a model's "weights", given the scores in "params".
 
-    The subnetwork's sparsity must be that of the modules, and so must its distribution.
+    The subnetwork's sparsity and distribution must be those of the modules.
 
     Returns:
       The variables, with new "weights".
@@ -70,7 +70,7 @@ def rerandomize(
 
 
 class Dense(nn.Module):
-    """`layers.dense` that holds scores and weights: (..., inputs) to features.
+    """`layers.dense` as a module: (..., inputs) to (..., features).
 
     >>> import jax, jax.numpy as jnp
     >>> variables = Dense(3).init(jax.random.key(0), jnp.ones((1, 4)))
@@ -90,7 +90,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """`layers.conv` that holds scores and weights: (N, H, W, inputs) to features.
+    """`layers.conv` as a module: (N, H, W, inputs) to (N, H', W', features).
 
     >>> import jax, jax.numpy as jnp
     >>> images = jnp.ones((2, 8, 8, 1))
@@ -121,7 +121,7 @@ class Conv(nn.Module):
 
 
 class LSTMCell(nn.Module):
-    """`layers.lstm_cell` that holds scores and weights, for `flax.linen.scan`.
+    """`layers.lstm_cell` as a module, for `flax.linen.scan`.
 
     >>> import jax, jax.numpy as jnp
     >>> carry = jnp.zeros((2, 4)), jnp.zeros((2, 4))

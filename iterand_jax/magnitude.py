@@ -1,8 +1,8 @@
 """Masks by the magnitude of trained weights, ranked over all layers together.
 
-Sparsity is a fraction of the layers that are pruned. In iterative magnitude pruning
-with n retrainings to the sparsity p, each removes the same fraction of the weights that
-are left, so that the k-th has sparsity 1 - (1 - p)^(k / n).
+Sparsity is a fraction of all weights in the pruned layers. In iterative magnitude
+pruning with n retrainings to the sparsity p, each removes the same fraction of the
+remaining weights, so that the k-th has sparsity 1 - (1 - p)^(k / n).
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ def magnitude_masks(subnetwork: Subnetwork, weights: PyTree, sparsity: float) ->
     """Masks of the weights of the largest magnitude over all pruned leaves together.
 
     Args:
-      subnetwork: its rules say which leaves are pruned; its own sparsity plays no part.
+      subnetwork: its rules say which leaves are pruned; its own sparsity is not used.
       weights: the parameters; pruned ones are 0, and stay pruned at a larger sparsity.
       sparsity: the fraction removed of all weights in pruned leaves.
 

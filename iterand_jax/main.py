@@ -4,16 +4,13 @@ python -m iterand_jax.main [--config=NAME_OR_FILE] [--config.FIELD=VALUE] [FLAGS
 
 Without --config it trains a small network on handwritten digits, in about a minute.
 Every field of the config can be overridden: --config.method=edge_popup,
---config.network.width=0.25, --config.seed=2. Started again with the same command, an
-interrupted run continues and a finished one says so.
+--config.network.width=0.25, --config.seed=2. Run again, the same command resumes an
+interrupted run, and reports that a finished one is finished.
 """
-
-from collections.abc import Iterable
 
 from absl import flags
 
-from iterand_jax import configs
-from iterand_jax.configs import default
+from iterand_jax.configs import default, load
 from iterand_jax.runtime import cli, hosts
 
 
@@ -26,7 +23,7 @@ def define_flags() -> None:
         "where to write, a folder or gs://BUCKET/FOLDER; default: a folder below runs/",
     )
     cli.define_hosts()
-    cli.define_config(configs.load, "digits")
+    cli.define_config(load, "digits")
 
 
 def main() -> None:
@@ -35,7 +32,7 @@ def main() -> None:
     from iterand_jax.training.train import train_config
 
     values = flags.FLAGS
-    resolve(values.config)  # refuse a mistake before waiting for other hosts
+    resolve(values.config)  # report mistakes before waiting for other hosts
     cli.join_hosts()
     with hosts.only_first_prints():
         train_config(
@@ -43,26 +40,14 @@ def main() -> None:
         )
 
 
-def choices() -> str:
-    """What there is to choose from, and every field of a config, for --help."""
-    from iterand_jax.data.augment import AUGMENTATIONS
-    from iterand_jax.data.datasets import DATASETS
-    from iterand_jax.distributions import DISTRIBUTIONS
-    from iterand_jax.methods import METHODS
-    from iterand_jax.networks import NETWORKS
-    from iterand_jax.training.procedures import PROCEDURES
-    from iterand_jax.training.schedules import SCHEDULES
+def more_help() -> str:
+    """The available names of each kind and every field of a config, for --help."""
+    from iterand_jax.training.choices import choices
 
-    named: dict[str, Iterable[str]] = {
-        "Configs": configs.names(),
-        "Methods": (*METHODS, *PROCEDURES),
-        "Networks": NETWORKS,
-        "Datasets": DATASETS,
-        "Distributions": DISTRIBUTIONS,
-        "Augmentations": AUGMENTATIONS,
-        "Schedules": SCHEDULES,
-    }
-    parts = [f"{what}:\n{cli.indented(', '.join(of), 2)}" for what, of in named.items()]
+    parts = [
+        f"{heading}:\n{cli.indented(', '.join(names), 2)}"
+        for heading, names in choices().items()
+    ]
     parts.append("Fields of a config, with their defaults in configs/default.py:")
     for field, (value, meaning) in default.FIELDS.items():
         kind = f"None, or {value.__name__}" if isinstance(value, type) else repr(value)
@@ -75,7 +60,7 @@ def choices() -> str:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, more_help=choices)
+    cli.run(main, define_flags, more_help=more_help)
 
 
 if __name__ == "__main__":

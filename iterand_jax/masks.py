@@ -1,10 +1,10 @@
 """Exact top-k masks in linear time, with a straight-through gradient.
 
 edge-popup keeps the weights whose scores are largest. The threshold between kept and
-pruned is one order statistic of the scores, so nothing has to be sorted: floats are
-mapped to unsigned integers of the same order, of which `selection` finds the wanted
-one by counting, for all leaves of a network at once. The result is exact for ties,
-signed zeros, infinities and subnormals, because only integers are ever compared.
+pruned is one order statistic of the scores, so no sort is needed: floats are mapped to
+unsigned integers of the same order, and `selection` finds the k-th smallest of these
+by counting, for all leaves of a network at once. The result is exact for ties, signed
+zeros, infinities and subnormals, because only integers are ever compared.
 
 This module is the only place that decides what is kept:
 
@@ -40,15 +40,15 @@ Scalar = float | Array
 """A number, or a scalar array that may be traced."""
 
 Select = Callable[[Sequence[Array], Sequence[int | Array]], list[Array]]
-"""(keys, ks) -> of each array of unsigned integers its k-th smallest, from 0."""
+"""(keys, ks) -> the k-th smallest (from 0) of each array of unsigned integers."""
 
-MOST = 2**31 - 1  # scores of a leaf, which are counted in int32
+MOST = 2**31 - 1  # scores per leaf, since counts are int32
 
 
 def check_sparsity(sparsity: Scalar) -> None:
     """Raises ValueError unless the fraction removed is in [0, 1).
 
-    A traced sparsity (one that follows a schedule) has no value yet and is not checked.
+    A traced sparsity (one that follows a schedule) is not checked.
 
     >>> check_sparsity(1.5)
     Traceback (most recent call last):
@@ -69,7 +69,7 @@ def num_pruned(size: int, sparsity: Scalar) -> int | Array:
 
     At least one weight is kept. A number is rounded in Python's float64. A traced
     scalar is rounded in its own precision, which can differ by one weight where
-    sparsity * size lies within its rounding error of a half.
+    sparsity * size is within rounding error of a half-integer.
 
     >>> num_pruned(10, sparsity=0.3), num_pruned(10, sparsity=0.99)
     (3, 9)
@@ -86,10 +86,10 @@ def num_pruned(size: int, sparsity: Scalar) -> int | Array:
 
 
 def order_keys(scores: Array) -> Array:
-    """Unsigned integers that compare as the scores do: shape kept, bits for bits.
+    """Unsigned integers that compare as the scores do, of the same shape and width.
 
     float16, bfloat16, float32 and float64 become uint16, uint16, uint32 and uint64.
-    Both zeros get one key, and every NaN gets the largest.
+    Both zeros share one key, and every NaN gets the largest.
 
     >>> import jax.numpy as jnp
     >>> keys = order_keys(jnp.array([2.0, -1.0, -0.0, 0.0]))
@@ -115,12 +115,12 @@ def thresholds(
     *,
     select: Select = select_all,
 ) -> list[Array]:
-    """The smallest score that is kept of each leaf: scalars of the leaves' dtypes.
+    """The smallest kept score of each leaf: scalars of the leaves' dtypes.
 
     Args:
-      scores: floating point, any shapes but empty, and any dtypes.
+      scores: floating point arrays, of any non-empty shapes and any dtypes.
       sparsities: the fraction removed of each leaf, in [0, 1); may be traced scalars.
-      select: what finds order statistics; the platform chooses by default.
+      select: finds order statistics; the default is chosen per platform.
 
     >>> import jax.numpy as jnp
     >>> thresholds([jnp.array([0.25, -2.0, 0.5, 0.75]), jnp.arange(4.0)], [0.5, 0.25])
@@ -154,9 +154,9 @@ def topk_masks(
     effective weight times the frozen weight (edge-popup; section 2 of the paper).
 
     Args:
-      scores: floating point, any shapes but empty, and any dtypes.
+      scores: floating point arrays, of any non-empty shapes and any dtypes.
       sparsities: the fraction removed of each leaf, in [0, 1); may be traced scalars.
-      select: what finds order statistics; the platform chooses by default.
+      select: finds order statistics; the default is chosen per platform.
 
     Raises:
       ValueError: a sparsity outside [0, 1), no scores, or scores that are not floats.
@@ -193,7 +193,7 @@ def masked(weights: Array, mask: Array) -> Array:
 
 
 def pruned(scores: Array, weights: Array, sparsity: Scalar) -> Array:
-    """The effective weights by their scores: `masked` with the `topk_mask`.
+    """The effective weights given their scores: `masked` with the `topk_mask`.
 
     >>> import jax.numpy as jnp
     >>> pruned(jnp.array([-1.0, 0.2]), jnp.array([3.0, 5.0]), sparsity=0.5)
@@ -214,7 +214,8 @@ def _score_of_key(key: Array, dtype: jnp.dtype) -> Array:
     return lax.bitcast_convert_type(bits, dtype)
 
 
-# Jitted for calls outside jit: the loop's body is a new function in each call.
+# Jitted so that calls outside jit do not retrace: the loop's body is a new function
+# in each call.
 @functools.partial(jax.jit, static_argnums=0)
 def _masks(select: Select, scores: list[Array], ks: list[int | Array]) -> list[Array]:
     keys = [order_keys(s) for s in scores]

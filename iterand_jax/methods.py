@@ -2,18 +2,20 @@
 
     init(key, params)                      -> (trainable, frozen)
     params(trainable, frozen, step)        -> what the network sees, differentiable in
-                                              the first
+                                              the first argument
     masks(trainable, frozen, step)         -> what is kept, None for a method without
     weights(trainable, frozen)             -> what the masks are applied to
     refresh(key, step, trainable, frozen)  -> (frozen, redrawn)
 
-A train step needs no more: it differentiates the loss of `params` by `trainable`, and
-every `refresh_every` steps the loop replaces `frozen` by its refresh. `redrawn`, an
-int32 scalar, counts the weights that the refresh resampled. Evaluation, mask churn,
-analysis and export ask the same functions and never the name of the method.
+A train step needs no more: it differentiates the loss of `params` with respect to
+`trainable`, and every `refresh_every` steps the loop replaces `frozen` by its refresh.
+`redrawn`, an int32 scalar, counts the weights that the refresh resampled. Evaluation,
+mask churn, analysis and export call the same functions and never check the method's
+name.
 
-One order holds in all of this library: trainable before frozen, so scores before
-weights, and weights before fixed masks. `jax.grad` differentiates by the first.
+The argument order is the same in the whole library: trainable before frozen, so scores
+before weights, and weights before fixed masks, since `jax.grad` differentiates with
+respect to the first argument.
 
     method       trainable   frozen    refresh
     sgd          weights     nothing   -
@@ -57,25 +59,25 @@ def _no_refresh(key, step, trainable, frozen):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """A training method; see the text of its module.
+    """A training method; see the module's docstring.
 
     Attributes:
       init: (key, params) -> (trainable, frozen).
       params: (trainable, frozen, step) -> the parameters that the network sees. The
         step is an int32 scalar, traced in training: the number of steps done.
       weights: (trainable, frozen) -> all weights, kept and pruned.
-      masks: (trainable, frozen, step) -> a tree in the structure of the weights,
+      masks: (trainable, frozen, step) -> a tree of the structure of the weights,
         nonzero for kept, None for leaves that are not pruned; or None for a method
         that prunes nothing. params are weights * masks.
       refresh: (key, step, trainable, frozen) -> (frozen, redrawn).
       refresh_every: steps between refreshes, 0 for a method without them.
-      trains_weights: whether it trains weights, not scores. Then the networks of the
-        paper have biases and normalization its scales.
+      trains_weights: whether it trains weights, not scores. If so, the networks of the
+        paper have biases and normalization scales.
       masks_change: whether masks change while it trains, so that there is churn to log.
       resampling: (K_per, r) if the weights are those that `Subnetwork` draws from the
         seed and resamples every K_per steps, (0, 0.0) if they are never resampled, so
-        that a ticket need not hold them; None for weights that are trained or made in
-        another way.
+        that a ticket need not store them; None for weights that are trained or
+        initialized in another way.
 
     >>> subnetwork = Subnetwork(sparsity=0.5)
     >>> method = dataclasses.replace(edge_popup(subnetwork), trains_weights=True)
@@ -100,7 +102,7 @@ def sgd(subnetwork: Subnetwork) -> Method:
     """Ordinary training of a dense network drawn from the subnetwork's D_param.
 
     Leaves that edge-popup would prune (kernels) are drawn; biases and normalization
-    start as the network gave them. Everything trains; the sparsity plays no part.
+    keep the network's initial values. Everything trains; the sparsity is not used.
 
     >>> method = sgd(Subnetwork(distribution="kaiming_uniform"))
     >>> method.init(jax.random.key(0), {"kernel": jnp.zeros((2, 2))})[1]
@@ -149,8 +151,8 @@ def fixed_mask(mask_tree: PyTree) -> Method:
 def unfilled_mask(subnetwork: Subnetwork) -> Method:
     """`fixed_mask` for weights drawn by a subnetwork, with masks that keep all.
 
-    The masks of a stage of magnitude pruning take their place in the frozen tree, and
-    its weights in the trainable one.
+    Each stage of magnitude pruning replaces the masks in the frozen tree and the
+    weights in the trainable one.
 
     >>> method = unfilled_mask(Subnetwork())
     >>> method.init(jax.random.key(0), {"kernel": jnp.zeros((1, 2))})[1]
@@ -165,7 +167,7 @@ def unfilled_mask(subnetwork: Subnetwork) -> Method:
 
 
 def edge_popup(subnetwork: Subnetwork) -> Method:
-    """Training of the scores alone: the weights stay as they were drawn.
+    """Training of the scores alone: the weights stay at their initial values.
 
     >>> method = edge_popup(Subnetwork(sparsity=0.5))
     >>> params = {"kernel": jnp.zeros((8, 2))}
@@ -183,14 +185,14 @@ def edge_popup(subnetwork: Subnetwork) -> Method:
 
 
 def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Method:
-    """edge-popup, with a part of the pruned weights resampled every K_per steps.
+    """edge-popup, with a random part of the pruned weights resampled every K_per steps.
 
     With sampling_rate 0 it is edge-popup, bit for bit.
 
     Args:
-      subnetwork: how the network is drawn and pruned.
+      subnetwork: how the network is initialized and pruned.
       k_per: K_per, the randomization period in steps, at least 1.
-      sampling_rate: r in [0, 1], the chance of each pruned weight to be resampled.
+      sampling_rate: r in [0, 1], the probability that a pruned weight is resampled.
 
     Raises:
       ValueError: k_per below 1, or a sampling rate outside [0, 1].
@@ -220,7 +222,7 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
 
 def _as_factory(value: Any) -> Callable[..., Method]:
     if not callable(value):
-        raise ValueError(f"{value!r} is not a function of a Subnetwork")
+        raise ValueError(f"{value!r} is not a function that takes a Subnetwork")
     return value
 
 
@@ -233,24 +235,24 @@ METHODS: Registry[Callable[..., Method]] = Registry(
     },
     as_entry=_as_factory,
 )
-"""Methods by name: (subnetwork, *, the method's own fields) -> Method."""
+"""Methods by name: (subnetwork, *, the method's hyperparameters) -> Method."""
 
 _OF_PROCEDURES: Mapping[str, Callable[..., Method]] = {"fixed_mask": unfilled_mask}
-"""Methods that need what an earlier run left, so that no config can name them."""
+"""Methods that need the results of an earlier run, so that no config can name them."""
 
 
 def register_method(name: str, factory: Callable[..., Method]) -> None:
-    """Makes a method known by a name, to configs and to all commands.
+    """Registers a method under a name, for configs and all commands.
 
     Args:
-      name: what `config.method` will be; the config needs a recipe of that name.
+      name: the value of `config.method`; the config needs a recipe of that name.
       factory: takes a `Subnetwork`, and as keywords the method's own hyperparameters,
         which are the fields of its recipe: `def build(subnetwork, *, k_per)`.
 
     Raises:
       ValueError: the name is taken by another method.
 
-    >>> register_method("edge_popup", edge_popup)  # the very same: nothing changes
+    >>> register_method("edge_popup", edge_popup)  # the same function: no change
     """
     if name in _OF_PROCEDURES:
         raise ValueError(f"there is another method {name!r} already")
@@ -262,7 +264,7 @@ def _factory(name: str) -> Callable[..., Method]:
 
 
 def method_fields(name: str) -> dict[str, bool]:
-    """The hyperparameters of a method's own, and whether each has to be given.
+    """The hyperparameters of a method, and whether each is required.
 
     Raises:
       ValueError: an unknown name.
@@ -274,17 +276,17 @@ def method_fields(name: str) -> dict[str, bool]:
     for field in own:
         if field.kind in (field.VAR_KEYWORD, field.VAR_POSITIONAL):
             raise ValueError(
-                f"the factory of the method {name!r} takes {field}; a method names its "
-                f"hyperparameters one by one"
+                f"the factory of the method {name!r} takes {field}; each "
+                f"hyperparameter must be a named argument"
             )
     return {field.name: field.default is field.empty for field in own}
 
 
 def build_method(name: str, subnetwork: Subnetwork, fields: Mapping) -> Method:
-    """The method of a registered name; of the fields it takes its own.
+    """Builds the method of a registered name from those of the fields that it takes.
 
     Raises:
-      ValueError: an unknown name, a field that is missing or has no possible value.
+      ValueError: an unknown name, a missing field, or a value that it does not accept.
 
     >>> fields = {"k_per": 300, "sampling_rate": 0.1, "epochs": 100}
     >>> build_method("iterand", Subnetwork(), fields).refresh_every

@@ -1,19 +1,19 @@
-"""Exact order statistics of unsigned integers in linear time: nothing is sorted.
+"""Exact order statistics of unsigned integers in linear time, without sorting.
 
 The bits of a k-th smallest key are found from the top, a few per pass, by counting how
-many keys lie below the candidates of the pass. The number of passes is fixed, and each
-reads the keys once. `select_all` does it for many arrays and lets the platform that the
-program is compiled for choose the way; the answers are the same integers.
+many keys are below the candidates of the pass. The number of passes is fixed, and each
+reads the keys once. `select_all` does so for many arrays, by the implementation for the
+platform that the program is compiled for; the results are identical.
 
     select_each      one array after another, two bits per pass: the least work. On CPU.
     select_blocked   all arrays at once, four bits per pass: the fewest kernels. For
                      accelerators, where a launch costs as much as reading a megabyte.
 
-In both, the keys of an array become rows of one length; what it does not fill of its
-last row is padded with the largest key, which is below no candidate. A pass counts
-along the rows, then sums the rows' counts. In `select_blocked` the rows of all arrays
-are one matrix, a pass is one fused reduction over them, each row counts for the
-candidates of its array, and the sums are by array.
+In both, the keys of an array are reshaped to rows of one length; the last row is padded
+with the largest key, which is below no candidate. A pass counts along the rows, then
+sums the rows' counts. In `select_blocked` the rows of all arrays form one matrix and a
+pass is one fused reduction over it: each row is compared with the candidates of its
+array, and a segment sum adds up the counts by array.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def select_all(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
     exported for several platforms uses that of each.
 
     Args:
-      keys: unsigned integers, each array of any shape but empty.
+      keys: unsigned integers, each array of any non-empty shape.
       ks: one for each array, below its size and 2**31; may be traced scalars.
 
     Returns:
@@ -64,11 +64,11 @@ def select_each(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]
 def select_kth(keys: Array, k: int | Array) -> Array:
     """The k-th smallest (from 0) of unsigned integers of any shape, without a sort.
 
-    Two bits of the answer per pass, from the top: of the three candidates, those that
-    at most k keys lie below are not above the answer. One variadic reduction counts for
-    all three; as separate sums, XLA's CPU backend reads the keys once per candidate,
-    five times slower in all. It counts by rows, which that backend shares among the
-    cores; over all axes it would count on one.
+    Two bits of the answer per pass, from the top: a candidate with at most k keys below
+    it is not above the answer. One variadic reduction counts for all three candidates;
+    as separate sums, XLA's CPU backend reads the keys once per candidate, five times
+    slower in all. It counts by rows, which that backend distributes over the cores; a
+    reduction over all axes would run on one.
 
     >>> import jax.numpy as jnp
     >>> select_kth(jnp.array([7, 1, 5], jnp.uint32), 1)
@@ -91,8 +91,8 @@ def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Arr
     """`select_all`, all arrays of a dtype at once.
 
     What does not fit in one matrix is selected separately: arrays of another dtype or,
-    inside `shard_map`, that vary over other axes; an array whose type is sharded is
-    read where its shards are, by `select_kth`.
+    inside `shard_map`, that vary over other axes; an array with a sharded type goes to
+    `select_kth`, which counts each shard in place.
 
     >>> import jax.numpy as jnp
     >>> keys = [jnp.array([7, 1, 5], jnp.uint32), jnp.array([[4], [9]], jnp.uint32)]
@@ -147,7 +147,7 @@ def _as_rows(keys: Array) -> Array:
 
 
 def _counts_below(rows: Array, candidates: list[Array]) -> tuple[Array, ...]:
-    """How many keys of each row lie below each candidate, in one reading of them."""
+    """How many keys of each row are below each candidate, in one pass over the keys."""
     return lax.reduce(
         tuple((rows < c).astype(jnp.int32) for c in candidates),
         (jnp.int32(0),) * len(candidates),
@@ -157,6 +157,6 @@ def _counts_below(rows: Array, candidates: list[Array]) -> tuple[Array, ...]:
 
 
 def _zero(keys: Array, k: int | Array) -> Array:
-    """Zero made of keys and k: under shard_map it varies over the axes that they do."""
+    """Zero computed from keys and k, to vary over the same axes under shard_map."""
     first = keys.reshape(-1)[0]
     return (first ^ first) & jnp.asarray(k).astype(keys.dtype)

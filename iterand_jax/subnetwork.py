@@ -2,7 +2,7 @@
 
 Trainable scores and frozen weights are separate pytrees of one structure. `prune` turns
 the two into the parameters that the network sees, and its gradient reaches the scores
-only. The trees may come from anything: Flax Linen or NNX, Equinox, dicts of arrays.
+only. The trees may come from any library: Flax Linen or NNX, Equinox, dicts of arrays.
 
     subnetwork = Subnetwork(sparsity=0.5, distribution="signed_constant")
     scores, weights = subnetwork.init(key, params)
@@ -13,11 +13,11 @@ Rules on a leaf's path and shape say which leaves are pruned: the first rule tha
 matches claims the leaf, and every leaf must be claimed. A leaf that is not pruned keeps
 the value it had in `params`, frozen, and is None in the tree of scores.
 
-One order holds everywhere: scores before weights, what trains before what is frozen, as
-`jax.grad` differentiates by its first argument.
+The argument order is the same everywhere: scores before weights, trainable before
+frozen, since `jax.grad` differentiates with respect to the first argument.
 
-Every draw is keyed by the leaf's path, so it is the same whatever else the tree holds
-and on however many devices.
+Every draw is keyed by the leaf's path, so it depends neither on the other leaves nor on
+the number of devices.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ PyTree = Any
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class Subnetwork:
-    """How a network is drawn and pruned.
+    """How a network is initialized and pruned.
 
     A pruned leaf has the fan-in of the rule that claims it: the product of its axes
     that are neither outputs nor a stack, (..., inputs) of a kernel (..., inputs,
@@ -57,8 +57,8 @@ class Subnetwork:
 
     Attributes:
       sparsity: the fraction of weights removed in every pruned leaf, in [0, 1), or a
-        mapping from path patterns to such fractions, of which the first match counts. A
-        traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
+        mapping from path patterns to such fractions, where the first match applies. It
+        may be a traced scalar: `dataclasses.replace(subnetwork, sparsity=traced)`
         inside a jitted function lets it follow a schedule.
       distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param.
       rules: which leaves are pruned, and what their axes are: `Rule`. `rules_of` reads
@@ -75,10 +75,10 @@ class Subnetwork:
     rules: Sequence[Rule] = DEFAULT_RULES
 
     def __post_init__(self):
-        """Raises ValueError for an unknown distribution or an impossible sparsity.
+        """Raises ValueError for an unknown distribution or a bad sparsity.
 
-        Also for a sparsity pattern or a rule that is never used, as one before it
-        matches all that it does. A rule of your own may cover default ones.
+        Also for a sparsity pattern or a rule that could never apply, because one
+        before it matches all that it does. Default rules may be overridden.
         """
         distributions.get_distribution(self.distribution)
         object.__setattr__(self, "rules", tuple(self.rules))
@@ -112,7 +112,7 @@ class Subnetwork:
           key: a PRNG key; each leaf folds its path into it.
           params: the network's parameters, all leaves arrays (of an Equinox model, what
             `equinox.partition` returns). Of pruned leaves only shape and dtype matter;
-            the others are kept as they are.
+            the others are left unchanged.
 
         Returns:
           (scores, weights), two trees of the structure of params. Pruned leaves of
@@ -194,17 +194,17 @@ class Subnetwork:
     def rerandomize(
         self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> PyTree:
-        """Re-draws a random part of the pruned weights (section 3 of the paper).
+        """Resamples a random part of the pruned weights (section 3 of the paper).
 
         theta' = theta * m + (1 - m) * ((1 - b) * theta + b * fresh), with b ~
         Bernoulli(r) and fresh ~ D_param for each weight. Kept weights, and with them
-        the network's output, do not change by a bit.
+        the network's output, are unchanged bit for bit.
 
         Args:
-          key: a PRNG key for this occasion, `fold_in(root, step)` say; each leaf folds
+          key: a PRNG key for this call, such as `fold_in(root, step)`; each leaf folds
             its path into it.
-          scores: the current scores, which say what is pruned.
-          weights: as `init` returned them or a later re-randomization.
+          scores: the current scores, which determine what is pruned.
+          weights: as returned by `init` or an earlier re-randomization.
           sampling_rate: r in [0, 1]; may be a traced scalar.
 
         Raises:
@@ -223,7 +223,7 @@ class Subnetwork:
     def rerandomize_and_count(
         self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
     ) -> tuple[PyTree, Array]:
-        """`rerandomize`, and how many weights were redrawn as an int32 scalar.
+        """`rerandomize`, and the number of resampled weights as an int32 scalar.
 
         >>> subnetwork = Subnetwork(sparsity=0.5)
         >>> params = {"kernel": jnp.zeros((40, 30))}
@@ -251,7 +251,7 @@ class Subnetwork:
         return new, jnp.sum(jnp.concatenate(counts), dtype=jnp.int32)
 
     def count(self, params: PyTree) -> tuple[int, int]:
-        """(parameters in all, parameters that are not pruned), from the shapes alone.
+        """(total parameters, parameters that are not pruned), from the shapes alone.
 
         Ties at the threshold can keep a few more than counted here.
 
@@ -277,7 +277,7 @@ class Subnetwork:
         """The first rule that claims a leaf.
 
         Raises:
-          ValueError: none does.
+          ValueError: no rule claims it.
 
         >>> Subnetwork().rule_of("embed/embedding", jnp.zeros((100, 8))).out_axis
         0
@@ -359,7 +359,7 @@ class Subnetwork:
 
 
 def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
-    """weights * mask where there is a mask; other leaves (None) as they are.
+    """weights * mask where there is a mask; other leaves (None) are unchanged.
 
     Gradients reach the kept weights only.
 
@@ -370,7 +370,7 @@ def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
 
 
 def check_sampling_rate(sampling_rate: Scalar) -> None:
-    """Raises ValueError unless r, if it has a value yet, is in [0, 1].
+    """Raises ValueError unless r is in [0, 1]; a traced r is not checked.
 
     >>> check_sampling_rate(2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -381,7 +381,7 @@ def check_sampling_rate(sampling_rate: Scalar) -> None:
         return
     if not 0 <= float(sampling_rate) <= 1:
         raise ValueError(
-            f"sampling_rate is the fraction of pruned weights redrawn, a number in "
+            f"sampling_rate is the fraction of pruned weights resampled, a number in "
             f"[0, 1]; got {float(sampling_rate):g}"
         )
 
@@ -407,20 +407,20 @@ def _masks_of_slices(scores: Array, stack: Sequence[int], sparsity: Scalar) -> A
 
 
 def _counted_in_bytes(array: Array) -> Array:
-    """Counts of what is true that sum to the count, in bytes, of at most 64 each.
+    """Partial counts of the true elements, as uint8 of at most 64 each.
 
-    On CPU that takes half the time of one sum; on GPU one kernel then sums for all
-    leaves.
+    On CPU this takes half the time of a single sum; on GPU one kernel then adds up the
+    counts of all leaves.
     """
     rows = math.gcd(array.size, 64)
     return jnp.sum(array.reshape(rows, -1), axis=0, dtype=jnp.uint8)
 
 
 def _check_order(scores: PyTree, weights: PyTree) -> None:
-    """Raises ValueError, by a leaf's path, for weights in the place of scores.
+    """Raises ValueError, naming a leaf, if scores and weights are swapped.
 
-    Only leaves that are not pruned tell the trees apart: they have weights and no
-    scores. Where every leaf is pruned nothing does.
+    The trees differ only in leaves that are not pruned, which have weights and no
+    scores. If every leaf is pruned, a swap cannot be detected.
     """
     missing = {
         path_string(path)
@@ -430,8 +430,8 @@ def _check_order(scores: PyTree, weights: PyTree) -> None:
     for path, _ in _leaves_with_paths(scores):
         if path in missing:
             raise ValueError(
-                f"the leaf {path!r} has a score and no weight: scores come before "
-                f"weights here"
+                f"the leaf {path!r} has a score and no weight: the scores are the "
+                f"first argument, the weights the second"
             )
 
 
@@ -440,7 +440,7 @@ def _is_none(leaf) -> bool:
 
 
 def _map_scored_paths(f, scored: PyTree, weights: PyTree) -> PyTree:
-    """Maps f(path, scored, weight) over the pruned leaves; others stay as they are."""
+    """Maps f(path, scored, weight) over the pruned leaves; others are unchanged."""
     return jax.tree_util.tree_map_with_path(
         lambda path, s, w: w if s is None else f(path_string(path), s, w),
         scored,

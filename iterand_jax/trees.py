@@ -1,4 +1,4 @@
-"""Trees as their leaves by path, and a digest of them."""
+"""The leaves of a pytree by their paths, and a digest of them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ PyTree = Any
 
 
 def path_string(path: tuple) -> str:
-    """A key path of jax.tree_util as names between slashes: "Conv_0/kernel".
+    """A key path of jax.tree_util as names joined by slashes: "Conv_0/kernel".
 
     A Flax NNX variable is a node around its value; its path is the variable's.
 
@@ -26,7 +26,7 @@ def path_string(path: tuple) -> str:
 
 
 def leaves_of(tree: PyTree) -> dict[str, Any]:
-    """{path: leaf} in the order of the tree; where it holds None there is no leaf.
+    """{path: leaf} in the order of the tree; None is not a leaf.
 
     >>> leaves_of({"Dense_0": {"kernel": 1, "bias": None}})
     {'Dense_0/kernel': 1}

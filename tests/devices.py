@@ -12,6 +12,7 @@ import pytest
 
 from iterand_jax.configs import digits
 from iterand_jax.data import datasets, feeds
+from iterand_jax.data.resident_feed import ResidentImages
 from iterand_jax.data.sources import Source
 from iterand_jax.training import loop, parallel, programs
 from iterand_jax.training import run as building
@@ -44,7 +45,7 @@ def batches_of_a_feed():
         read=lambda split: (images, labels),
         image_shape=images.shape[1:],
     )
-    feed = feeds.ResidentImages(
+    feed = ResidentImages(
         source,
         placement,
         batch_size=BATCH,

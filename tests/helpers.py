@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from iterand_jax.configs import imdb_lstm
-from iterand_jax.data import datasets, feeds
+from iterand_jax.data import datasets
+from iterand_jax.data.resident_feed import ResidentImages
 from iterand_jax.data.sources import Source
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
 from iterand_jax.training import loop
@@ -109,14 +110,14 @@ def stopped(step, number):
 @contextlib.contextmanager
 def signalled(at, number):
     """What trains within gets a signal with the batch of a step, and stops after it."""
-    read = feeds.ResidentImages.batch
+    read = ResidentImages.batch
 
     def batch(self, step):
         if step == at:
             signal.raise_signal(number)
         return read(self, step)
 
-    with replaced(feeds.ResidentImages, "batch", batch), stopped(at + 1, number):
+    with replaced(ResidentImages, "batch", batch), stopped(at + 1, number):
         yield
 
 

@@ -86,8 +86,8 @@ def test_an_error_of_the_first_process_is_a_line_of_each(name, tmp_path):
     errors = [line for line in done.stdout.splitlines() if "error: " in line]
     assert len(errors) == 2, done.stdout
     assert "[1] error: process 0: " in "".join(errors)
-    assert "ended first, by status 2" in done.stderr
-    assert "stopping what still runs" not in done.stderr
+    assert "failed first: status 2" in done.stderr
+    assert "killing what is still running" not in done.stderr
 
 
 LAUNCH = """
@@ -192,8 +192,8 @@ signal.pause()
         os.kill(holder, signal.SIGKILL)
     assert launcher.returncode == 3
     assert said.splitlines()[1:] == [
-        "launch: process 0 ended first, by status 3",
-        "launch: stopping what still runs: process 1",
+        "launch: process 0 failed first: status 3",
+        "launch: killing what is still running: process 1",
     ]
 
 
@@ -248,5 +248,5 @@ launch._start = signalled
     launcher = launch("import signal; signal.pause()", change=early)
     _, said = launcher.communicate(timeout=60)
     assert launcher.returncode == 128 + signal.SIGTERM, said
-    assert "ended first, by SIGTERM" in said
-    assert "stopping what still runs" not in said
+    assert "failed first: SIGTERM" in said
+    assert "killing what is still running" not in said

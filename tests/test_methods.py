@@ -243,7 +243,7 @@ def test_a_method_of_ones_own_is_known_by_its_name(monkeypatch):
     with pytest.raises(ValueError, match="there is another method 'slow_popup'"):
         register_method("slow_popup", edge_popup)
     register_method("vague", lambda subnetwork, **fields: edge_popup(subnetwork))
-    with pytest.raises(ValueError, match=r"'vague' takes \*\*fields; a method names"):
+    with pytest.raises(ValueError, match=r"'vague' takes \*\*fields; each hyperp"):
         build_method("vague", HALF, {})
 
 

@@ -37,7 +37,7 @@ from iterand_jax.trees import leaves_of, sha256
 
 KINDS = ("kill", "kill while saving", "terminate", "truncate", "flip a bit")
 TOLD = (
-    "process . ended first, by SIGKILL",
+    "process . failed first: SIGKILL",
     "another process of this run has ended",
     "Terminating process because the JAX distributed service",
     "stopped at step .* by SIGTERM",

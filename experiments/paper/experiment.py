@@ -225,6 +225,12 @@ def shortened(cell: Cell, epochs: int, *, k_per: bool = False) -> Cell:
     return dataclasses.replace(cell, overrides={**cell.overrides, **fields})
 
 
+def with_precision(cell: Cell, **fields: str | None) -> Cell:
+    """A cell with another dtype or matmul_precision; None leaves what it has."""
+    given = {field: value for field, value in fields.items() if value is not None}
+    return dataclasses.replace(cell, overrides={**cell.overrides, **given})
+
+
 def full_epochs(cell: Cell) -> int:
     """The epochs of the paper's run."""
     return load(cell.base).epochs

@@ -1,17 +1,28 @@
-"""What the ledger has for an experiment, kept apart by length of the runs and by data.
+"""What the ledger has for an experiment, kept apart by length, data and precision.
 
 A full run, the miniature and every other number of epochs are versions of their own: no
-mean and no table mixes them. Within a version, runs on different data stay apart.
+mean and no table mixes them. Within a version, runs on different data stay apart, and
+so do runs in different precision: of bfloat16 activations, or of float32 on a CPU and
+on a GPU that computes products in TF32.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.paper.catalogue import Number, paper_numbers, place
-from experiments.paper.experiment import Cell, Experiment, Order, full_epochs, make_cell
+from experiments.paper.experiment import (
+    Cell,
+    Experiment,
+    Order,
+    full_epochs,
+    make_cell,
+    with_precision,
+)
 from experiments.reports.metrics import METRICS, Statistics, statistics_of
-from experiments.sweeps.ledger import Ledger, Line, full_config
-from experiments.sweeps.runs import Run, folder_name
+from experiments.sweeps.ledger import Ledger, Line, full_config, precision
+from experiments.sweeps.runs import Run, folder_name, precision_suffix
+from iterand_jax.training.config import DTYPES, MATMUL_PRECISIONS
 
 FULL, MINIATURE = "full", "miniature"
 
@@ -23,7 +34,7 @@ COMPARABLE = {"epochs", "k_per", *IN_PROPORTION}
 
 
 class Entry(NamedTuple):
-    """A cell and its runs on one set of data.
+    """A cell and its runs on one set of data and in one precision.
 
     Attributes:
       cell: of the table.
@@ -46,6 +57,11 @@ class Entry(NamedTuple):
     def official(self) -> bool:
         """Whether the data are the dataset's own."""
         return all(line["dataset_official"] for line in self.lines)
+
+    @property
+    def precision(self) -> str:
+        """What its runs computed in; "" for float32, which needs no word."""
+        return precision_of(self.lines[0]) if self.lines else ""
 
 
 class Version(NamedTuple):
@@ -122,7 +138,7 @@ def pairs(entries: Sequence[Entry], order: Order) -> list[tuple[Entry, Entry]]:
 
     def rest(entry: Entry) -> tuple[Any, ...]:
         labels = {k: v for k, v in entry.cell.labels.items() if k != order.label}
-        return frozenset(labels.items()), data_of(entry)
+        return frozenset(labels.items()), kind_of(entry)
 
     def having(value: Any) -> list[Entry]:
         return [e for e in entries if e.cell.labels.get(order.label) == value]
@@ -135,9 +151,23 @@ def pairs(entries: Sequence[Entry], order: Order) -> list[tuple[Entry, Entry]]:
     ]
 
 
-def data_of(entry: Entry) -> str:
-    """The fingerprint of the data that an entry's runs are on; "" without runs."""
-    return entry.lines[0]["dataset_fingerprint"] if entry.lines else ""
+def kind_of(entry: Entry) -> tuple[str, str]:
+    """(fingerprint of the data, precision) of an entry's runs; "" without runs."""
+    data = entry.lines[0]["dataset_fingerprint"] if entry.lines else ""
+    return data, entry.precision
+
+
+def precision_of(line: Line) -> str:
+    """What a report calls the precision of a run: "" for float32 by default.
+
+    With another matmul_precision it names that too: such a run may have the seed of
+    one without, and no mean counts a seed twice.
+    """
+    chosen = full_config(line["config"])["matmul_precision"]
+    words = precision(line)
+    if chosen != "default":
+        return f"{words}, matmul_precision {chosen}"
+    return "" if words == "float32" else words
 
 
 def _identity(line: Line) -> tuple[str, int, str]:
@@ -161,13 +191,22 @@ def _version(
             for metric in experiment.metrics
             if departures.keys() <= COMPARABLE and place(cell.labels, metric) in numbers
         }
-        by_data: dict[str, list[Line]] = {}
-        for seed in ledger.seeds(folder_name(cell.config(0))):
-            for line in ledger.of(Run(cell, seed, cell.config(seed))):
-                by_data.setdefault(line["dataset_fingerprint"], []).append(line)
-        for lines in by_data.values() or [[]]:
+        by_kind: dict[tuple[str, str], list[Line]] = {}
+        for line in _lines(cell, ledger):
+            kind = line["dataset_fingerprint"], precision_of(line)
+            by_kind.setdefault(kind, []).append(line)
+        for lines in by_kind.values() or [[]]:
             entries.append(Entry(cell, lines, departures, paper))
     return Version(key, title, seeds, entries)
+
+
+def _lines(cell: Cell, ledger: Ledger) -> Iterator[Line]:
+    """The lines of a cell in every precision, by precision and seed."""
+    name = folder_name(cell.config(0))
+    for dtype, chosen in itertools.product(DTYPES, MATMUL_PRECISIONS):
+        own = with_precision(cell, dtype=dtype, matmul_precision=chosen)
+        for seed in ledger.seeds(name + precision_suffix(dtype, chosen)):
+            yield from ledger.of(Run(own, seed, own.config(seed)))
 
 
 def _departures(experiment: Experiment, cell: Cell) -> dict[str, tuple[Any, Any]]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.paper.experiment import Experiment, HeatMap, Lines
 from experiments.paper.names import shown
-from experiments.reports.evidence import FULL, Entry, Version, data_of
+from experiments.reports.evidence import FULL, Entry, Version, kind_of
 from experiments.reports.metrics import METRICS
 from iterand_jax.runtime.pictures import new_figure, set_title
 
@@ -41,13 +41,13 @@ def draw(experiment: Experiment, version: Version) -> Figure:
     )
     if not entries:
         raise ValueError(f"nothing of {experiment.name} was run: there is no figure")
-    names = {data_of(entry): _data_name(entry) for entry in entries}
+    names = {kind_of(entry): _kind_name(entry) for entry in entries}
     panels = list(names) if isinstance(spec, HeatMap) else _values(entries, spec.panel)
     figure = new_figure(1.6 + 4.4 * len(panels), 5)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=True):
         if isinstance(spec, HeatMap):
-            members = [entry for entry in entries if data_of(entry) == panel]
+            members = [entry for entry in entries if kind_of(entry) == panel]
             image = _heat_map(ax, experiment, members, spec)
             figure.colorbar(image, ax=ax, label=METRICS[experiment.metrics[0]].title)
             ax.set_title(names[panel] if len(names) > 1 else "", fontsize=10)
@@ -74,18 +74,23 @@ def draw(experiment: Experiment, version: Version) -> Figure:
     return figure
 
 
-def _data_name(entry: Entry) -> str:
-    return f"{data_of(entry)[:6]}, {'' if entry.official else 'not '}official"
+def _kind_name(entry: Entry) -> str:
+    data, precision = kind_of(entry)
+    words = f"{data[:6]}, {'' if entry.official else 'not '}official"
+    return f"{words}, {precision}" if precision else words
 
 
 def _title(experiment: Experiment, version: Version, entries: Sequence[Entry]) -> str:
-    """One line: which experiment, of which length, and whether on other data."""
+    """One line: which experiment, its length, and other data or precision if any."""
     name, colon, about = experiment.title.partition(":")
     if version.key != FULL:
         name += f", {version.key.replace('_', ' ')}"
     official = [entry.official for entry in entries]
     if not all(official):
         about += f", not {'all ' if any(official) else ''}on official data"
+    precisions = dict.fromkeys(entry.precision or "float32" for entry in entries)
+    if [*precisions] != ["float32"]:
+        about += f", in {' and '.join(precisions)}"
     return name + colon + about
 
 
@@ -101,7 +106,7 @@ def _lines(
     spec: Lines,
     entries: Sequence[Entry],
     whose: Sequence[str],
-    names: dict[str, str],
+    names: dict[tuple[str, str], str],
 ) -> None:
     metric = experiment.metrics[0]
     values = _values(entries, spec.x)
@@ -111,10 +116,10 @@ def _lines(
         labels = entry.cell.labels
         for owner in whose:
             # The paper's numbers are the same whatever data ours are on.
-            data = data_of(entry) if owner == OURS else None
-            key = owner, labels["method"], labels.get("distribution"), data
+            kind = kind_of(entry) if owner == OURS else None
+            key = owner, labels["method"], labels.get("distribution"), kind
             series.setdefault(key, []).append(entry)
-    for (owner, method, distribution, data), members in series.items():
+    for (owner, method, distribution, kind), members in series.items():
         points = {
             (_x(entry, spec, words, owner), *number)
             for entry in members
@@ -125,12 +130,12 @@ def _lines(
             continue
         line, marker = STYLES[distribution]
         label = f"{shown(method)} {distribution or ''}".strip() + f", {owner}"
-        if data in names:
-            label += f" ({names[data]})"
+        if kind in names:
+            label += f" ({names[kind]})"
         style: dict[str, Any] = {
             "label": label,
             "color": COLORS[method],
-            "alpha": 0.4 if data in names and data != next(iter(names)) else 1.0,
+            "alpha": 0.4 if kind in names and kind != next(iter(names)) else 1.0,
         }
         x, mean, deviation = next(iter(points))
         if x is None:  # a method that has no x: its level, with a band of one deviation

@@ -74,10 +74,12 @@ def numbers(entry: Entry, name: str) -> list[str]:
 
 
 def remarks(entry: Entry, seeds: int) -> str:
-    """What a reader must know of our number: other data, shortened, too few seeds."""
+    """What a reader must know of our number: data, precision, length, seeds."""
     told = []
     if not entry.official:
         told.append(f"**not official {entry.lines[0]['dataset']} data**")
+    if entry.precision:
+        told.append(f"**{entry.precision}**")
     if "epochs" in entry.departures:
         ours, theirs = entry.departures["epochs"]
         word = "of" if ours < theirs else "for"

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from experiments.measurements import synthetic
 from experiments.paper.experiment import Cell
 from experiments.paper.names import hours_text
+from experiments.sweeps import ledger
 from experiments.sweeps.ledger import Line, full_config
 from experiments.sweeps.runs import Run
 from iterand_jax.data.datasets import get_dataset
@@ -108,11 +109,13 @@ def _inner(params: dict[str, Any]) -> Iterable[Any]:
                 yield program
 
 
-def references(lines: Iterable[Line], device: str) -> list[Reference]:
-    """The timed steps of a device in the ledger."""
+def references(
+    lines: Iterable[Line], device: str, precision: str = "float32"
+) -> list[Reference]:
+    """The timed steps of a device in the ledger, in one precision."""
     found = []
     for line in lines:
-        if line["device"] == device:
+        if (line["device"], ledger.precision(line)) == (device, precision):
             config = ConfigDict(unflatten_dict(full_config(line["config"]), sep="."))
             seconds = line["seconds"]["training"] / line["steps"] / line["together"]
             origin = f"the ledger's {line['cell']}"
@@ -120,9 +123,14 @@ def references(lines: Iterable[Line], device: str) -> list[Reference]:
     return found
 
 
-def timed_here(width: float) -> Reference:
-    """Times steps of Conv6 on this device, in a quarter of a minute on two cores."""
-    fields: dict[str, Any] = {"network.width": width}
+def timed_here(width: float, **fields: Any) -> Reference:
+    """Times steps of Conv6 on this device, in a quarter of a minute on two cores.
+
+    Args:
+      width: of the network.
+      **fields: of the config, such as its dtype.
+    """
+    fields |= {"network.width": width}
     run = synthetic.build("cifar_conv6", **fields)
     (shapes,) = run.feed.train_shapes()
     state = jax.jit(run.init_state)(run.root)

@@ -1,12 +1,12 @@
 """The ledger: *.jsonl of a folder, a line for each finished run, with its evidence.
 
 A line is found by its config, not by the table that trained it. A run is known by
-config, seed and the bytes of its data; the ledger holds it once.
+config, seed, the bytes of its data and the precision that it computed in; the ledger
+holds it once.
 """
 
 import dataclasses
 import datetime
-import functools
 import hashlib
 import itertools
 import json
@@ -19,9 +19,8 @@ from flax.traverse_util import flatten_dict
 
 from experiments.paper.experiment import full_epochs
 from experiments.sweeps.runs import Run
-from iterand_jax.configs import default
 from iterand_jax.runtime.locks import alone
-from iterand_jax.training.config import differences, to_json
+from iterand_jax.training.config import completed, differences, to_json
 
 Line = Mapping[str, Any]
 
@@ -51,6 +50,9 @@ RESULT: Mapping[str, type | tuple[type, ...]] = {
     "dataset_official": bool,
 }
 """What a line has of a run's result.json, with the types."""
+
+NEWER = ("dtype", "matmul_precision", "precision")
+"""Texts that lines and results of earlier versions lack."""
 
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     **RESULT,
@@ -192,6 +194,7 @@ def line_of(
         "config": json.loads(text),
         "finished": now.isoformat(timespec="seconds"),
         **{name: result[name] for name in RESULT},
+        **{name: result[name] for name in NEWER if name in result},
     }
 
 
@@ -205,15 +208,19 @@ def full_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     A field that it lacks is newer than it, and had its default.
     """
-    fields = {**_defaults(), **flatten_dict(config, sep=".")}
+    fields = flatten_dict(completed(config), sep=".")
     return {name: v for name, v in fields.items() if name not in WITHOUT_INFLUENCE}
 
 
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    defaults = default.get_config().to_dict()
-    del defaults["recipe"]
-    return flatten_dict(defaults, sep=".")
+def precision(line: Line) -> str:
+    """What a run computed in, as `provenance.precision` names it.
+
+    A line without that field is older than it: on a CPU float32 was float32, and on
+    another device it may have been TF32, so that the device is part of the name.
+    """
+    dtype = full_config(line["config"])["dtype"]
+    certain = dtype != "float32" or "CPU" in line["device"]
+    return line.get("precision", dtype if certain else f"{dtype} on {line['device']}")
 
 
 def _parse(text: bytes) -> tuple[dict[str, Any], str]:
@@ -233,9 +240,13 @@ def _parse(text: bytes) -> tuple[dict[str, Any], str]:
             isinstance(value, bool) and kind is not bool
         ):
             return {}, f"{field}={value!r} is of the wrong type"
+    for field in NEWER:
+        if not isinstance(line.get(field, ""), str):
+            return {}, f"{field}={line[field]!r} is of the wrong type"
     return line, ""
 
 
 def _key(line: Line) -> tuple[Any, ...]:
     config = json.dumps(full_config(line["config"]), sort_keys=True)
-    return line["folder"], line["seed"], line["dataset_fingerprint"], config
+    data = line["dataset_fingerprint"]
+    return line["folder"], line["seed"], data, precision(line), config

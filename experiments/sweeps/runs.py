@@ -63,7 +63,18 @@ def folder_name(config: ConfigDict) -> str:
     ):
         if value is not None:
             parts.append(f"{prefix}{value:g}")
-    return "_".join([*parts, f"{config.epochs}epochs"])
+    name = "_".join([*parts, f"{config.epochs}epochs"])
+    return name + precision_suffix(config.dtype, config.matmul_precision)
+
+
+def precision_suffix(dtype: str, matmul_precision: str) -> str:
+    """What the name of a folder ends with for other fields than the defaults.
+
+    >>> precision_suffix("float32", "default"), precision_suffix("bfloat16", "highest")
+    ('', '_bfloat16_highest')
+    """
+    fields = ((dtype, "float32"), (matmul_precision, "default"))
+    return "".join(f"_{value}" for value, usual in fields if value != usual)
 
 
 def runs_of(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Run]:

@@ -22,6 +22,7 @@ from experiments.sweeps.runs import Job, Run
 from iterand_jax.data import datasets, prepare
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
+from iterand_jax.training import provenance
 from iterand_jax.training.config import resolve
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import finished_result, read_json
@@ -154,8 +155,13 @@ def fingerprint(dataset: str, data_dir: str | None) -> str:
 
 
 def is_done(run: Run, known: ledger.Ledger, data: str | None) -> bool:
-    """Whether the ledger holds a run on this data; on official data if None."""
-    lines = known.of(run)
+    """Whether the ledger holds a run on this data, in the precision of this machine.
+
+    data: the fingerprint; None for official data.
+    """
+    config = run.config
+    own = provenance.precision(config.dtype, config.matmul_precision)
+    lines = [line for line in known.of(run) if ledger.precision(line) == own]
     if data is None:
         return any(line["dataset_official"] for line in lines)
     return any(line["dataset_fingerprint"] == data for line in lines)

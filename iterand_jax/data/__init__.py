@@ -1,8 +1,10 @@
 """Where examples and labels come from, and how they become batches.
 
-`datasets` lists what there is, `sources` reads it, `feeds` makes the batches of a run.
-`augment` crops and flips images on the device; `text` numbers words for `reviews`, the
-feed of texts; `imagenet` streams batches, which processes decode and crop by `jpeg`.
-`prepare` makes datasets from official `archives` or, by `imagenet_files`, from class
-folders.
+`datasets` is the registry, `sources` reads a dataset, and a feed makes the batches of a
+run: `feeds` says what a feed is, `resident_feed` has the data on every device,
+`imagenet_feed` streams it, and `reviews` pads texts to a few lengths. `augment` crops
+and flips images on the device; `text` tokenizes for `reviews`; `imagenet` streams
+batches, which worker processes decode and crop with `jpeg`. `own` makes custom datasets
+of arrays, .npz files and image folders. `prepare` makes datasets from official
+`archives` or, with `imagenet_files`, from class folders.
 """

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from iterand_jax.data import augment, imagenet, sources
-from iterand_jax.data.feeds import Feed, ResidentArrays, ResidentImages
+from iterand_jax.data.feeds import Feed
 from iterand_jax.data.imagenet_feed import StreamedImages
+from iterand_jax.data.resident_feed import ResidentArrays, ResidentImages
 from iterand_jax.data.reviews import BucketedReviews
 from iterand_jax.data.sources import Source
 from iterand_jax.runtime.registry import Registry

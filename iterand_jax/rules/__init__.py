@@ -1,6 +1,6 @@
 """What the leaves of a tree are: which are pruned, and what their axes mean.
 
-The first rule that matches claims the leaf. A path is written with slashes.
+The first rule that matches claims the leaf. Paths are joined by slashes.
 
     rule       a rule: the leaves it claims, and their inputs, outputs and stack
     defaults   rules for bare trees, by names and numbers of axes

@@ -15,9 +15,10 @@ A kernel of two axes is (inputs, outputs), one of four (height, width, inputs, o
 Others are refused: one of three may be a convolution, a projection of attention or a
 stack of layers. `rules_of` knows them from the model.
 
-An embedding looks a row up and sums over nothing, so its fan-in is a convention: its
-features, as PyTorch's initializers take it for a (words, features) table. (The number
-of words would make rows of size 1 / sqrt(words), which no layer above would hear.)
+An embedding lookup sums over nothing, so its fan-in is a convention: the number of
+features, as PyTorch's initializers compute it for a (words, features) table. (With the
+number of words, entries would scale as 1 / sqrt(words), too small a signal for the
+layers above.)
 """
 
 OUTPUTS_FIRST_RULES = (

@@ -56,13 +56,13 @@ class Rule:
     `rules_of` reads all this from a model.
 
     Attributes:
-      pattern: shell-style, against the path written with slashes: "*/kernel" claims
-        "Conv_0/kernel", and "kernel" at the root.
+      pattern: shell-style, matched against the path joined by slashes: "*/kernel"
+        claims "Conv_0/kernel", and "kernel" at the root.
       prune: whether the leaf has scores.
       out_axis: the axis or axes of the outputs of a pruned leaf: -1 for the (...,
         inputs, outputs) of Flax, 0 for the (outputs, inputs, ...) of Equinox and
         PyTorch, and for the (words, features) of an embedding.
-      min_ndim: leaves of fewer dimensions are left to the rules below.
+      min_ndim: leaves of fewer dimensions fall through to the next rules.
       in_axis: the axis or axes of the inputs. What is neither inputs, outputs nor stack
         is the window of a convolution. By default the inputs are the axis before a last
         one of outputs, or after a first one; where the window is and where the inputs

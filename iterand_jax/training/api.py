@@ -14,8 +14,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from iterand_jax import configs
-from iterand_jax.configs import default
+from iterand_jax.configs import default, load
 from iterand_jax.data import own
 from iterand_jax.data.feeds import plan_sizes
 from iterand_jax.tickets.ticket import Ticket
@@ -131,7 +130,7 @@ def train(
             raise ValueError(
                 f"a config takes a mapping of fields, not {type(data).__name__}"
             )
-        config = configs.load(what) if isinstance(what, str) else _copy(what)
+        config = load(what) if isinstance(what, str) else _copy(what)
         given, fields = NOTHING_GIVEN, {**(data or {}), **fields}
     if method is not None:
         fields["method"] = method

@@ -9,6 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from iterand_jax import masks, subnetwork
+from iterand_jax.configs import default
 from iterand_jax.data.datasets import DATASETS, Dataset
 from iterand_jax.distributions import get_distribution
 from iterand_jax.methods import METHODS, method_fields
@@ -28,6 +29,7 @@ OF_THE_METHOD = (
     "unpruned",
 )
 DTYPES = ("float32", "bfloat16")
+MATMUL_PRECISIONS = ("default", "high", "highest")
 
 
 class Given(NamedTuple):
@@ -83,6 +85,7 @@ def methods_of(config: ConfigDict) -> list[str]:
 
 def _check(config: ConfigDict, given: Given) -> None:
     _check_choice("dtype", config.dtype, DTYPES)
+    _check_choice("matmul_precision", config.matmul_precision, MATMUL_PRECISIONS)
     _check_schedule(config)
     _check_dataset(config, given)
     _check_replicas(config, given)
@@ -213,6 +216,16 @@ def _check_choice(what: str, name: str, possible) -> None:
 def to_json(config: ConfigDict) -> str:
     """The config as indented JSON, the same text for the same config."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config, with the defaults of fields that are newer than it."""
+    whole = default.get_config().to_dict()
+    del whole["recipe"]
+    for field, value in saved.items():
+        nested = isinstance(value, Mapping) and field in whole
+        whole[field] = {**whole[field], **value} if nested else value
+    return whole
 
 
 def differences(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

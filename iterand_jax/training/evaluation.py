@@ -52,12 +52,13 @@ class Evaluator:
         )
         weights = with_sharding(weights, replicated)
         self._params = params.lower(state.trainable, state.frozen, state.step).compile()
-        self._steps = {
-            parallel.form(shapes): step.lower(
-                weights, state.batch_stats, shapes
-            ).compile()
-            for shapes in run.feed.eval_shapes()
-        }
+        with jax.default_matmul_precision(run.config.matmul_precision):
+            self._steps = {
+                parallel.form(shapes): step.lower(
+                    weights, state.batch_stats, shapes
+                ).compile()
+                for shapes in run.feed.eval_shapes()
+            }
 
     def compiled(self) -> Iterable[jax.stages.Compiled]:
         """The programs that evaluate a batch."""

@@ -115,4 +115,5 @@ def compile_steps(
     )
     size = len(states)
     roots = (run.root,) * size
-    return jitted.lower(tuple(states), (shapes,) * size, roots, 1).compile()
+    with jax.default_matmul_precision(run.config.matmul_precision):
+        return jitted.lower(tuple(states), (shapes,) * size, roots, 1).compile()

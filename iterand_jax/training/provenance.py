@@ -67,6 +67,28 @@ def device() -> str:
     return f"{len(devices)} x {kind}{shared}"
 
 
+def precision(dtype: str, matmul_precision: str) -> str:
+    """What products and convolutions compute in on this run's devices.
+
+    Args:
+      dtype: of the activations.
+      matmul_precision: the config's field.
+
+    Returns:
+      "bfloat16" for such activations. Of float32 ones "float32" or, on NVIDIA GPUs of
+      compute capability 8.0 or more unless matmul_precision is "highest",
+      "tensorfloat32" (10 bits of mantissa); on other accelerators, such as
+      "float32 (tpu, default)", whose meaning is the device's.
+    """
+    device = jax.devices()[0]
+    if dtype != "float32" or device.platform == "cpu" or matmul_precision == "highest":
+        return dtype
+    if "cuda" in device.client.platform_version.lower():
+        capability = getattr(device, "compute_capability", "8.0")
+        return "tensorfloat32" if float(capability) >= 8 else "float32"
+    return f"{dtype} ({device.platform}, {matmul_precision})"
+
+
 def _vectors() -> str:
     told = CPU_INFORMATION.read_text() if CPU_INFORMATION.exists() else ""
     flags = set(told.split())

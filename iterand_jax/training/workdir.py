@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from iterand_jax.data.datasets import open_source
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
@@ -19,11 +20,12 @@ from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import (
     NOTHING_GIVEN,
     Given,
+    completed,
     differences,
     replicas_of,
     to_json,
 )
-from iterand_jax.training.run import Run, describe
+from iterand_jax.training.run import DataRun, Run, build, describe
 from iterand_jax.training.step import State
 
 
@@ -37,7 +39,8 @@ def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     def read() -> dict[str, Any] | None:
         if not (workdir / "config.json").exists():
             return None
-        differing = differences(_parsed(workdir / "config.json"), config.to_dict())
+        saved = completed(_parsed(workdir / "config.json"))
+        differing = differences(saved, config.to_dict())
         if differing:
             raise ValueError(
                 f"the workdir {workdir} holds a run of another config (there / asked "
@@ -134,7 +137,7 @@ def restore(
     Raises:
       ValueError: there is no run, no such checkpoint, or all are damaged.
     """
-    config = ConfigDict(read_json(workdir / "config.json"))
+    config = ConfigDict(completed(read_json(workdir / "config.json")))
     own = members(workdir, config)
     if workdir not in own:
         folders = ", ".join(map(str, own))
@@ -150,3 +153,21 @@ def restore(
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint")
     return Restored(run, *restored)
+
+
+def restore_with_data(
+    workdir: Path, step: int | None = None, data_dir: str | None = None
+) -> tuple[DataRun, State]:
+    """Reads the config and a checkpoint of a run, and opens its dataset.
+
+    Args:
+      workdir: the folder of the run.
+      step: which checkpoint; None for the newest intact one.
+      data_dir: where the dataset is stored; None for the default folder.
+
+    Raises:
+      ValueError: as `restore`, or the dataset cannot be read.
+    """
+    described, state, _ = restore(workdir, step)
+    source = open_source(described.config.dataset.name, data_dir)
+    return build(described.config, source), state

@@ -201,5 +201,5 @@ def test_a_bad_image_that_one_process_is_given_ends_all(imagenet_folder, tmp_pat
     assert len(errors) == 2
     assert all("truncated.JPEG: " in line for line in errors)
     assert sum("error: process " in line for line in errors) == 1
-    assert "ended first, by status 2" in done.stderr
-    assert "stopping what still runs" not in done.stderr
+    assert "failed first: status 2" in done.stderr
+    assert "killing what is still running" not in done.stderr

@@ -58,6 +58,9 @@ def line():
             "dataset": run.config.dataset.name,
             "dataset_fingerprint": "f" * 16,
             "dataset_official": True,
+            "dtype": run.config.dtype,
+            "matmul_precision": run.config.matmul_precision,
+            "precision": run.config.dtype,
         }
         made = ledger.line_of(run, result, experiment=experiment, miniature=miniature)
         return made | {"finished": "2026-01-01T00:00:00+00:00"} | fields

@@ -8,7 +8,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from iterand_jax.methods import METHODS
-from iterand_jax.training.config import OF_THE_METHOD, differences, resolve, to_json
+from iterand_jax.training.config import (
+    OF_THE_METHOD,
+    completed,
+    differences,
+    resolve,
+    to_json,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
@@ -256,6 +262,11 @@ def test_a_field_that_means_nothing_to_the_method_is_refused(method, field, valu
         ("final_epochs", 5, "final_epochs=5: the fields of the schedule cosine are no"),
         ("dataset.workers", 2, "workers=2: the fields of the dataset cifar10 are mean"),
         ("dtype", "float16", "unknown dtype 'float16'; possible: float32, bfloat16"),
+        (
+            "matmul_precision",
+            "tf32",
+            "unknown matmul_precision 'tf32'; possible: default, high, highest",
+        ),
         ("sparsity", 1.0, r"\[0, 1\); got 1"),
         ("sparsity", -0.1, r"\[0, 1\); got -0.1"),
         ("sparsity", float("nan"), r"\[0, 1\); got nan"),
@@ -304,6 +315,15 @@ def test_differences_are_named_field_by_field():
         "new: (none) / [1, 2]",
     ]
     assert differences(config.to_dict(), config.to_dict()) == []
+
+
+def test_a_saved_config_gets_the_defaults_of_newer_fields():
+    saved = resolve(get("cifar_conv6")).to_dict()
+    whole = json.loads(json.dumps(saved))
+    older = {name: value for name, value in whole.items() if name != "matmul_precision"}
+    del older["dataset"]["split_seed"]
+    assert differences(completed(older), saved) == []
+    assert "recipe" not in completed(older)
 
 
 def test_a_config_read_back_from_its_json_does_not_differ():

@@ -10,6 +10,7 @@ from iterand_jax.data import datasets
 from iterand_jax.training import loop
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
+from iterand_jax.training.programs import compile_programs
 from iterand_jax.training.replica import NonFiniteLossError
 from iterand_jax.training.step import sgd_optimizer
 from iterand_jax.training.train import train_config
@@ -109,6 +110,30 @@ def test_bfloat16_computes_activations_only(tiny_config, tmp_path):
     assert floating == {"float32"}
     other = train(tiny_config(epochs=1), tmp_path / "float32")
     assert 0 < abs(outcome.test_loss - other.test_loss) < 0.1
+
+
+def test_a_workdir_older_than_a_field_of_the_config_is_continued(tiny_config, tmp_path):
+    first = train_config(tiny_config(epochs=1), str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["matmul_precision"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = train_config(tiny_config(epochs=1), str(tmp_path))
+    assert again == first
+
+
+@pytest.mark.parametrize("chosen", ["default", "highest"])
+def test_the_precision_of_products_is_the_configs(chosen, tiny_config):
+    """Whatever JAX_DEFAULT_MATMUL_PRECISION is."""
+    built = build(tiny_config(matmul_precision=chosen))
+    other = "highest" if chosen == "default" else "default"
+    with jax.default_matmul_precision(other):
+        state = jax.jit(built.init_state)(built.root)
+        programs = compile_programs(built, [state])
+    (step,) = programs.steps.values()
+    (evaluation,) = programs.evaluate.compiled()
+    for program in (step, evaluation):
+        asked = "operand_precision={highest,highest}" in program.as_text()
+        assert asked == (chosen == "highest")
 
 
 def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):

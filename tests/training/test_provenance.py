@@ -1,6 +1,8 @@
 import platform
 import subprocess
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 from iterand_jax.runtime import hosts
@@ -24,6 +26,32 @@ def test_a_system_that_does_not_tell_has_a_shorter_name(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "CPU_INFORMATION", tmp_path / "none")
     monkeypatch.setattr(hosts, "cores", lambda: 1)
     assert provenance.device().endswith(" CPU of 1 core")
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "capability", "dtype", "chosen", "told"),
+    [
+        ("cpu", "", "", "float32", "default", "float32"),
+        ("cpu", "", "", "bfloat16", "default", "bfloat16"),
+        ("gpu", "cuda 12090", "9.0", "float32", "default", "tensorfloat32"),
+        ("gpu", "cuda 12090", "9.0", "float32", "high", "tensorfloat32"),
+        ("gpu", "cuda 12090", "9.0", "float32", "highest", "float32"),
+        ("gpu", "cuda 12090", "9.0", "bfloat16", "highest", "bfloat16"),
+        ("gpu", "cuda 12090", "7.5", "float32", "default", "float32"),
+        ("gpu", "rocm 60300", "gfx942", "float32", "high", "float32 (gpu, high)"),
+        ("tpu", "libtpu", "", "float32", "default", "float32 (tpu, default)"),
+    ],
+)
+def test_precision_is_what_the_device_makes_of_float32(
+    platform, version, capability, dtype, chosen, told, monkeypatch
+):
+    device = SimpleNamespace(
+        platform=platform,
+        client=SimpleNamespace(platform_version=f"PJRT C API\n{version}"),
+        compute_capability=capability,
+    )
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert provenance.precision(dtype, chosen) == told
 
 
 def test_a_commit_is_changed_by_code_and_not_by_results(tmp_path, monkeypatch):

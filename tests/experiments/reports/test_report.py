@@ -9,7 +9,7 @@ import pytest
 from experiments import report
 from experiments.paper import catalogue
 from experiments.paper.catalogue import EXPERIMENTS
-from experiments.paper.experiment import ITERAND_IS_BETTER
+from experiments.paper.experiment import ITERAND_IS_BETTER, with_precision
 from experiments.reports import evidence, figures, findings, tables
 from experiments.reports.metrics import METRICS, Statistics, statistics_of
 from experiments.sweeps import ledger
@@ -101,6 +101,37 @@ def test_data_of_other_bytes_has_rows_and_means_of_its_own(line, tmp_path):
     text = findings.order_text(TABLE8, full, ITERAND_IS_BETTER)
     assert "in 0 of 1 pairs of ours" in text
     assert "Not so: ResNet18 width 0.5 (70.00 against 75.00)" in text
+
+
+def test_every_precision_has_rows_and_means_of_its_own(line, tmp_path):
+    half = {"dtype": "bfloat16"}
+    strict = {"matmul_precision": "highest"}
+    lines = [
+        line(ITERAND, 0, 90.0),
+        line(ITERAND, 1, 80.0, precision="tensorfloat32"),
+        line(with_precision(ITERAND, **half), 0, 70.0),
+        line(with_precision(ITERAND, **half), 1, 71.0),
+        line(with_precision(ITERAND, **strict), 0, 60.0),
+        line(with_precision(EDGE_POPUP, **half), 0, 75.0),
+    ]
+    full, _ = write(tmp_path, lines)
+    rows = tables.table(TABLE8, full).splitlines()
+    kept = "| ResNet18 | IteRand | 0.5 | 89.96 ± 0.06 |"
+    assert [row for row in rows if row.startswith(kept)] == [
+        f"{kept} 90.00 | 1 | +0.04 | 1 of 3 seeds |",
+        f"{kept} 80.00 | 1 | -9.96 | **tensorfloat32**; 1 of 3 seeds |",
+        f"{kept} 60.00 | 1 | -29.96 | **float32, matmul_precision highest**; "
+        "1 of 3 seeds |",
+        f"{kept} 70.50 ± 0.71 | 2 | -19.46 | **bfloat16**; 2 of 3 seeds |",
+    ]
+    # An order is counted within one precision.
+    text = findings.order_text(TABLE8, full, ITERAND_IS_BETTER)
+    assert "in 0 of 1 pairs of ours" in text
+    assert len(full.missing) == full.runs - 3  # two seeds of one cell, one of another
+    far = report.distance({"table8": [full]})
+    assert "| table8 | As in the paper | official, **bfloat16** | -19.46 to" in far
+    title = figures.draw(TABLE8, full).get_suptitle()
+    assert "in float32 and tensorfloat32 and float32, matmul_precision" in title
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -6,7 +6,7 @@ import multiprocessing
 import pytest
 
 from experiments.paper.catalogue import EXPERIMENTS
-from experiments.paper.experiment import shortened
+from experiments.paper.experiment import shortened, with_precision
 from experiments.sweeps import costs, ledger
 from experiments.sweeps.runs import Run
 
@@ -52,6 +52,36 @@ def test_a_run_is_held_once_for_each_data(line, tmp_path):
     assert accuracies == [75.0, 60.0]
 
 
+def test_precision_is_in_every_line_and_makes_another_run(line, tmp_path):
+    path = tmp_path / "table3.jsonl"
+    ours = line(CELL, 0, 75.0)
+    assert (ours["dtype"], ours["matmul_precision"]) == ("float32", "default")
+    on_gpu = ours | {"device": "1 x GPU", "precision": "tensorfloat32"}
+    half = with_precision(CELL, dtype="bfloat16", matmul_precision=None)
+    for one in (ours, on_gpu, line(half, 0, 74.0)):
+        assert ledger.append(path, one)
+        assert not ledger.append(path, one)
+    known = ledger.read(tmp_path)
+    found = [ledger.precision(one) for one in known]
+    assert found == ["float32", "tensorfloat32", "bfloat16"]
+    assert known.of(run()) == [ours, on_gpu]
+    assert run(cell=half).folder == run().folder + "_bfloat16"
+    assert len(costs.references(known, "1 x GPU")) == 0
+    assert len(costs.references(known, "1 x GPU", "tensorfloat32")) == 1
+
+
+def test_a_line_older_than_the_field_of_its_precision_is_told_by_its_device(line):
+    new = line(CELL, 0, 75.0, device="1 x x86_64 CPU of 2 cores")
+    old = {field: new[field] for field in new if field not in ledger.NEWER}
+    old["config"] = {k: v for k, v in new["config"].items() if k != "matmul_precision"}
+    assert ledger.precision(old) == "float32"
+    assert ledger.conflicts(old, run()) == []
+    unknown = old | {"device": "1 x H200"}
+    assert ledger.precision(unknown) == "float32 on 1 x H200"
+    half = unknown | {"config": old["config"] | {"dtype": "bfloat16"}}
+    assert ledger.precision(half) == "bfloat16"
+
+
 DAMAGE = {
     "half a line": (lambda text: text[: len(text) // 2], "not JSON"),
     "no object": (lambda text: "3", "not a JSON object"),
@@ -68,6 +98,10 @@ DAMAGE = {
     "a truth for a number": (
         lambda text: text.replace('"seed": 1', '"seed": true'),
         "seed=True is of the wrong type",
+    ),
+    "a precision that is no word": (
+        lambda text: text.replace('"precision": "float32"', '"precision": 32'),
+        "precision=32 is of the wrong type",
     ),
     "bytes that are no text": (lambda text: "\udcff", "not JSON"),
     "a second time": (lambda text: text.replace('"seed": 1', '"seed": 0'), "same run"),
@@ -163,7 +197,7 @@ def test_a_line_tells_what_made_it(line):
     assert (made["epochs"], made["paper_epochs"], made["seed"]) == (2, 100, 1)
     assert made["config"]["network"] == {"name": "conv6", "width": 0.25}
     assert len(made["config_sha256"]) == 16
-    assert made.keys() == ledger.REQUIRED.keys()
+    assert made.keys() == {*ledger.REQUIRED, *ledger.NEWER}
 
 
 def test_an_absent_folder_is_an_empty_ledger(tmp_path):

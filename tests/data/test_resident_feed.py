@@ -1,4 +1,4 @@
-"""Feeds: which examples train, in which order; each example of a split once."""
+"""The resident feed: which examples train, in which order, each once in a split."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from iterand_jax.data import datasets, feeds
+from iterand_jax.data.resident_feed import ResidentImages
 
 ROOT = jax.random.key(3)
 
@@ -31,7 +32,7 @@ def make(source, **overrides):
         "split_seed": 0,
     }
     options |= overrides
-    return feeds.ResidentImages(source, feeds.Placement(here, here), **options)
+    return ResidentImages(source, feeds.Placement(here, here), **options)
 
 
 def images_of(feed, split):

@@ -1,0 +1,201 @@
+"""Feeds of datasets that are replicated on every device.
+
+The training split is put on the devices once. A batch is a slice of the epoch's
+permutation, gathered and augmented inside the jitted step, so that training moves no
+data from the host.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from iterand_jax.data import augment
+from iterand_jax.data.feeds import (
+    CLASSES_FILE,
+    Feed,
+    Images,
+    Placement,
+    PyTree,
+    epoch_order,
+    normalizer,
+    plan_sizes,
+    split_indices,
+    with_sharding,
+)
+from iterand_jax.data.sources import Source
+from iterand_jax.keys import keyed
+
+
+class ResidentArrays(Feed):
+    """Arrays of one shape that lie whole on every device, and reach networks as floats.
+
+    A part of the training split, chosen by `split_seed` alone, is held out and
+    validates. Each epoch has its own permutation of the rest; what does not fill a
+    batch at its end is left out.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        placement: Placement,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        dtype: Any,
+        augmentation: str = "none",
+        validation_fraction: float,
+        split_seed: int,
+    ):
+        """Plans the batches of a source whose `read` gives arrays and labels."""
+        del augmentation  # there is one
+        self.sizes, self.steps_per_epoch = plan_sizes(
+            source.sizes, batch_size=batch_size, validation_fraction=validation_fraction
+        )
+        self._source = source
+        self._placement = placement
+        self._batch_size = batch_size
+        self._eval_batch_size = eval_batch_size
+        self._split_seed = split_seed
+        self._dtype = dtype
+        self._order = jax.jit(
+            functools.partial(epoch_order, size=self.sizes["train"]),
+            out_shardings=placement.replicated,
+        )
+        self._epoch, self._epoch_order = -1, None
+
+    def open(self, root: Array, position: Any = None) -> None:
+        """Puts the training split on the devices and keeps the rest on the host."""
+        del position
+        images, labels = self._source.read("train")
+        train, held_out = split_indices(
+            len(labels), self.sizes["validation"], seed=self._split_seed
+        )
+        self._root = root
+        self._train = self._placement.put_whole(Images(images[train], labels[train]))
+        self._validation = Images(images[held_out], labels[held_out])
+
+    def open_beside(self, other: "Feed", root: Array) -> None:
+        """Takes the arrays of the other, in an order of its own."""
+        assert isinstance(other, ResidentArrays)
+        self._root = root
+        self._train, self._validation = other._train, other._validation
+
+    def files(self) -> Mapping[str, str]:
+        """The names of the classes, one a line in the order of their labels."""
+        names = self._source.classes
+        return {CLASSES_FILE: "".join(f"{name}\n" for name in names)} if names else {}
+
+    def train_shapes(self) -> list[PyTree]:
+        """The whole training split and an epoch's order of it."""
+        sharding = self._placement.replicated
+        order = jax.ShapeDtypeStruct((self.sizes["train"],), jnp.int32)
+        shapes = (_shapes(self._source, self.sizes["train"]), order)
+        return [with_sharding(shapes, sharding)]
+
+    def batch(self, step: int) -> PyTree:
+        """The training split and the order of the step's epoch."""
+        epoch = step // self.steps_per_epoch
+        if epoch != self._epoch:
+            order = self._order(self._root, np.int32(epoch))
+            self._epoch, self._epoch_order = epoch, order
+        return self._train, self._epoch_order
+
+    def steps_alike(self, step: int) -> int:
+        """The steps that the epoch still has."""
+        return self.steps_per_epoch - step % self.steps_per_epoch
+
+    def train_inputs(
+        self, arguments: PyTree, step: Array, root: Array
+    ) -> tuple[tuple[Array, ...], Array]:
+        """The batch at the step's place in the order, as `augmented` gives it."""
+        data, order = arguments
+        start = step % self.steps_per_epoch * self._batch_size
+        indices = lax.dynamic_slice_in_dim(order, start, self._batch_size)
+        indices = lax.with_sharding_constraint(indices, self._placement.batch)
+        key = keyed(root, "augment", step)
+        return (self.augmented(key, data.images[indices]),), data.labels[indices]
+
+    def eval_shapes(self) -> list[PyTree]:
+        """One batch and its weights."""
+        size = self._eval_batch_size
+        weights = jax.ShapeDtypeStruct((size,), jnp.float32)
+        shapes = (_shapes(self._source, size), weights)
+        return [with_sharding(shapes, self._placement.batch)]
+
+    def split(self, name: str) -> Iterator[PyTree]:
+        """Batches padded with the last example, and weights that leave that out."""
+        held_out = name == "validation"
+        data = self._validation if held_out else Images(*self._source.read(name))
+        size = len(data.labels)
+        for start in range(0, size, self._eval_batch_size):
+            rows = np.arange(start, start + self._eval_batch_size)
+            indices = self._placement.own(rows)
+            weights = (indices < size).astype(np.float32)
+            indices = np.minimum(indices, size - 1)
+            batch = jax.tree.map(lambda x, i=indices: x[i], data)
+            yield self._placement.put_batch((batch, weights))
+
+    def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
+        """The examples of a batch, as `plain` gives them."""
+        batch, weights = arguments
+        return (self.plain(batch.images),), batch.labels, weights
+
+    def augmented(self, key: Array, examples: Array) -> Array:
+        """What a network trains on of examples (n, ...): here, the same as `plain`."""
+        del key
+        return self.plain(examples)
+
+    def plain(self, examples: Array) -> Array:
+        """What a network is evaluated on: here, the numbers as they are."""
+        return examples.astype(self._dtype)
+
+
+class ResidentImages(ResidentArrays):
+    """Images that lie on every device as uint8 and are augmented inside the step."""
+
+    def __init__(
+        self,
+        source: Source,
+        placement: Placement,
+        *,
+        augmentation: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: Any,
+        **options: Any,
+    ):
+        """Plans the batches of a source whose `read` gives images and labels.
+
+        Args:
+          source: of images.
+          placement: where they lie.
+          augmentation: a name in `augment.AUGMENTATIONS`.
+          mean: by channel, subtracted from pixels / 255.
+          std: by channel, divided by.
+          dtype: of what reaches the network.
+          options: the other arguments of `ResidentArrays`.
+        """
+        channels = source.image_shape[-1]
+        self._normalize = normalizer(mean, std, channels=channels, dtype=dtype)
+        self._augment = augment.get_augmentation(augmentation)
+        super().__init__(source, placement, dtype=dtype, **options)
+
+    def augmented(self, key: Array, examples: Array) -> Array:
+        """The images augmented and normalized."""
+        return self._normalize(self._augment(key, examples))
+
+    def plain(self, examples: Array) -> Array:
+        """The images normalized."""
+        return self._normalize(examples.astype(jnp.float32))
+
+
+def _shapes(source: Source, size: int) -> Images:
+    return Images(
+        jax.ShapeDtypeStruct((size, *source.image_shape), source.dtype),
+        jax.ShapeDtypeStruct((size,), jnp.int32),
+    )
