@@ -19,9 +19,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import NamedSharding
+from jax.typing import DTypeLike
 
-from iterand_jax.keys import random_bits
+from iterand_jax.keys import random_bits, random_bits_in_shards
 from iterand_jax.masks import Scalar
+from iterand_jax.selection import sharded_axes
 
 __all__ = ["DISTRIBUTIONS", "Distribution", "get_distribution"]
 
@@ -35,18 +38,22 @@ class Distribution(NamedTuple):
     from_uniform: Callable[[Array, int], Array]
 
     def sample(
-        self, key: Array, shape: tuple[int, ...], fan_in: int, dtype=jnp.float32
+        self,
+        key: Array,
+        shape: tuple[int, ...],
+        fan_in: int,
+        dtype: DTypeLike = jnp.float32,
+        sharding: NamedSharding | None = None,
     ) -> Array:
-        """Draws weights of the given shape, for the given fan-in.
+        """Draws weights of the given shape, for the given fan-in; in shards, if asked.
 
         >>> import jax
         >>> constant = DISTRIBUTIONS["signed_constant"]
         >>> abs(constant.sample(jax.random.key(0), (3,), fan_in=8))
         Array([0.5, 0.5, 0.5], dtype=float32)
         """
-        return self.from_uniform(_uniform(_words(key, shape), 1.0), fan_in).astype(
-            dtype
-        )
+        words = _words(key, shape, sharding)
+        return self.from_uniform(_uniform(words, 1.0), fan_in).astype(dtype)
 
     def redraw(
         self, key: Array, weights: Array, fan_in: int, sampling_rate: Scalar
@@ -64,15 +71,28 @@ class Distribution(NamedTuple):
         >>> bool(abs(chosen.mean() - 0.1) < 0.01), abs(fresh[:3])
         (True, Array([0.5, 0.5, 0.5], dtype=float32))
         """
-        words = _words(key, weights.shape)
+        if not sharded_axes(weights):
+            words = _words(key, weights.shape)
+        elif isinstance(weights, jax.core.Tracer):
+            words = _words(key, weights.shape, jax.typeof(weights).sharding)
+        else:  # a program of its own is where the devices of an array are known
+            redraw = jax.jit(
+                Distribution.redraw, static_argnums=(0, 3, 4), keep_unused=True
+            )
+            return redraw(self, key, weights, fan_in, float(sampling_rate))
         bound = jnp.asarray(sampling_rate, jnp.float32)
         chosen = words.astype(jnp.uint32) < _word_bound(sampling_rate)
         fresh = self.from_uniform(_uniform(words, bound), fan_in)
         return fresh.astype(weights.dtype), chosen
 
 
-def _words(key: Array, shape: tuple[int, ...]) -> Array:
+def _words(
+    key: Array, shape: tuple[int, ...], sharding: NamedSharding | None = None
+) -> Array:
     """31 random bits each, as int32, whose conversion to float32 vectorizes."""
+    if sharding is not None:
+        bits = random_bits_in_shards(key, shape, sharding)
+        return (bits >> (32 - WORD_BITS)).astype(jnp.int32)
     words = random_bits(key, math.prod(shape)) >> (32 - WORD_BITS)
     return words.astype(jnp.int32).reshape(shape)
 

@@ -14,6 +14,14 @@ with the largest key, which is below no candidate. A pass counts along the rows,
 sums the rows' counts. In `select_blocked` the rows of all arrays form one matrix and a
 pass is one fused reduction over it: each row is compared with the candidates of its
 array, and a segment sum adds up the counts by array.
+
+An array that is sharded over devices is counted where its shards lie, and only the
+counts are exchanged: 3 integers a pass. With Explicit axes the array's type names its
+shards, and each device makes rows of its own. With Auto axes the type is silent and the
+partitioner decides; in the context of `jax.set_mesh(mesh)`, arrays keep their shape, so
+that it can count every shard in place. (Without that context, rows of an array that is
+sharded along its last axis are gathered first; the answers are the same.) Within
+`jax.shard_map` each shard is an array of its own.
 """
 
 from collections.abc import Sequence
@@ -21,6 +29,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import AxisType, PartitionSpec
 
 __all__ = ["select_all", "select_blocked", "select_each", "select_kth"]
 
@@ -74,25 +83,74 @@ def select_kth(keys: Array, k: int | Array) -> Array:
     >>> select_kth(jnp.array([7, 1, 5], jnp.uint32), 1)
     Array(5, dtype=uint32)
     """
+    axes = sharded_axes(keys)
+    if not axes:
+        return _kth(keys, k, ())
+    # Every device counts in its own shard, as rows; the sums are exchanged.
+    return jax.shard_map(
+        lambda shard, k: _kth(shard, k, axes),
+        mesh=jax.typeof(keys).sharding.mesh,
+        in_specs=(jax.typeof(keys).sharding.spec, PartitionSpec()),
+        out_specs=PartitionSpec(),
+        axis_names={*axes},
+    )(keys, jnp.asarray(k, jnp.int32))
+
+
+def sharded_axes(array: Array) -> tuple[str, ...]:
+    """The Explicit axes of a mesh that an array's type is sharded over.
+
+    >>> import jax.numpy as jnp
+    >>> sharded_axes(jnp.zeros(4))
+    ()
+    """
+    names = [axis for axis in jax.typeof(array).sharding.spec if axis]
+    return tuple(
+        n for axis in names for n in ((axis,) if isinstance(axis, str) else axis)
+    )
+
+
+def _kth(keys: Array, k: int | Array, axes: tuple[str, ...]) -> Array:
+    """`select_kth` of keys of which each device along these axes holds a shard."""
     bits = keys.dtype.itemsize * 8
-    rows = keys if any(jax.typeof(keys).sharding.spec) else _as_rows(keys)
+    rows, along = (keys, keys.ndim) if _partitioned() else (_as_rows(keys), 1)
 
     def two_bits(i, answer):
         shift = jnp.asarray(bits - 2 - 2 * i, keys.dtype)
         candidates = [answer | (jnp.asarray(d, keys.dtype) << shift) for d in (1, 2, 3)]
-        counts = _counts_below(rows, candidates)
-        digit = sum((jnp.sum(c) <= k).astype(keys.dtype) for c in counts)
+        counts = _counts_below(rows, candidates, along)
+        below = lax.psum([jnp.sum(c, dtype=jnp.int32) for c in counts], axes)
+        digit = sum((b <= k).astype(keys.dtype) for b in below)
         return answer | (digit << shift)
 
-    return lax.fori_loop(0, bits // 2, two_bits, _zero(keys, k))
+    return lax.fori_loop(0, bits // 2, two_bits, lax.psum(_zero(keys, k), axes))
+
+
+def is_spread(array: Array) -> bool:
+    """Whether an array is, or may be, in shards that no reshape should move.
+
+    >>> import jax.numpy as jnp
+    >>> is_spread(jnp.zeros(4))
+    False
+    """
+    return _partitioned() or bool(sharded_axes(array))
+
+
+def _partitioned() -> bool:
+    """Whether arrays may be sharded over several devices without their types' telling.
+
+    So it is within `jax.set_mesh` of a mesh that has Auto axes.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
+    return any(kind == AxisType.Auto and size > 1 for kind, size in sizes)
 
 
 def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
     """`select_all`, all arrays of a dtype at once.
 
     What does not fit in one matrix is selected separately: arrays of another dtype or,
-    inside `shard_map`, that vary over other axes; an array with a sharded type goes to
-    `select_kth`, which counts each shard in place.
+    inside `shard_map`, that vary over other axes; an array that is sharded is read
+    where its shards lie, by `select_kth`.
 
     >>> import jax.numpy as jnp
     >>> keys = [jnp.array([7, 1, 5], jnp.uint32), jnp.array([[4], [9]], jnp.uint32)]
@@ -102,7 +160,7 @@ def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Arr
     answers: dict[int, Array] = {}
     together: dict[object, list[int]] = {}
     for index, (x, k) in enumerate(zip(keys, ks, strict=True)):
-        if any(jax.typeof(x).sharding.spec):
+        if is_spread(x):
             answers[index] = select_kth(x, k)
         else:
             together.setdefault(jax.typeof(_zero(x, k)), []).append(index)
@@ -146,13 +204,18 @@ def _as_rows(keys: Array) -> Array:
     return flat.reshape(-1, ROW)
 
 
-def _counts_below(rows: Array, candidates: list[Array]) -> tuple[Array, ...]:
-    """How many keys of each row are below each candidate, in one pass over the keys."""
+def _counts_below(
+    rows: Array, candidates: list[Array], along: int = 1
+) -> tuple[Array, ...]:
+    """How many keys of each row are below each candidate, in one pass over the keys.
+
+    A row is along so many of the last axes.
+    """
     return lax.reduce(
         tuple((rows < c).astype(jnp.int32) for c in candidates),
         (jnp.int32(0),) * len(candidates),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-        (rows.ndim - 1,),
+        tuple(range(rows.ndim - along, rows.ndim)),
     )
 
 

@@ -120,9 +120,10 @@ def test_a_program_exported_for_several_platforms_has_both_ways():
 def test_a_tree_of_many_leaves_is_one_matrix_for_each_dtype():
     subnetwork = Subnetwork(0.6, "kaiming_uniform")
     tree = {f"{i}/kernel": jnp.ones((8, 9 + i)) for i in range(10)}
-    for i in range(3):
-        tree[f"half_{i}/kernel"] = jnp.ones((5, 6), jnp.bfloat16)
     scores, weights = jax.eval_shape(subnetwork.init, jax.random.key(0), tree)
+    for i in range(3):
+        half = jax.ShapeDtypeStruct((5, 6), jnp.bfloat16)
+        scores[f"half_{i}/kernel"] = weights[f"half_{i}/kernel"] = half
 
     def redraw(scores, weights):
         return subnetwork.rerandomize(jax.random.key(1), scores, weights, 0.1)

@@ -6,7 +6,7 @@ The first rule that matches claims the leaf. Paths are joined by slashes.
     defaults   rules for bare trees, by names and numbers of axes
     models     exact rules, read from a model by `rules_of`: of linen, nnx, equinox
     checks     rules that cannot be meant
-    patterns   of paths, and values by pattern
+    patterns   shell-style, of paths
 """
 
 from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES

@@ -1,0 +1,119 @@
+"""Two trees of one structure: scores or masks, and the weights they belong to.
+
+Where the first tree holds None, nothing is pruned, and the second keeps what it has.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+
+from iterand_jax.checks import check_array
+from iterand_jax.trees import path_string
+
+__all__ = ["check_pair", "leaves_with_paths", "map_pair", "map_paths"]
+
+PyTree = Any
+
+
+def leaves_with_paths(tree: PyTree) -> list[tuple[str, Array]]:
+    """(path, leaf) of all leaves, in the order of the tree; None is no leaf.
+
+    >>> leaves_with_paths({"Dense_0": {"kernel": 1, "bias": None}})
+    [('Dense_0/kernel', 1)]
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(path_string(path), leaf) for path, leaf in leaves]
+
+
+def map_paths(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """The tree of f(path, leaf).
+
+    >>> map_paths(lambda path, leaf: path, {"Dense_0": {"kernel": 1}})
+    {'Dense_0': {'kernel': 'Dense_0/kernel'}}
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: f(path_string(path), leaf), tree
+    )
+
+
+def map_pair(
+    f: Callable[[str, Any, Any], Any], scored: PyTree, weights: PyTree
+) -> PyTree:
+    """The tree of f(path, scored, weight); weights beside None stay as they are.
+
+    Raises:
+      ValueError: the trees have the same paths, but are made of other containers.
+
+    >>> map_pair(lambda path, s, w: s * w, {"a": 2, "b": None}, {"a": 3, "b": 5})
+    {'a': 6, 'b': 5}
+    """
+    try:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, s, w: w if s is None else f(path_string(path), s, w),
+            scored,
+            weights,
+            is_leaf=_is_none,
+        )
+    except ValueError as error:
+        if jax.tree.structure(scored) == jax.tree.structure(weights):
+            raise
+        if "structure" not in str(error) and "Expected" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the trees of scores and weights differ in structure: {reason[:300]}"
+        ) from error
+
+
+def check_pair(scored: PyTree, weights: PyTree, *, what: str = "score") -> None:
+    """Raises ValueError, by a leaf's path, where two trees do not belong together.
+
+    Swapped trees are told apart by leaves that are not pruned, which have weights and
+    no scores. Where every leaf is pruned nothing does.
+
+    >>> check_pair({"kernel": jax.numpy.ones((2, 2))}, {"kernel": jax.numpy.ones(3)})
+    Traceback (most recent call last):
+    ...
+    ValueError: the leaf 'kernel' has scores (2, 2) and weights (3,), which differ in \
+shape
+    """
+    ours, theirs = _with_none(scored), _with_none(weights)
+    for path, score in ours.items():
+        if score is None:
+            continue
+        if path not in theirs:
+            raise ValueError(
+                f"the leaf {path!r} has a {what} and is not in the tree of weights"
+            )
+        weight = theirs[path]
+        if weight is None:
+            raise ValueError(
+                f"the leaf {path!r} has a {what} and no weight: the scores are the "
+                f"first argument, the weights the second; masks come after weights"
+            )
+        check_array(path, score)
+        check_array(path, weight)
+        if score.shape != weight.shape:
+            raise ValueError(
+                f"the leaf {path!r} has {what}s {score.shape} and weights "
+                f"{weight.shape}, which differ in shape"
+            )
+    unpruned = {path for path, score in ours.items() if score is None}
+    for path in theirs.keys() - ours.keys():
+        parts = path.split("/")
+        if not any("/".join(parts[:n]) in unpruned for n in range(len(parts))):
+            raise ValueError(
+                f"the leaf {path!r} has a weight, and the tree of {what}s has neither "
+                f"a {what} nor None in its place"
+            )
+
+
+def _with_none(tree: PyTree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_none)
+    return {path_string(path): leaf for path, leaf in leaves}
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

@@ -1,0 +1,100 @@
+"""A sparsity for each leaf, by patterns of paths in the order they were written.
+
+JAX sorts the keys of a dict wherever a tree passes it, which would change the pattern
+that comes first. `Sparsities` is a mapping that keeps its order in `jit`, `scan` and
+`jax.tree.map`, and that can be part of a static argument.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from iterand_jax.rules.patterns import matches
+
+__all__ = ["Sparsities"]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Sparsities(Mapping):
+    """An immutable mapping from patterns to fractions, whose order counts.
+
+    >>> sparsities = Sparsities({"conv/*": 0.2, "*": 0.9})
+    >>> jax.tree.map(lambda sparsity: sparsity / 2, sparsities)
+    Sparsities({'conv/*': 0.1, '*': 0.45})
+    >>> sparsities == Sparsities({"*": 0.9, "conv/*": 0.2})
+    False
+    """
+
+    def __init__(self, of_patterns: Mapping[str, Any]):
+        """Takes over the patterns and their order."""
+        self._of_patterns = dict(of_patterns)
+
+    def __getitem__(self, pattern: str) -> Any:
+        """The fraction of a pattern."""
+        return self._of_patterns[pattern]
+
+    def __iter__(self) -> Iterator[str]:
+        """The patterns, in order."""
+        return iter(self._of_patterns)
+
+    def __len__(self) -> int:
+        """How many patterns there are."""
+        return len(self._of_patterns)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether patterns, fractions and their order are the same."""
+        return isinstance(other, Mapping) and [*self.items()] == [*other.items()]
+
+    def __hash__(self) -> int:
+        """Of patterns, fractions and their order."""
+        return hash(tuple(self.items()))
+
+    def __repr__(self) -> str:
+        """As it is written."""
+        return f"Sparsities({self._of_patterns})"
+
+    def of(self, path: str) -> Any:
+        """The sparsity of a leaf: that of the first pattern that matches its path.
+
+        Raises:
+          ValueError: none does.
+        """
+        for pattern, sparsity in self.items():
+            if matches(pattern, path):
+                return sparsity
+        raise ValueError(
+            f"no sparsity for the leaf {path!r}; patterns: {', '.join(self)}"
+        )
+
+    def check_used(self, paths: Iterable[str]) -> None:
+        """Raises ValueError for a pattern that earlier ones leave without a leaf.
+
+        >>> Sparsities({"*": 0.9, "conv/*": 0.2}).check_used(["conv/kernel"])
+        Traceback (most recent call last):
+        ...
+        ValueError: the sparsity pattern 'conv/*' is never used: '*' comes before it \
+and matches 'conv/kernel', too
+        """
+        unused: dict[str, tuple[str, str]] = {}
+        used = set()
+        for path in paths:
+            first, *others = [p for p in self if matches(p, path)] or [""]
+            used.add(first)
+            unused |= {other: (first, path) for other in others}
+        for pattern, (first, path) in unused.items():
+            if pattern not in used:
+                raise ValueError(
+                    f"the sparsity pattern {pattern!r} is never used: {first!r} comes "
+                    f"before it and matches {path!r}, too"
+                )
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+        """The fractions, in order."""
+        key = jax.tree_util.DictKey
+        return [(key(p), s) for p, s in self.items()], tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, patterns: tuple[str, ...], fractions: Any) -> "Sparsities":
+        """The mapping of the same patterns to other fractions."""
+        return cls(dict(zip(patterns, fractions, strict=True)))
