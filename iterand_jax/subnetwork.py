@@ -348,7 +348,6 @@ class Subnetwork:
         rule = self.rule_of(path, leaf)
         if not rule.prune:
             return None
-        check_kernel(path, leaf)
         rule.check(path, leaf.shape)
         return rule.fan_in_of(leaf.shape)
 
@@ -385,7 +384,12 @@ class Subnetwork:
         leaves = leaves_with_paths(params)
         for path, leaf in leaves:
             check_array(path, leaf)
-        pruned = [path for path, leaf in leaves if self.fan_in(path, leaf) is not None]
+        pruned = []
+        for path, leaf in leaves:
+            if self.rule_of(path, leaf).prune:
+                check_kernel(path, leaf)
+                self.fan_in(path, leaf)  # refuses a leaf whose axes are not known
+                pruned.append(path)
         if not pruned:
             paths = ", ".join(path for path, _ in leaves)
             raise ValueError(

@@ -7,15 +7,17 @@ from jax import Array
 
 from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES
 from iterand_jax.rules.patterns import covers
-from iterand_jax.rules.rule import Rule
+from iterand_jax.rules.rule import ModelRule, Rule
 
 __all__ = ["check_normalization", "check_rules"]
+
+DEFAULTS = (*DEFAULT_RULES, *OUTPUTS_FIRST_RULES)
 
 
 def check_rules(rules: Sequence[Rule]) -> None:
     """Raises ValueError for a rule that is never used, though it says something else.
 
-    Default rules may come after others, which are there to replace them.
+    Default rules and those of a model may come after others, which override them.
 
     >>> check_rules([Rule("*", True), Rule("a/b", False)])
     Traceback (most recent call last):
@@ -25,7 +27,7 @@ def check_rules(rules: Sequence[Rule]) -> None:
     wide: list[Rule] = []
     exact: dict[str, Rule] = {}
     for rule in rules:
-        if rule not in DEFAULT_RULES and rule not in OUTPUTS_FIRST_RULES:
+        if not (isinstance(rule, ModelRule) or rule in DEFAULTS):
             for earlier in (*wide, *filter(None, [exact.get(rule.pattern)])):
                 same = dataclasses.replace(
                     earlier, pattern=rule.pattern, min_ndim=rule.min_ndim

@@ -1,6 +1,5 @@
 """The axes of layers that the libraries share, as keywords of a `Rule`."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 
 from iterand_jax.rules.patterns import literal
-from iterand_jax.rules.rule import Rule
+from iterand_jax.rules.rule import ModelRule, Rule
 
 __all__ = ["NOT_PRUNED", "convolution", "einsum", "general", "leaf_rule", "stack_of"]
 
@@ -124,7 +123,7 @@ def stacked(rule: Rule, slice_ndim: int, stack: Sequence[int]) -> Rule:
         return rule
     left = [a for a in range(slice_ndim + len(stack)) if a not in stack]
     axes = rule.axes(slice_ndim)
-    return Rule(
+    return ModelRule(
         rule.pattern,
         prune=rule.prune,
         in_axis=tuple(left[a] for a in axes.inputs),
@@ -156,15 +155,15 @@ def leaf_rule(
         slice_ = jax.ShapeDtypeStruct(slice_shape, "float32")
         rule = next(rule for rule in defaults if rule.claims(path, slice_))
         if rule.prune and ndim not in (rule.ndims or ()):
-            return Rule(literal(path), prune=True, ndims=())
-        rule = dataclasses.replace(rule, pattern=literal(path), min_ndim=0, ndims=None)
+            return ModelRule(literal(path), prune=True, ndims=())
+        rule = ModelRule(literal(path), rule.prune, out_axis=rule.out_axis)
     else:  # what sums over nothing is a scale
         prune = known.get("in_axis", ()) != ()
-        rule = Rule(literal(path), prune=prune, **known)
+        rule = ModelRule(literal(path), prune=prune, **known)
     if not rule.prune:
         shape = jax.ShapeDtypeStruct((1,) * (ndim + len(stack or ())), "float32")
         claimed = next(rule for rule in defaults if rule.claims(path, shape))
         return rule if claimed.prune else None
     if stack is None:
-        return Rule(literal(path), prune=True, ndims=())
+        return ModelRule(literal(path), prune=True, ndims=())
     return stacked(rule, ndim, stack)

@@ -9,7 +9,7 @@ from jax import Array
 
 from iterand_jax.rules.patterns import matches
 
-__all__ = ["Axes", "Rule"]
+__all__ = ["Axes", "ModelRule", "Rule"]
 
 Axis = int | Sequence[int]
 
@@ -197,3 +197,7 @@ class Rule:
             return self.fan_in
         axes = self.axes(len(shape))
         return math.prod(shape[axis] for axis in (*axes.inputs, *axes.window))
+
+
+class ModelRule(Rule):
+    """A `Rule` that was read from a model: any other rule before it overrides it."""
