@@ -107,8 +107,8 @@ def _known(
             stack, outputs = _count(module.batch_dims), _count(module.features)
             return general(stack, len(shape) - stack - outputs, outputs)
         case nn.Einsum():
-            given = kwargs.get("einsum_str") or next(iter(args[1:]), None)
-            return einsum(given or module.einsum_str, len(shape))
+            texts = [x for x in (*args, *kwargs.values()) if isinstance(x, str)]
+            return einsum(texts[0] if texts else module.einsum_str, len(shape))
         case nn.Conv():
             return convolution(shape, -2, -1, module.input_dilation)
         case nn.ConvLocal():
