@@ -108,7 +108,7 @@ def _known(
             return general(stack, len(shape) - stack - outputs, outputs)
         case nn.Einsum():
             texts = [x for x in (*args, *kwargs.values()) if isinstance(x, str)]
-            return einsum(texts[0] if texts else module.einsum_str, len(shape))
+            return einsum((*texts, module.einsum_str)[0], len(shape))
         case nn.Conv():
             return convolution(shape, -2, -1, module.input_dilation)
         case nn.ConvLocal():

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 from jax import Array
 
 from iterand_jax.rules.patterns import matches
@@ -101,7 +102,7 @@ class Rule:
                 f"{self.fan_in}"
             )
 
-    def claims(self, path: str, leaf: Array) -> bool:
+    def claims(self, path: str, leaf: Array | jax.ShapeDtypeStruct) -> bool:
         """Whether this rule matches a leaf of this path and shape.
 
         >>> import numpy as np

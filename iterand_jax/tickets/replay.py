@@ -159,7 +159,7 @@ class _Draws(NamedTuple):
     """What the weights of a leaf are drawn from."""
 
     distribution: Distribution
-    fan_in: int
+    fan_in: float
 
 
 def _map_drawn(f, tree: PyTree, subnetwork: Subnetwork) -> PyTree:
