@@ -65,7 +65,12 @@ FIELDS: dict[str, tuple[Any, str]] = {
     # What is logged and kept.
     "report_memory": (False, "print what a step needs, before the first one"),
     "log_every_steps": (50, "from one line of metrics.jsonl to the next"),
-    "checkpoint_every_steps": (0, "0: at the end of each epoch"),
+    "checkpoint_every_steps": (0, "0: by time, or at the end of each epoch"),
+    "checkpoint_every_seconds": (
+        int,
+        "the most seconds of work that a run is to lose; 0: no such limit; None: 60 on "
+        "accelerators without checkpoint_every_steps, else 0",
+    ),
     "keep_checkpoints": (2, "how many of the newest"),
     "keep_best_checkpoints": (0, "besides, those of the best validation accuracy"),
     "keep_checkpoint_epochs": ((), "besides, those at the end of these epochs"),

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from iterand_jax.checks import check_at_least, described
 from iterand_jax.runtime.registry import Registry
 from iterand_jax.subnetwork import Subnetwork, apply_masks, check_sampling_rate
 
@@ -98,6 +99,14 @@ class Method:
     resampling: tuple[int, float] | None = None
 
 
+def _check_subnetwork(subnetwork: Any) -> None:
+    if not isinstance(subnetwork, Subnetwork):
+        raise ValueError(
+            f"a method takes a Subnetwork first, Subnetwork(sparsity=0.5) say; got "
+            f"{described(subnetwork)}"
+        )
+
+
 def sgd(subnetwork: Subnetwork) -> Method:
     """Ordinary training of a dense network drawn from the subnetwork's D_param.
 
@@ -108,6 +117,8 @@ def sgd(subnetwork: Subnetwork) -> Method:
     >>> method.init(jax.random.key(0), {"kernel": jnp.zeros((2, 2))})[1]
     {}
     """
+
+    _check_subnetwork(subnetwork)
 
     def init(key, params):
         _, weights = subnetwork.init(key, params)
@@ -134,6 +145,9 @@ def fixed_mask(mask_tree: PyTree) -> Method:
     (Array([3., 0.], dtype=float32), Array([5.], dtype=float32))
     """
 
+    if isinstance(mask_tree, Subnetwork):
+        raise ValueError("fixed_mask takes a tree of masks; got a Subnetwork")
+
     def init(key, params):
         del key
         return apply_masks(params, mask_tree), mask_tree
@@ -159,6 +173,8 @@ def unfilled_mask(subnetwork: Subnetwork) -> Method:
     {'kernel': Array([[1., 1.]], dtype=float32)}
     """
 
+    _check_subnetwork(subnetwork)
+
     def init(key, params):
         scores, weights = subnetwork.init(key, params)
         return weights, jax.tree.map(jnp.ones_like, scores)
@@ -175,6 +191,7 @@ def edge_popup(subnetwork: Subnetwork) -> Method:
     >>> int((method.params(scores, weights, 0)["kernel"] != 0).sum())
     8
     """
+    _check_subnetwork(subnetwork)
     return Method(
         init=subnetwork.init,
         params=lambda scores, weights, step: subnetwork.prune(scores, weights),
@@ -204,8 +221,8 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
     >>> method.refresh_every, int(redrawn)
     (300, 8)
     """
-    if k_per < 1:
-        raise ValueError(f"k_per is the period in steps, at least 1; got {k_per}")
+    _check_subnetwork(subnetwork)
+    check_at_least(1, k_per, "k_per is the period in steps")
     check_sampling_rate(sampling_rate)
 
     def refresh(key, step, scores, weights):

@@ -43,28 +43,15 @@ def map_pair(
 ) -> PyTree:
     """The tree of f(path, scored, weight); weights beside None stay as they are.
 
-    Raises:
-      ValueError: the trees have the same paths, but are made of other containers.
-
     >>> map_pair(lambda path, s, w: s * w, {"a": 2, "b": None}, {"a": 3, "b": 5})
     {'a': 6, 'b': 5}
     """
-    try:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, s, w: w if s is None else f(path_string(path), s, w),
-            scored,
-            weights,
-            is_leaf=_is_none,
-        )
-    except ValueError as error:
-        if jax.tree.structure(scored) == jax.tree.structure(weights):
-            raise
-        if "structure" not in str(error) and "Expected" not in str(error):
-            raise
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"the trees of scores and weights differ in structure: {reason[:300]}"
-        ) from error
+    return jax.tree_util.tree_map_with_path(
+        lambda path, s, w: w if s is None else f(path_string(path), s, w),
+        scored,
+        weights,
+        is_leaf=_is_none,
+    )
 
 
 def check_pair(scored: PyTree, weights: PyTree, *, what: str = "score") -> None:
@@ -108,6 +95,13 @@ shape
                 f"the leaf {path!r} has a weight, and the tree of {what}s has neither "
                 f"a {what} nor None in its place"
             )
+    try:
+        jax.tree.map(lambda s, w: None, scored, weights, is_leaf=_is_none)
+    except (TypeError, ValueError) as error:  # the same paths, in other containers
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the trees of {what}s and weights differ in structure: {reason[:200]}"
+        ) from error
 
 
 def _with_none(tree: PyTree) -> dict[str, Any]:

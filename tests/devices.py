@@ -77,6 +77,7 @@ def the_steps_and_the_refresh_hand_arrays_on_as_they_are():
     replicated = parallel.replicated(run.mesh)
     compiled = programs.compile_programs(run, [state])
     (step,) = compiled.steps.values()
+    compiled.wait()
     run.feed.open(run.root)
     batch = run.feed.batch(0)
     k_per = run.config.k_per

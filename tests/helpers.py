@@ -26,7 +26,7 @@ from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Replica
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMINGS = {"seconds", "examples_per_second"}
+TIMINGS = {"seconds", "examples_per_second", "startup"}
 
 
 def build(config, source="digits"):
@@ -87,8 +87,8 @@ def killed(at, folder=""):
     """What trains within dies once it has logged a step, in a workdir of this name."""
     log_step = Replica.log_step
 
-    def dying(self, programs, step):
-        log_step(self, programs, step)
+    def dying(self, numbers, step):
+        log_step(self, numbers, step)
         if step == at and folder in ("", self._workdir.name):
             raise Killed
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from experiments.paper.experiment import Experiment, HeatMap, Lines
 from experiments.paper.names import shown
@@ -24,6 +25,8 @@ COLORS = {
     "sgd": "#444444",
     "imp": "#2f8f5b",
 }
+# How far apart are the points that series have at one place, in points (1/72 inch).
+ASIDE = 8
 STYLES = {"SC": ("-", "o"), "KU": ("--", "s"), None: ("-", "o")}
 
 
@@ -119,7 +122,8 @@ def _lines(
             kind = kind_of(entry) if owner == OURS else None
             key = owner, labels["method"], labels.get("distribution"), kind
             series.setdefault(key, []).append(entry)
-    for (owner, method, distribution, kind), members in series.items():
+    for i, (key, members) in enumerate(series.items()):
+        owner, method, distribution, kind = key
         points = {
             (_x(entry, spec, words, owner), *number)
             for entry in members
@@ -144,6 +148,7 @@ def _lines(
             ax.axhspan(mean - deviation, mean + deviation, **style)
             continue
         ours = owner == OURS
+        aside = 0.0 if words or spec.x in METRICS else i - (len(series) - 1) / 2
         ax.errorbar(
             *np.array(sorted(points), float).T,
             marker=marker,
@@ -152,6 +157,7 @@ def _lines(
             linestyle="none" if words or not spec.panel else line if ours else ":",
             linewidth=1.6 if ours else 0.8,
             capsize=3,
+            transform=_points_aside(ax, ASIDE * aside),
             **style,
         )
     ax.set_ylabel(METRICS[metric].title)
@@ -167,6 +173,12 @@ def _lines(
         ax.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
         ax.set_xticks([], minor=True)
         ax.tick_params(axis="x", labelrotation=60 if len(values) > 5 else 0)
+
+
+def _points_aside(ax: Axes, points: float) -> Transform:
+    """The axes' data, shifted to the right by points: on a scale of any kind."""
+    shift = ScaledTranslation(points / 72, 0, ax.get_figure(root=True).dpi_scale_trans)
+    return ax.transData + shift
 
 
 def _number(entry: Entry, metric: str, owner: str) -> tuple[float, float] | None:

@@ -76,6 +76,7 @@ WITHOUT_INFLUENCE = (
     "report_memory",
     "log_every_steps",
     "checkpoint_every_steps",
+    "checkpoint_every_seconds",
     "keep_checkpoints",
     "keep_best_checkpoints",
     "keep_checkpoint_epochs",

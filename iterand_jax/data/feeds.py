@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from iterand_jax.data import augment
 from iterand_jax.keys import keyed
@@ -44,6 +44,18 @@ class Placement(NamedTuple):
     def put_batch(self, own: PyTree) -> PyTree:
         """A batch, of the rows that each process made of it."""
         return jax.make_array_from_process_local_data(self.batch, own)
+
+    @property
+    def batches(self) -> Sharding:
+        """Of several batches along a first axis, each split as one batch is."""
+        if not isinstance(self.batch, NamedSharding):
+            return self.batch
+        spec = PartitionSpec(None, *self.batch.spec)
+        return NamedSharding(self.batch.mesh, spec)
+
+    def put_batches(self, own: PyTree) -> PyTree:
+        """Several batches along a first axis, of the rows that each process made."""
+        return jax.make_array_from_process_local_data(self.batches, own)
 
     def put_whole(self, tree: PyTree) -> PyTree:
         """Arrays that every process has, on every device."""
@@ -114,6 +126,20 @@ class Feed(abc.ABC):
     @abc.abstractmethod
     def split(self, name: str) -> Iterator[PyTree]:
         """The batches of "validation", once open, or of "test", at any time."""
+
+    def stack_shapes(self) -> PyTree | None:
+        """The batches that `stacks` gives at once, as shapes with another first axis.
+
+        None for a feed whose batches are not all of one form or not in memory.
+        """
+        return None
+
+    def stacks(self, name: str) -> Iterator[PyTree]:
+        """The batches of a split as `split` gives them, many at once on the devices.
+
+        The last ones may be of weight 0. "validation" is put there once.
+        """
+        raise ValueError(f"{type(self).__name__} gives its batches one by one")
 
     @abc.abstractmethod
     def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:

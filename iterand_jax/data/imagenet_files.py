@@ -6,6 +6,7 @@ few training images that are not RGB JPEGs.
 
 import contextlib
 import io
+import logging
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VALIDATION_ARCHIVE = "ILSVRC2012_img_val.tar"
 FOLDERS = {"train": "train", "validation": "val"}
 SUFFIXES = (".jpeg", ".jpg")
+_LOGGER = logging.getLogger(__name__)
 
 Examples = Iterable[tuple[str | int, dict[str, Any]]]
 
@@ -84,7 +86,7 @@ def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if not classes:
         raise ValueError(f"{folder} has no class folders, such as {synsets[0]}")
-    known, found = set(synsets), []
+    known, found, hidden = set(synsets), [], []
     for path in classes:
         if path.name not in known:
             raise ValueError(
@@ -92,9 +94,18 @@ def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
                 f"{len(synsets)} synsets, such as {synsets[0]}"
             )
         images = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
+        hidden += sorted(p for p in images if p.name.startswith("."))
+        images = sorted(p for p in images if not p.name.startswith("."))
         if not images:
             raise ValueError(f"{path} has no images (*.JPEG)")
-        found += [(path.name, image) for image in sorted(images)]
+        found += [(path.name, image) for image in images]
+    if hidden:  # macOS writes ._x.JPEG beside x.JPEG on disks of other systems
+        _LOGGER.warning(
+            "left out of %s: %d files whose names start with a dot, such as %s",
+            folder,
+            len(hidden),
+            hidden[0],
+        )
     return found
 
 

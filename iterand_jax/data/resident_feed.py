@@ -6,6 +6,7 @@ data from the host.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,7 @@ class ResidentArrays(Feed):
             out_shardings=placement.replicated,
         )
         self._epoch, self._epoch_order = -1, None
+        self._stacks: list[PyTree] = []  # of "validation", shared by all runs
 
     def open(self, root: Array, position: Any = None) -> None:
         """Puts the training split on the devices and keeps the rest on the host."""
@@ -84,6 +86,7 @@ class ResidentArrays(Feed):
         assert isinstance(other, ResidentArrays)
         self._root = root
         self._train, self._validation = other._train, other._validation
+        self._stacks = other._stacks
 
     def files(self) -> Mapping[str, str]:
         """The names of the classes, one a line in the order of their labels."""
@@ -129,16 +132,48 @@ class ResidentArrays(Feed):
 
     def split(self, name: str) -> Iterator[PyTree]:
         """Batches padded with the last example, and weights that leave that out."""
+        data = self._examples(name)
+        for start in range(0, len(data.labels), self._eval_batch_size):
+            yield self._placement.put_batch(self._eval_batch(data, start))
+
+    def stack_shapes(self) -> PyTree:
+        """As many batches as the validation split has."""
+        number = math.ceil(self.sizes["validation"] / self._eval_batch_size)
+        (shapes,) = self.eval_shapes()
+        several = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((number, *a.shape), a.dtype), shapes
+        )
+        return with_sharding(several, self._placement.batches)
+
+    def stacks(self, name: str) -> Iterator[PyTree]:
+        """Batches as `split` makes them, as many at once as validate."""
+        if name != "validation":
+            yield from self._stacks_of(self._examples(name))
+            return
+        if not self._stacks:
+            self._stacks += self._stacks_of(self._validation)
+        yield from self._stacks
+
+    def _stacks_of(self, data: Images) -> Iterator[PyTree]:
+        number = math.ceil(self.sizes["validation"] / self._eval_batch_size)
+        size = self._eval_batch_size
+        for first in range(0, len(data.labels), number * size):
+            batches = [self._eval_batch(data, first + i * size) for i in range(number)]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+            yield self._placement.put_batches(stacked)
+
+    def _examples(self, name: str) -> Images:
         held_out = name == "validation"
-        data = self._validation if held_out else Images(*self._source.read(name))
+        return self._validation if held_out else Images(*self._source.read(name))
+
+    def _eval_batch(self, data: Images, start: int) -> tuple[Images, np.ndarray]:
+        """This process's rows of the batch from a row on, and their weights."""
         size = len(data.labels)
-        for start in range(0, size, self._eval_batch_size):
-            rows = np.arange(start, start + self._eval_batch_size)
-            indices = self._placement.own(rows)
-            weights = (indices < size).astype(np.float32)
-            indices = np.minimum(indices, size - 1)
-            batch = jax.tree.map(lambda x, i=indices: x[i], data)
-            yield self._placement.put_batch((batch, weights))
+        rows = np.arange(start, start + self._eval_batch_size)
+        indices = self._placement.own(rows)
+        weights = (indices < size).astype(np.float32)
+        indices = np.minimum(indices, size - 1)
+        return jax.tree.map(lambda x: x[indices], data), weights
 
     def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
         """The examples of a batch, as `plain` gives them."""

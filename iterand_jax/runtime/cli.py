@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from iterand_jax.runtime import compilation, hosts, user_code
+from iterand_jax.runtime import compilation, hosts, modes, user_code
 from iterand_jax.runtime.signals import InterruptedRunError
 
 FAILED = 1
@@ -186,7 +186,8 @@ def run(
         try:
             for name in imports():
                 user_code.import_named(name)
-            return main(*arguments[1:])
+            with modes.fixed():
+                return main(*arguments[1:])
         except Exception as error:
             status = _tell(error)
             if status is None:

@@ -5,7 +5,12 @@ options, and the features of the processor or accelerator. The commands switch t
 on; a library leaves the choice to the program that imports it.
 """
 
+import contextlib
+import dataclasses
+import functools
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +56,55 @@ def compiler_options(dtype: str) -> dict[str, str]:
     if dtype != "bfloat16" or jax.default_backend() != "cpu" or version < (0, 11):
         return {}
     return {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@dataclasses.dataclass
+class Times:
+    """What JAX did to make programs.
+
+    Attributes:
+      lowered: the seconds until XLA's program was there.
+      compiled: the seconds until the device's was, or until it was read from the cache.
+      cached: whether one came from the cache.
+    """
+
+    lowered: float = 0.0
+    compiled: float = 0.0
+    cached: bool = False
+
+
+_current = threading.local()
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[Times]:
+    """Measures what this thread compiles inside."""
+    _listen()
+    times = _current.times = Times()
+    try:
+        yield times
+    finally:
+        _current.times = None
+
+
+@functools.cache
+def _listen() -> None:
+    """Hears of JAX's compilations, which it reports in the thread that does them."""
+
+    def add(event: str, duration_secs: float, **_: Any) -> None:
+        times = getattr(_current, "times", None)
+        if times is not None and event.endswith("jaxpr_to_mlir_module_duration"):
+            times.lowered += duration_secs
+        elif times is not None and event.endswith("backend_compile_duration"):
+            times.compiled += duration_secs
+
+    def note(event: str, **_: Any) -> None:
+        times = getattr(_current, "times", None)
+        if times is not None and event.endswith("compilation_cache/cache_hits"):
+            times.cached = True
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+    jax.monitoring.register_event_listener(note)
 
 
 def _folder() -> Path:

@@ -15,6 +15,7 @@ from iterand_jax.keys import keyed
 from iterand_jax.networks import build_network
 from iterand_jax.rules import DEFAULT_RULES, Rule
 from iterand_jax.rules.patterns import literal
+from iterand_jax.runtime import modes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets import replay
 
@@ -77,7 +78,7 @@ class Draws:
 
     def _replay(self, function: Callable[..., PyTree], tree: PyTree) -> PyTree:
         with jax.default_device(_cpu()):
-            root = jax.random.key(self.seed)
+            root = jax.random.key(self.seed, impl=modes.GENERATOR)
             replayed = function(
                 keyed(root, "method"),
                 root,

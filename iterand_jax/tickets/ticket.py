@@ -25,7 +25,7 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.data.text import WORDS, Vocabulary, as_lines, from_lines
-from iterand_jax.runtime import compilation
+from iterand_jax.runtime import compilation, modes
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.tickets import packing
 from iterand_jax.tickets.metadata import Description
@@ -228,6 +228,7 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+@modes.fixed()
 def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> Ticket:
     """Reads a ticket and rebuilds its weights, bit for bit.
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from iterand_jax.configs import default, load
 from iterand_jax.data import own
 from iterand_jax.data.feeds import plan_sizes
+from iterand_jax.runtime import modes
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import exporting
 from iterand_jax.training import workdir as workdirs
@@ -73,6 +74,7 @@ class Result:
         return ticket
 
 
+@modes.fixed()
 def train(
     what: str | ConfigDict | nn.Module,
     data: Mapping[str, Any] | tuple[Any, Any] | None = None,

@@ -8,6 +8,8 @@ With several processes, the state is replicated on all of them and only process 
 and writes. They compare their states before a save, and all resume from what it read.
 """
 
+import concurrent.futures
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from iterand_jax.training.checkpoint_folder import CheckpointFolder, zeros
 from iterand_jax.trees import leaves_of
 
 PyTree = Any
+
+# One for all folders: Orbax numbers the saves of a process, and two that begin at once
+# in different threads would take one number.
+_THREAD = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
 
 
 def state_leaves(state: PyTree) -> dict[str, np.ndarray]:
@@ -49,6 +55,8 @@ class Checkpoints:
         another process may be training: checkpoints that it deletes are skipped.
         """
         self._folder: Any = None  # the first process has it
+        self._pending: concurrent.futures.Future | None = None
+        self.seconds = 0.0  # from the last save's begin until it was on disk
         with hosts.together():
             if hosts.is_first():
                 self._folder = CheckpointFolder(
@@ -65,22 +73,53 @@ class Checkpoints:
         state: PyTree,
         record: dict[str, Any],
         score: float | None = None,
+        *,
+        copied: bool = False,
     ) -> None:
         """Saves after a step, in the background once the state is copied.
+
+        It first waits for the previous save, so that at most one copy is held. With
+        several processes only the writing is in the background.
 
         Args:
           step: the number of steps done.
           state: a tree of arrays.
           record: the host-side record, JSON-serializable.
           score: ranks the checkpoint for `keep_best`; without a score it never counts.
+          copied: whether nobody changes or donates these arrays.
 
         Raises:
           DifferingProcessesError: the processes do not hold the same state.
           OSError: the previous save failed; earlier checkpoints are intact.
         """
+        self._settle()
+        if hosts.are_alone():
+            leaves = leaves_of(state) if copied else state_leaves(state)
+            arguments = step, leaves, record, score, time.perf_counter()
+            self._pending = _THREAD.submit(self._write, *arguments)
+            return
         leaves = state_leaves(state)
         hosts.check_same(leaves)
         hosts.from_first(lambda: self._folder.save(step, leaves, record, score))
+
+    def _write(
+        self,
+        step: int,
+        leaves: dict[str, Any],
+        record: dict[str, Any],
+        score: float | None,
+        begun: float,
+    ) -> None:
+        on_host = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+        self._folder.save(step, on_host, record, score)
+        self._folder.wait()
+        self.seconds = time.perf_counter() - begun
+
+    def _settle(self) -> None:
+        """Returns when the last save has ended; raises its error, once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def restore(
         self, abstract: PyTree, at_most: int | None = None
@@ -100,6 +139,7 @@ class Checkpoints:
           ValueError: there are checkpoints, but all are damaged.
           OSError: they cannot be read (e.g. permissions), which is not damage.
         """
+        self._settle()
         return _of_first(lambda: self._folder.restore(abstract, at_most), abstract)
 
     def restore_step(
@@ -110,22 +150,31 @@ class Checkpoints:
         Raises:
           ValueError: there is none of this step, or it is damaged or incompatible.
         """
+        self._settle()
         found = _of_first(lambda: self._folder.restore_step(step, abstract), abstract)
         assert found is not None
         return found
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, intact or damaged."""
+        self._settle()
         return hosts.from_first(lambda: self._folder.steps())
 
     def wait(self) -> None:
         """Returns when all is on disk; raises OSError if it could not be written."""
+        self._settle()
         hosts.from_first(lambda: self._folder.wait())
 
     def close(self) -> None:
         """Waits for pending writes and closes the manager."""
-        if self._folder is not None:
-            self._folder.close()
+        try:
+            self._settle()
+        finally:
+            if self._folder is not None and hosts.are_alone():
+                # Orbax raises a save's error once for each thread that waits for it.
+                _THREAD.submit(self._folder.close).result()
+            elif self._folder is not None:
+                self._folder.close()
 
 
 def _of_first(

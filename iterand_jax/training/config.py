@@ -29,6 +29,7 @@ OF_THE_METHOD = (
     "unpruned",
 )
 DTYPES = ("float32", "bfloat16")
+LARGEST_SEED = 2**32 - 1
 MATMUL_PRECISIONS = ("default", "high", "highest")
 
 
@@ -109,15 +110,17 @@ def _check(config: ConfigDict, given: Given) -> None:
                 f"{field} is a whole number of at least 1; got {config[field]}"
             )
     for field, value in (
-        ("seed", config.seed),
         ("steps_per_dispatch", config.steps_per_dispatch),
         ("checkpoint_every_steps", config.checkpoint_every_steps),
+        ("checkpoint_every_seconds", config.checkpoint_every_seconds),
         ("keep_best_checkpoints", config.keep_best_checkpoints),
         ("dataset.split_seed", config.dataset.split_seed),
         ("rewind_epochs", config.rewind_epochs),
     ):
         if value is not None and value < 0:
             raise ValueError(f"{field} is a whole number from 0; got {value}")
+    _check_seeds(config)
+    _check_kept_epochs(config)
     if not 0 < config.learning_rate < float("inf"):
         raise ValueError(
             f"learning_rate is a finite number above 0; got {config.learning_rate:g}"
@@ -130,6 +133,30 @@ def _check(config: ConfigDict, given: Given) -> None:
     fraction = config.dataset.validation_fraction
     if fraction is not None and not 0 < fraction < 1:
         raise ValueError(f"dataset.validation_fraction is in (0, 1); got {fraction:g}")
+
+
+def _check_seeds(config: ConfigDict) -> None:
+    """A key is made of 32 bits of a seed: others would repeat the bits of smaller ones.
+
+    With replicas the last of the seeds counts, too.
+    """
+    last = config.seed + config.replicas - 1
+    if config.seed < 0 or last > LARGEST_SEED:
+        of_replicas = f" with replicas={config.replicas}" if config.replicas > 1 else ""
+        raise ValueError(
+            f"seed is a whole number from 0 to "
+            f"{LARGEST_SEED - config.replicas + 1}{of_replicas}; got {config.seed}"
+        )
+
+
+def _check_kept_epochs(config: ConfigDict) -> None:
+    for epoch in config.keep_checkpoint_epochs:
+        whole = isinstance(epoch, int) and not isinstance(epoch, bool)
+        if not whole or not 1 <= epoch <= config.epochs:
+            raise ValueError(
+                f"keep_checkpoint_epochs are whole numbers from 1 to {config.epochs}, "
+                f"the epochs of the run; got {epoch!r}"
+            )
 
 
 def _check_schedule(config: ConfigDict) -> None:

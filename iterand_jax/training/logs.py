@@ -1,5 +1,7 @@
 """The logs of a run: metrics.jsonl and TensorBoard events."""
 
+import collections
+import concurrent.futures
 import contextlib
 import json
 import time
@@ -120,12 +122,63 @@ class SilentLog(MetricsLog):
         """Closes nothing."""
 
 
+class BackgroundLog:
+    """A log whose records a thread writes, in order, while training goes on.
+
+    After a failed write nothing more is written; the next call raises its error.
+    """
+
+    def __init__(self, log: MetricsLog):
+        """Takes over a log."""
+        self._log, self._failed = log, False
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "log")
+        self._pending: collections.deque[concurrent.futures.Future] = (
+            collections.deque()
+        )
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends one record, soon."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._write, record))
+
+    def wait(self) -> None:
+        """Returns when all records are written."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def close(self) -> None:
+        """Waits, and closes the log."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._log.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if not self._failed:
+            self._failed = True
+            self._log.write(record)
+            self._failed = False
+
+
 class Clock:
     """Seconds by phase, accumulated over restarts."""
 
     def __init__(self, seconds: dict[str, float]):
         """Starts from seconds measured before."""
         self.seconds = dict(seconds)
+        self._since = time.perf_counter()
+
+    def start(self) -> None:
+        """Begins the time that the next `lap` adds, as does the end of a `measure`."""
+        self._since = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Adds the time since the last lap to a phase."""
+        now = time.perf_counter()
+        self._add(phase, now - self._since)
+        self._since = now
 
     @contextlib.contextmanager
     def measure(self, phase: str) -> Iterator[None]:
@@ -134,5 +187,8 @@ class Clock:
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - start
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
+            self._since = time.perf_counter()
+            self._add(phase, self._since - start)
+
+    def _add(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds

@@ -1,13 +1,16 @@
 """The loop: train, re-randomize, validate, log, checkpoint; at the end, test once."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
+from iterand_jax.data.feeds import with_sharding
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.signals import (
     InterruptedRunError,
@@ -17,11 +20,28 @@ from iterand_jax.runtime.signals import (
 from iterand_jax.runtime.terminal import progress_bar
 from iterand_jax.training import memory, parallel
 from iterand_jax.training.logs import Clock
-from iterand_jax.training.programs import compile_programs
+from iterand_jax.training.numbers import unpack
+from iterand_jax.training.programs import Programs, compile_programs
 from iterand_jax.training.replica import Callback, Outcome, Replica, restore_together
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.startup import Startup
 
 _FAILURE = 1000  # beyond any signal
+_AHEAD = 2  # dispatches that a device has before it: one runs, one waits
+
+
+class _Dispatched(NamedTuple):
+    """Steps that the devices have been given.
+
+    Attributes:
+      step: the number of steps done after them.
+      numbers: what logs need of the states then, as `Programs.numbers` gives it.
+      logs: whether it is a log step.
+    """
+
+    step: int
+    numbers: Array
+    logs: bool
 
 
 def train_and_evaluate(
@@ -43,25 +63,26 @@ def train_together(
     runs: Sequence[DataRun],
     workdirs: Sequence[Path],
     *,
-    started: float | None = None,
+    startup: Startup | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[Outcome]:
     """Trains runs that differ only in their seeds in one program, as if each alone.
 
     Each has a separate workdir. All resume from the newest step that all of them have
-    saved. The time to the first step counts from `started`, a time.perf_counter(), by
-    default from now. In process 0 each log record is passed to the callbacks.
+    saved. `startup` gets the parts of this start; the time to the first step counts
+    from its begin, by default from now. In process 0 each log record is passed to the
+    callbacks.
 
     Raises:
       NonFiniteLossError, InterruptedRunError, ValueError: as `train_and_evaluate`.
     """
-    started = time.perf_counter() if started is None else started
+    startup = startup or Startup()
     replicas = [
         Replica(run, workdir, callbacks)
         for run, workdir in zip(runs, workdirs, strict=True)
     ]
     try:
-        return _Trainer(replicas, started).run()
+        return _Trainer(replicas, startup).run()
     finally:
         runs[0].feed.close()
         for replica in replicas:
@@ -71,23 +92,31 @@ def train_together(
 class _Trainer:
     """Trains runs from their checkpoints, or from scratch, to the end."""
 
-    def __init__(self, replicas: Sequence[Replica], started: float):
-        self._replicas, self._started = replicas, started
+    def __init__(self, replicas: Sequence[Replica], startup: Startup):
+        self._replicas, self._startup = replicas, startup
         first, *others = replicas
         self._run = run = first.run  # shared by all, except seeds and states
         self._roots = tuple(replica.run.root for replica in replicas)
-        self._start = restore_together(replicas)
         self._stop: int | None = None  # the signal that all processes know of
+        print("compiling ...", flush=True)
+        # What lies on the devices has known shapes: programs compile while it is read.
+        if run.dataset.resident:
+            self._programs = self._compile()
+        with startup.part("state"):
+            self._start = restore_together(replicas)
         self._clock = Clock(first.record.seconds)
-        with self._clock.measure("reading"):
+        self._dispatched: collections.deque[_Dispatched] = collections.deque()
+        self._observed = self._start  # the step up to which `_dispatched` was read
+        with self._clock.measure("reading"), startup.part("reading"):
             run.feed.open(run.root, first.record.position)
             for other in others:
                 other.run.feed.open_beside(run.feed, other.run.root)
             for replica in replicas:
                 replica.write_files()
-        print("compiling ...", flush=True)
+        if not run.dataset.resident:
+            self._programs = self._compile()
         with self._clock.measure("compilation"):
-            self._programs = compile_programs(run, [r.state for r in replicas])
+            assert self._programs.steps  # the time that was waited for them
         if run.config.report_memory:
             told = memory.report(
                 [replica.state for replica in replicas],
@@ -97,8 +126,16 @@ class _Trainer:
             print(told, flush=True)
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
-        for replica in replicas:
-            replica.open_log(self._clock)
+        with startup.part("log"):
+            for replica in replicas:
+                replica.open_log(self._clock)
+
+    def _compile(self) -> Programs:
+        replicated = parallel.replicated(self._run.mesh)
+        shapes = with_sharding(self._run.abstract, replicated)
+        return compile_programs(
+            self._run, [shapes] * len(self._replicas), self._startup
+        )
 
     def run(self) -> list[Outcome]:
         """Runs to the end."""
@@ -107,15 +144,17 @@ class _Trainer:
             contextlib.ExitStack() as logs,
             progress_bar(
                 total, initial=self._start, hidden=not hosts.is_first()
-            ) as bar,
+            ) as self._bar,
             stop_requests() as stop,
         ):
             for replica in self._replicas:
                 logs.callback(replica.close)
+            self._saved = time.perf_counter()
+            self._clock.start()
             step = self._start
             while step < total and self._stop is None:
-                step = self._until_event(step, bar, stop)
-                self._after(step, bar)
+                step = self._until_event(step, stop)
+                self._after(step)
             if self._stop is not None:
                 self._save(step)
             self._wait()
@@ -123,9 +162,12 @@ class _Trainer:
             heard = hosts.largest(self._stop or stop.number or 0)
             if heard:
                 raise InterruptedRunError(step, heard)
-        return [replica.finish(self._programs) for replica in self._replicas]
+        return [
+            replica.finish(self._programs, self._startup.parts)
+            for replica in self._replicas
+        ]
 
-    def _until_event(self, step: int, bar, stop: StopRequest) -> int:
+    def _until_event(self, step: int, stop: StopRequest) -> int:
         """Trains until the next refresh, log, validation or checkpoint, or a stop."""
         run = self._run
         periods = [
@@ -136,18 +178,62 @@ class _Trainer:
         ]
         end = min(step - step % period + period for period in periods if period)
         end = min(end, run.total_steps)
-        with self._clock.measure("training"):
-            while step < end and self._stop is None:
-                batches = self._batches(step, stop)
-                count = self._dispatch(step, end, batches)
-                if step == self._start:
-                    elapsed = time.perf_counter() - self._started
-                    self._clock.seconds["first step"] = elapsed
-                step += count
-                bar.update(count)
-                if hosts.are_alone():  # several processes agree in `_batches`
-                    self._stop = stop.number
+        while step < end and self._stop is None:
+            begun = time.perf_counter()
+            batches = self._batches(step, stop)
+            first = step == self._start
+            step += self._dispatch(step, end, batches)
+            if first or not self._runs_ahead:
+                # Async dispatch on CPU runs far ahead, which would show nothing.
+                self._replicas[-1].state.step.block_until_ready()
+                self._arrived(step)
+            elif step < end:
+                self._ask(step)
+            if first:
+                self._startup.add("first dispatch", begun)
+                elapsed = time.perf_counter() - self._startup.started
+                self._clock.seconds["first step"] = elapsed
+            if hosts.are_alone():  # several processes agree in `_batches`
+                self._stop = stop.number
         return step
+
+    @property
+    def _runs_ahead(self) -> bool:
+        """Whether devices are given steps before they have done those before."""
+        return self._programs.steps_per_dispatch > 1
+
+    def _ask(self, step: int, *, logs: bool = False) -> None:
+        """Asks for the numbers after a step, and reads those that were asked before."""
+        states = tuple(replica.state for replica in self._replicas)
+        if logs:
+            masks, numbers = self._programs.log(states)
+            for replica, own in zip(self._replicas, masks, strict=True):
+                replica.state = replica.state._replace(masks=own)
+        else:
+            numbers = self._programs.numbers(states)
+        numbers.copy_to_host_async()
+        self._dispatched.append(_Dispatched(step, numbers, logs))
+        self._observe(_AHEAD if self._runs_ahead else 0)
+
+    def _observe(self, ahead: int = 0) -> None:
+        """Reads the numbers of all but the last `ahead` dispatches, and logs them."""
+        while len(self._dispatched) > ahead:
+            step, numbers, logs = self._dispatched.popleft()
+            rows = np.asarray(numbers)  # waits for the device
+            self._arrived(step)
+            self._numbers = [unpack(row) for row in rows]
+            for replica, own in zip(self._replicas, self._numbers, strict=True):
+                replica.check_finite(own)
+            if logs:
+                for replica, own in zip(self._replicas, self._numbers, strict=True):
+                    replica.log_step(own, step)
+                self._show()
+
+    def _arrived(self, step: int) -> None:
+        """A step is done: shows it, and counts the time since the last one."""
+        self._clock.lap("training")
+        self._bar.update(step - self._observed)
+        self._observed = step
 
     def _batches(self, step: int, stop: StopRequest) -> tuple[Any, ...]:
         """The feeds' arguments for a step, one per run.
@@ -170,56 +256,81 @@ class _Trainer:
         return batches
 
     def _dispatch(self, step: int, end: int, batches: tuple[Any, ...]) -> int:
-        """Dispatches one compiled call; returns the number of steps it trained."""
+        """Dispatches one compiled call; returns the number of steps it trains."""
         limit = min(self._programs.steps_per_dispatch, end - step)
         count = min(limit, self._run.feed.steps_alike(step))
         train = self._programs.steps[parallel.form(batches[0])]
         states = tuple(replica.state for replica in self._replicas)
         states = train(states, batches, self._roots, np.int32(count))
-        # Async dispatch on CPU runs far ahead; the bar should show completed steps.
-        states[-1].step.block_until_ready()
         for replica, state in zip(self._replicas, states, strict=True):
             replica.state = state
         return count
 
-    def _after(self, step: int, bar) -> None:
+    def _after(self, step: int) -> None:
+        """Does what is due after a step.
+
+        A refresh, a validation and a checkpoint wait for the steps before them, so that
+        each is timed by itself.
+        """
         config, run, replicas = self._run.config, self._run, self._replicas
         refresh_every = run.method.refresh_every
         if refresh_every and step % refresh_every == 0:
+            self._ask(step)
+            self._observe()
             for replica in replicas:
                 replica.refresh(self._programs, step)
-        for replica in replicas:
-            replica.check_finite()
-        if step % config.log_every_steps == 0:
-            for replica in replicas:
-                replica.log_step(self._programs, step)
-            self._show(bar)
+        self._ask(step, logs=step % config.log_every_steps == 0)
         epoch, rest = divmod(step, run.feed.steps_per_epoch)
         if rest == 0:
-            for replica in replicas:
-                replica.log_epoch(self._programs, step)
-            self._show(bar)
-        every = config.checkpoint_every_steps or run.feed.steps_per_epoch
-        chosen = config.keep_best_checkpoints or epoch in config.keep_checkpoint_epochs
-        if step % every == 0 or (rest == 0 and chosen) or step == run.total_steps:
+            self._observe()
+            for replica, numbers in zip(replicas, self._numbers, strict=True):
+                replica.log_epoch(self._programs, numbers, step)
+            self._show()
+        if self._is_due(step, epoch, rest):
             self._save(step)
 
-    def _show(self, bar) -> None:
+    def _is_due(self, step: int, epoch: int, rest: int) -> bool:
+        """Whether to save after a step, which is the `rest`th after an epoch."""
+        config = self._run.config
+        chosen = config.keep_best_checkpoints or epoch in config.keep_checkpoint_epochs
+        if step == self._run.total_steps or (rest == 0 and chosen):
+            return True
+        every = config.checkpoint_every_steps
+        if every and step % every == 0:
+            return True
+        seconds = parallel.checkpoint_seconds(config.checkpoint_every_seconds, every)
+        if not seconds:
+            return rest == 0 and not every
+        # Work is safe once it is on disk, which takes as long as it last took.
+        takes = max(replica.checkpoints.seconds for replica in self._replicas)
+        late = time.perf_counter() - self._saved + takes >= seconds
+        return bool(hosts.largest(late))
+
+    def _show(self) -> None:
         """Shows the means over all runs in the progress bar."""
         loss, accuracy = np.mean([replica.shown for replica in self._replicas], axis=0)
         shown = {"loss": f"{loss:.3f}", "train": f"{accuracy:.1f}%"}
         if self._replicas[0].record.validation_accuracy:
             last = [r.record.validation_accuracy[-1] for r in self._replicas]
             shown["val"] = f"{np.mean(last):.1f}%"
-        bar.set_postfix(shown, refresh=False)
+        self._bar.set_postfix(shown, refresh=False)
 
     def _save(self, step: int) -> None:
         """Saves all runs, after all previous saves: so one step is common to all."""
-        if len(self._replicas) > 1:
-            with self._clock.measure("checkpoints"):
+        self._observe()
+        with self._clock.measure("checkpoints"):
+            if len(self._replicas) > 1:
                 self._wait()
-        for replica in self._replicas:
-            replica.save(self._programs, step)
+            # All devices must hold the same state, or nothing is saved.
+            if self._programs.check:
+                for replica in self._replicas:
+                    self._programs.check(replica.state)
+            # Copied now, as the next step donates the states.
+            states = tuple(replica.state for replica in self._replicas)
+            copies = self._programs.copy(states)
+        self._saved = time.perf_counter()
+        for replica, copied in zip(self._replicas, copies, strict=True):
+            replica.save(copied, step)
 
     def _wait(self) -> None:
         for replica in self._replicas:

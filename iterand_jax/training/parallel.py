@@ -46,13 +46,24 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def steps_per_dispatch() -> int:
-    """The default maximum of steps per dispatch.
+def steps_per_dispatch(chosen: int = 0) -> int:
+    """The maximum of steps per dispatch: the chosen one, or by default the device's.
 
     On an accelerator the dispatch overhead of each step exceeds the time of a small
     step. On CPU a loop would make the gradients of convolutions 30 times slower.
     """
-    return 1 if jax.default_backend() == "cpu" else 50
+    return chosen or (1 if jax.default_backend() == "cpu" else 50)
+
+
+def checkpoint_seconds(chosen: int | None, every_steps: int) -> int:
+    """The most seconds of work that a run is to lose, 0 for no such limit.
+
+    By default 60 on accelerators, where epochs can be shorter than a checkpoint takes,
+    unless checkpoints have a period in steps.
+    """
+    if chosen is None:
+        return 0 if jax.default_backend() == "cpu" or every_steps else 60
+    return chosen
 
 
 def form(arguments: PyTree) -> tuple[tuple[int, ...], ...]:

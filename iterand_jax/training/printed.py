@@ -1,6 +1,6 @@
 """What a run prints: the plan before it trains, the summary at its end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,12 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
         "kept": f"{kept:,} of {result['parameters']:,} weights",
         "resampled": f"{result['redrawn']:,} weights were resampled in all",
         "time": f"{times}; {result['examples_per_second']:,.0f} examples/s",
+        "start-up": _startup(result.get("startup", {})),
         "written": f"{workdir}/ (result.json, curves.png, metrics.jsonl, tensorboard/, "
         f"checkpoints/, config.json)",
     }
+    if not rows["start-up"]:
+        del rows["start-up"]
     if not result["redrawn"]:
         del rows["resampled"]
     if kept == result["parameters"]:
@@ -73,6 +76,15 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
         )
         rows["written"] = f"{workdir}/ (result.json, and a folder for each stage)"
     return table(rows)
+
+
+def _startup(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The parts of a start in the order in which they began; parts can overlap."""
+    told = []
+    for name, part in sorted(parts.items(), key=lambda item: item[1]["begin"]):
+        cached = ", cached" if part.get("cached") else ""
+        told.append(f"{name} {part['begin']:.1f}-{part['end']:.1f} s{cached}")
+    return "; ".join(told)
 
 
 def _summary_of_replicas(result: dict[str, Any], workdir: Path) -> str:

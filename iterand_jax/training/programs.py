@@ -2,78 +2,161 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
-from iterand_jax.runtime import compilation
+from iterand_jax.runtime import compilation, hosts
 from iterand_jax.training import parallel
 from iterand_jax.training.churn import mask_churn
 from iterand_jax.training.evaluation import Evaluator
+from iterand_jax.training.numbers import pack
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.startup import Startup
 from iterand_jax.training.step import State, train_step
 
 PyTree = Any
 
 
-class Programs(NamedTuple):
+class Programs:
     """The compiled functions that the training loop calls.
 
+    They compile in threads: whoever asks for one waits for that one alone.
+
     Attributes:
-      steps: the results of `compile_steps` by the shapes of a feed's arguments.
       steps_per_dispatch: the maximum number of steps per call.
-      evaluate: (state, split) -> `Evaluation`.
-      refresh: (root, step, trainable, frozen) -> (frozen, redrawn); None without one.
-      churn: state -> (packed masks, changed entries of each); None for masks that do
-        not change.
-      check: (state) -> None, which raises DifferingDevicesError; None for one device.
     """
 
-    steps: Mapping[Any, jax.stages.Compiled]
-    steps_per_dispatch: int
-    evaluate: Evaluator
-    refresh: Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]] | None
-    churn: Callable[[State], tuple[PyTree, PyTree]] | None
-    check: Callable[[State], None] | None
+    def __init__(self, made: Mapping[str, Future], steps_per_dispatch: int):
+        """Takes what is being compiled, by the names below."""
+        self._made = made
+        self.steps_per_dispatch = steps_per_dispatch
+
+    def wait(self) -> None:
+        """Returns when all are compiled."""
+        for future in self._made.values():
+            future.result()
+
+    @property
+    def steps(self) -> Mapping[Any, jax.stages.Compiled]:
+        """The results of `compile_steps` by the shapes of a feed's arguments."""
+        return self._made["step"].result()
+
+    @property
+    def evaluate(self) -> Evaluator:
+        """(state, split) -> `Evaluation`."""
+        return self._made["evaluation"].result()
+
+    @property
+    def refresh(self) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
+        """(root, step, trainable, frozen) -> (frozen, redrawn), of such a method."""
+        return self._made["refresh"].result()
+
+    @property
+    def numbers(self) -> Callable[[tuple[State, ...]], Array]:
+        """States -> int32 (len(states), n), the rows that `numbers.pack` gives."""
+        return self._made["numbers"].result()
+
+    @property
+    def log(self) -> Callable[[tuple[State, ...]], tuple[PyTree, Array]]:
+        """States -> (packed masks of each, rows with the changed entries of each mask).
+
+        The masks are those of the states where they do not change.
+        """
+        return self._made["log"].result()
+
+    @property
+    def copy(self) -> Callable[[tuple[State, ...]], tuple[State, ...]]:
+        """States -> copies of them, which no step donates."""
+        return self._made["copy"].result()
+
+    @property
+    def check(self) -> Callable[[State], None] | None:
+        """State -> None, which raises DifferingDevicesError; None for one device."""
+        return self._made["check"].result() if "check" in self._made else None
 
 
-def compile_programs(run: DataRun, states: Sequence[State]) -> Programs:
-    """Compiles the programs of runs like this one, for states on the devices."""
-    limit = run.config.steps_per_dispatch or parallel.steps_per_dispatch()
-    state, refresh, churn = states[0], None, None
-    if run.method.refresh_every:
-        refresh = parallel.compile_refresh(run.method, run.mesh, run.root, state)
-    if state.masks:
-        churn = _compile_churn(run, state)
-    return Programs(
-        steps={
+def compile_programs(
+    run: DataRun, states: Sequence[State], startup: Startup | None = None
+) -> Programs:
+    """Begins to compile the programs of runs like this one.
+
+    Those come first that the first step needs. With several processes all are compiled
+    when this returns.
+
+    Args:
+      run: any of the runs.
+      states: theirs, or their shapes on the devices.
+      startup: gets the seconds of each program.
+    """
+    startup = startup or Startup()
+    limit = parallel.steps_per_dispatch(run.config.steps_per_dispatch)
+    state = states[0]
+
+    def steps() -> Mapping[Any, jax.stages.Compiled]:
+        return {
             parallel.form(shapes): compile_steps(run, states, shapes, looped=limit > 1)
             for shapes in run.feed.train_shapes()
-        },
-        steps_per_dispatch=limit,
-        evaluate=Evaluator(run),
-        refresh=refresh,
-        churn=churn,
-        check=parallel.compile_check(run.mesh, state) if run.mesh.size > 1 else None,
+        }
+
+    jobs: dict[str, Callable[[], Any]] = {"step": steps}
+    if run.method.refresh_every:
+        jobs["refresh"] = lambda: parallel.compile_refresh(
+            run.method, run.mesh, run.root, state
+        )
+    for name, function in (("numbers", _numbers), ("log", _log), ("copy", _copy)):
+        jobs[name] = functools.partial(_compile, run, states, function)
+    jobs["evaluation"] = lambda: Evaluator(run)
+    if run.mesh.size > 1:
+        jobs["check"] = lambda: parallel.compile_check(run.mesh, state)
+    # Several processes must compile in one order, so one after another.
+    threads = hosts.cores() if hosts.are_alone() else 1
+    pool = ThreadPoolExecutor(threads, "compilation")
+    made = {
+        name: pool.submit(startup.program, f"program {name}", job)
+        for name, job in jobs.items()
+    }
+    pool.shutdown(wait=False)
+    programs = Programs(made, limit)
+    if not hosts.are_alone():
+        programs.wait()
+    return programs
+
+
+def _compile(
+    run: DataRun, states: Sequence[State], function: Callable[..., Any]
+) -> jax.stages.Compiled:
+    """(run, states) -> arrays on every device, compiled for the states."""
+    jitted = jax.jit(
+        functools.partial(function, run), out_shardings=parallel.replicated(run.mesh)
     )
+    return jitted.lower(tuple(states)).compile()
 
 
-def _compile_churn(
-    run: DataRun, state: State
-) -> Callable[[State], tuple[PyTree, PyTree]]:
-    masks = run.method.masks
-    assert masks is not None
+def _numbers(run: DataRun, states: tuple[State, ...]) -> Array:
+    return jnp.stack([pack(state, run.schedule) for state in states])
 
-    def churn(before, trainable, frozen, step):
-        return mask_churn(before, masks(trainable, frozen, step))
 
-    def arguments(state):
-        return state.masks, state.trainable, state.frozen, state.step
+def _log(run: DataRun, states: tuple[State, ...]) -> tuple[PyTree, Array]:
+    masks, rows = [], []
+    for state in states:
+        after: PyTree = state.masks
+        changed: PyTree = ()
+        if run.has_churn:
+            assert run.method.masks is not None
+            now = run.method.masks(state.trainable, state.frozen, state.step)
+            after, changed = mask_churn(state.masks, now)
+        masks.append(after)
+        rows.append(pack(state, run.schedule, changed))
+    return masks, jnp.stack(rows)
 
-    jitted = jax.jit(churn, out_shardings=parallel.replicated(run.mesh))
-    compiled = jitted.lower(*arguments(state)).compile()
-    return lambda state: compiled(*arguments(state))
+
+def _copy(run: DataRun, states: tuple[State, ...]) -> tuple[State, ...]:
+    del run
+    return jax.tree.map(jnp.copy, states)
 
 
 def compile_steps(

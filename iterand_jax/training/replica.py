@@ -12,7 +12,8 @@ from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import churn, parallel
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.evaluation import means
-from iterand_jax.training.logs import Clock, MetricsLog, SilentLog
+from iterand_jax.training.logs import BackgroundLog, Clock, MetricsLog, SilentLog
+from iterand_jax.training.numbers import Numbers
 from iterand_jax.training.programs import Programs
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
@@ -55,6 +56,7 @@ class Outcome:
       test_accuracy: in %.
       test_examples: the number evaluated.
       state_sha256: a digest of every leaf of the state.
+      startup: the parts of the last start, as in `startup.Startup`.
     """
 
     state: State
@@ -63,6 +65,7 @@ class Outcome:
     test_accuracy: float
     test_examples: int
     state_sha256: str
+    startup: dict[str, Any]
 
 
 class Replica:
@@ -121,7 +124,8 @@ class Replica:
         self._clock = clock
         log = MetricsLog if hosts.is_first() else SilentLog
         with hosts.together():
-            self._log = log(self._workdir, from_step=step)
+            self._log = BackgroundLog(log(self._workdir, from_step=step))
+        self._masks = self.run.abstract_masks if self.run.has_churn else None
         now = step, clock.seconds.get("training", 0.0)
         self._timed = {"step": now, "epoch": now}
 
@@ -129,19 +133,17 @@ class Replica:
         """Closes the log."""
         self._log.close()
 
-    def check_finite(self) -> None:
+    def check_finite(self, numbers: Numbers) -> None:
         """Raises NonFiniteLossError if the loss of a step was not finite."""
-        bad_step = int(self.state.bad_step)
-        if bad_step >= 0:
+        if numbers.bad_step >= 0:
             raise NonFiniteLossError(
-                f"the loss is not finite at step {bad_step:,}; the last good "
+                f"the loss is not finite at step {numbers.bad_step:,}; the last good "
                 f"checkpoint is kept (try a smaller learning_rate than "
                 f"{self.run.config.learning_rate:g})"
             )
 
     def refresh(self, programs: Programs, step: int) -> None:
         """Re-randomizes, and counts the resampled weights."""
-        assert programs.refresh is not None
         with self._clock.measure("re-randomization"):
             frozen, redrawn = programs.refresh(
                 self.run.root, step, self.state.trainable, self.state.frozen
@@ -149,14 +151,12 @@ class Replica:
             self.state = self.state._replace(frozen=frozen)
             self.record.redrawn += int(redrawn)
 
-    def log_step(self, programs: Programs, step: int) -> None:
+    def log_step(self, numbers: Numbers, step: int) -> None:
         """Logs the metrics since the last log step."""
         changes = {}
-        if programs.churn:
-            masks, changed = programs.churn(self.state)
-            self.state = self.state._replace(masks=masks)
-            changes = churn.record(changed, self.run.abstract_masks)
-        loss, accuracy = self.shown = means(self.state.window)
+        if self._masks is not None:
+            changes = churn.record(numbers.changed, self._masks)
+        loss, accuracy = self.shown = means(numbers.window)
         self._write(
             {
                 "kind": "step",
@@ -165,16 +165,16 @@ class Replica:
                 "train_loss": loss,
                 "train_accuracy": accuracy,
                 **changes,
-                **self._common("step", step),
+                **self._common("step", numbers, step),
             }
         )
 
-    def log_epoch(self, programs: Programs, step: int) -> None:
+    def log_epoch(self, programs: Programs, numbers: Numbers, step: int) -> None:
         """Validates, and logs the metrics of the epoch."""
         with self._clock.measure("evaluation"):
             validation = programs.evaluate(self.state, "validation")
         self.record.validation_accuracy.append(validation.accuracy)
-        loss, accuracy = self.shown = means(self.state.epoch)
+        loss, accuracy = self.shown = means(numbers.epoch)
         self._write(
             {
                 "kind": "epoch",
@@ -184,7 +184,7 @@ class Replica:
                 "train_accuracy": accuracy,
                 "validation_loss": validation.loss,
                 "validation_accuracy": validation.accuracy,
-                **self._common("epoch", step),
+                **self._common("epoch", numbers, step),
             }
         )
 
@@ -196,25 +196,25 @@ class Replica:
                 for callback in self._callbacks:
                     callback({"seed": self.run.config.seed, **line})
 
-    def _common(self, kind: str, step: int) -> dict[str, float]:
+    def _common(self, kind: str, numbers: Numbers, step: int) -> dict[str, float]:
         """The fields of every record; speed is that of training since the last one."""
         timed, seconds = self._timed[kind]
         self._timed[kind] = step, self._clock.seconds["training"]
         examples = (step - timed) * self.run.config.batch_size
         return {
-            "learning_rate": float(self.run.schedule(step - 1)),
+            "learning_rate": numbers.learning_rate,
             "examples_per_second": round(
                 examples / (self._timed[kind][1] - seconds), 1
             ),
             "redrawn": self.record.redrawn,
         }
 
-    def save(self, programs: Programs, step: int) -> None:
-        """Saves a checkpoint, in the background once the state is copied."""
+    def save(self, copied: State, step: int) -> None:
+        """Saves a checkpoint of a copy of the state, in the background."""
         with self._clock.measure("checkpoints"):
-            # All devices must hold the same state, or nothing is saved.
-            if programs.check:
-                programs.check(self.state)
+            # A run that continues from here needs all lines up to here.
+            with hosts.together():
+                self._log.wait()
             # The host-side record: times, and the position of the feed.
             self.record.seconds = self._clock.seconds
             self.record.position = self.run.feed.position()
@@ -222,11 +222,10 @@ class Replica:
             # by which the best checkpoints are kept.
             at_epoch_end = step % self.run.feed.steps_per_epoch == 0
             score = self.record.validation_accuracy[-1] if at_epoch_end else None
-            # Copied now, as the next step donates the state; written in the background.
             record = dataclasses.asdict(self.record)
-            self.checkpoints.save(step, self.state, record, score)
+            self.checkpoints.save(step, copied, record, score, copied=True)
 
-    def finish(self, programs: Programs) -> Outcome:
+    def finish(self, programs: Programs, startup: dict[str, Any]) -> Outcome:
         """Evaluates on the test set."""
         with self._clock.measure("evaluation"):
             test = programs.evaluate(self.state, "test")
@@ -238,6 +237,7 @@ class Replica:
             test_accuracy=test.accuracy,
             test_examples=test.examples,
             state_sha256=sha256(state_leaves(self.state)),
+            startup=startup,
         )
 
 

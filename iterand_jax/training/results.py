@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iterand_jax.runtime import hosts
+from iterand_jax.runtime import hosts, modes
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import curves, provenance
 from iterand_jax.training.replica import Outcome
@@ -39,6 +39,7 @@ def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any
         "parameters_kept": kept,
         "redrawn": record.redrawn,
         "seed": config.seed,
+        "generator": modes.RECORDED,
         "steps": run.total_steps,
         "epochs": config.epochs,
         "test_accuracy": outcome.test_accuracy,
@@ -47,6 +48,7 @@ def write_result(run: DataRun, outcome: Outcome, workdir: Path) -> dict[str, Any
         "validation_accuracy_best": max(record.validation_accuracy),
         "validation_accuracy_last": record.validation_accuracy[-1],
         "seconds": seconds,
+        "startup": outcome.startup,
         "examples_per_second": round(examples / record.seconds["training"], 1),
         "state_sha256": outcome.state_sha256,
         "versions": provenance.versions(),

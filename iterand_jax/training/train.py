@@ -5,24 +5,26 @@ The command line calls this; `iterand_jax.train` is the Python API.
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from iterand_jax.data import datasets, prepare, sources
 from iterand_jax.data.sources import Source
-from iterand_jax.runtime import bucket, hosts
+from iterand_jax.runtime import bucket, hosts, modes
 from iterand_jax.training import config as configs
 from iterand_jax.training import loop, printed, procedures, provenance, results, stages
 from iterand_jax.training import run as building
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.replica import Callback
+from iterand_jax.training.startup import Startup
 
 
+@modes.fixed()
 def train_config(
     config: ConfigDict,
     workdir: str | None = None,
@@ -51,7 +53,8 @@ def train_config(
     Raises:
       ValueError: in one line, what is not possible and what is.
     """
-    started = time.perf_counter() if started is None else started
+    startup = Startup(started)
+    startup.add("imports", startup.started)
     config = configs.resolve(config, given)
     workdir = workdir or _default_workdir(config, configs.to_json(config))
     if not hosts.are_alone():
@@ -67,8 +70,11 @@ def train_config(
         if result is not None:
             print("this run is finished already:")
         else:
-            source = _open_source(config, data_dir, given)
-            result = _train(config, source, folder, started, callbacks, given)
+            with startup.part("device"):
+                jax.devices()
+            with startup.part("dataset"):
+                source = _open_source(config, data_dir, given)
+            result = _train(config, source, folder, startup, callbacks, given)
         print(printed.summary(result, folder))
     return result
 
@@ -103,7 +109,7 @@ def _train(
     config: ConfigDict,
     source: Source,
     workdir: Path,
-    started: float,
+    startup: Startup,
     callbacks: Sequence[Callback],
     given: Given,
 ) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def _train(
             runs = list(left.values())
             print(printed.plan(runs, workdir), flush=True)
             outcomes = loop.train_together(
-                runs, list(left), started=started, callbacks=callbacks
+                runs, list(left), startup=startup, callbacks=callbacks
             )
             for run, outcome, folder in zip(runs, outcomes, left, strict=True):
                 result = results.write_result(run, outcome, folder)

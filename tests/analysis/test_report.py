@@ -303,4 +303,4 @@ def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
     assert re.fullmatch(r"error: .*config\.json.*\n", absent.stderr)
     neither = subprocess.run(command, capture_output=True, text=True)
     assert neither.returncode == 2
-    assert "either --workdir=DIR or --ticket=FILE" in neither.stderr
+    assert "give one of --workdir=DIR and --ticket=FILE" in neither.stderr

@@ -170,3 +170,27 @@ def test_the_command_says_what_it_made(copy, tmp_path, capfd, command):
         path = tmp_path / "data" / "imagenet2012" / "5.1.0"
         expected = f"imagenet2012 is {already}prepared in {path}\n"
         assert capfd.readouterr() == (expected, "")
+
+
+def test_hidden_files_beside_images_are_left_out_and_logged(
+    class_folders, copy, caplog
+):
+    """As macOS writes them on disks of other systems: ._x.JPEG for x.JPEG."""
+    synsets = sorted(path.name for path in (class_folders / "train").iterdir())
+    whole = {n: class_folders / f for n, f in imagenet_files.FOLDERS.items()}
+    expected = imagenet_files.from_class_folders(whole, synsets)
+    folder = copy
+    images = [p for p in folder.rglob("*") if p.suffix.lower() in (".jpeg", ".jpg")]
+    for image in images:
+        image.with_name(f"._{image.name}").write_bytes(b"Mac OS X")
+    copied = {n: folder / f for n, f in imagenet_files.FOLDERS.items()}
+    found = imagenet_files.from_class_folders(copied, synsets)
+    for split in expected:
+        assert dict(found[split]).keys() == dict(expected[split]).keys()
+    assert [r.args[1] for r in caplog.records] == [
+        len(list((folder / name).rglob("._*"))) for name in ("train", "val")
+    ]
+    for image in (folder / "train" / synsets[0]).glob("[!.]*"):
+        image.unlink()
+    with pytest.raises(ValueError, match="has no images"):
+        imagenet_files.from_class_folders(copied, synsets)

@@ -109,6 +109,24 @@ def test_a_feed_that_starts_in_the_middle_gives_the_same_batches(source):
     jax.tree.map(np.testing.assert_array_equal, walked, other.batch(44))
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_stacks_are_the_batches_of_a_split_and_batches_of_weight_0(source, split):
+    feed = make(source)
+    feed.open(ROOT)
+    batches = list(feed.split(split))
+    stacks = list(feed.stacks(split))
+    announced = jax.tree.map(lambda a: (a.shape, a.dtype), feed.stack_shapes())
+    for stack in stacks:
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), stack) == announced
+    rows = [jax.tree.map(lambda a, i=i: a[i], s) for s in stacks for i in range(2)]
+    for stacked, batch in zip(rows, batches, strict=False):
+        jax.tree.map(np.testing.assert_array_equal, stacked, batch)
+    assert all(not weights.any() for _, weights in rows[len(batches) :])
+    again = list(feed.stacks(split))
+    shared = [one is other for one, other in zip(stacks, again, strict=True)]
+    assert shared == [split == "validation"] * len(stacks)
+
+
 def test_what_comes_has_the_announced_shapes(source):
     feed = make(source)
     feed.open(ROOT)

@@ -7,7 +7,14 @@ import struct
 
 import pytest
 
-from iterand_jax.training.logs import MetricsLog, read_lines
+from iterand_jax.training import logs
+from iterand_jax.training.logs import (
+    BackgroundLog,
+    Clock,
+    MetricsLog,
+    SilentLog,
+    read_lines,
+)
 
 LINE = {"kind": "step", "step": 10, "epoch": 0.5, "train_loss": 2.25, "redrawn": 7}
 
@@ -77,3 +84,62 @@ def test_a_log_that_cannot_be_opened_leaves_nothing_open(tmp_path):
     with pytest.raises(OSError, match="tensorboard cannot be written: File exists"):
         MetricsLog(tmp_path, from_step=0)
     gc.collect()
+
+
+def test_a_log_in_the_background_is_whole_once_it_is_waited_for(tmp_path):
+    log = BackgroundLog(MetricsLog(tmp_path, from_step=0))
+    for step in range(200):
+        log.write(LINE | {"step": step})
+    log.wait()
+    written = [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")]
+    assert written == list(range(200))
+    log.write(LINE | {"step": 200})
+    log.close()
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["step"] == 200
+
+
+class Failing(SilentLog):
+    """Fails at the second record, and notes those that reach it."""
+
+    def __init__(self):
+        self.records, self.closed = [], False
+
+    def write(self, record):
+        self.records.append(record)
+        if record == 2:
+            raise OSError("full")
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_log_in_the_background_writes_nothing_after_a_failure_and_says_so_once():
+    failing = Failing()
+    log = BackgroundLog(failing)
+
+    def write_many():
+        for number in range(1, 1_000_000):
+            log.write(number)
+
+    with pytest.raises(OSError, match="full"):
+        write_many()
+    log.wait()
+    assert failing.records == [1, 2]
+    log.close()
+    assert failing.closed
+
+
+def test_laps_are_all_the_time_that_no_phase_has(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: now[0])
+    clock = Clock({"training": 5.0})
+    now[0] += 3
+    clock.start()
+    now[0] += 10
+    clock.lap("training")
+    with clock.measure("evaluation"):
+        now[0] += 20
+    now[0] += 40
+    clock.lap("training")
+    clock.lap("training")
+    assert clock.seconds == {"training": 55.0, "evaluation": 20.0}

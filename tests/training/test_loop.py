@@ -1,13 +1,15 @@
 import dataclasses
 import json
 import math
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from iterand_jax.data import datasets
-from iterand_jax.training import loop
+from iterand_jax.training import loop, parallel
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.programs import compile_programs
@@ -84,10 +86,30 @@ def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("method", ["iterand", "sgd"])
+def test_an_evaluation_in_one_dispatch_has_the_sums_of_its_batches(method, tiny_config):
+    found = []
+    for steps in (1, 20):
+        config = tiny_config(
+            method=method, eval_batch_size=64, steps_per_dispatch=steps
+        )
+        built = build(config)
+        state = built.init_state(built.root)
+        built.feed.open(built.root)
+        evaluate = Evaluator(built)
+        found.append([evaluate(state, split) for split in ("validation", "test")])
+    for one, other in zip(*found, strict=True):
+        assert (one.accuracy, one.examples) == (other.accuracy, other.examples)
+        np.testing.assert_allclose(one.loss, other.loss, rtol=1e-6)
+    assert [one.examples for one in found[0]] == [143, 360]
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 4])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
-    tiny_config, tmp_path, monkeypatch
+    steps_per_dispatch, tiny_config, tmp_path
 ):
-    config = tiny_config(method="sgd", learning_rate=0.05)
+    fields = {"method": "sgd", "learning_rate": 0.05}
+    config = tiny_config(steps_per_dispatch=steps_per_dispatch, **fields)
     built = build(config)
 
     def poisoned(step):
@@ -98,6 +120,87 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     with pytest.raises(NonFiniteLossError, match="not finite at step 34"):
         loop.train_and_evaluate(built, tmp_path)
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 30
+
+
+def test_a_log_line_computes_nothing_and_a_refresh_and_a_save_compile_nothing(
+    tiny_config, tmp_path, monkeypatch
+):
+    """Programs may compile behind the first steps; then nothing is traced."""
+    traced = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: traced.append(name) if "compile" in name else None
+    )
+    until_event = loop._Trainer._until_event
+
+    def first(self, step, stop):
+        after = until_event(self, step, stop)
+        if step == 0:
+            assert traced  # are seen
+            self._programs.wait()
+            traced.clear()
+        elif after == 30:
+            seen.extend(traced)
+        return after
+
+    seen = []
+    monkeypatch.setattr(loop._Trainer, "_until_event", first)
+    train(tiny_config(), tmp_path)
+    assert seen == []
+
+
+class Slow:
+    """A clock that jumps by 20 seconds when a step is asked for."""
+
+    def __init__(self, monkeypatch):
+        self.jumps, real = 0, time.perf_counter
+        monkeypatch.setattr(
+            loop, "time", SimpleNamespace(perf_counter=lambda: real() + self.jumps * 20)
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "saved"),
+    [
+        # Every 10 steps there is a log step, where a save can be due.
+        ({"checkpoint_every_seconds": 450, "checkpoint_every_steps": 0}, {30, 60}),
+        ({"checkpoint_every_seconds": 350, "checkpoint_every_steps": 0}, {20, 40, 60}),
+        (
+            {"checkpoint_every_seconds": 350, "checkpoint_every_steps": 15},
+            {15, 30, 45, 60},
+        ),
+        ({"checkpoint_every_seconds": 0, "checkpoint_every_steps": 0}, {20, 40, 60}),
+        (
+            {
+                "checkpoint_every_seconds": 9999,
+                "checkpoint_every_steps": 0,
+                "keep_checkpoint_epochs": (1,),
+            },
+            {20, 60},
+        ),
+    ],
+)
+def test_checkpoints_follow_time(fields, saved, tiny_config, tmp_path, monkeypatch):
+    clock = Slow(monkeypatch)
+    dispatch = loop._Trainer._dispatch
+
+    def slow(self, *arguments):
+        clock.jumps += 1
+        return dispatch(self, *arguments)
+
+    monkeypatch.setattr(loop._Trainer, "_dispatch", slow)
+    config = tiny_config(method="edge_popup", keep_checkpoints=9, **fields)
+    train(config, tmp_path)
+    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert steps == saved
+
+
+def test_a_run_saves_by_time_by_default_where_epochs_are_short(monkeypatch):
+    assert parallel.checkpoint_seconds(None, 0) == 0
+    assert parallel.checkpoint_seconds(30, 0) == 30
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert parallel.checkpoint_seconds(None, 0) == 60
+    assert parallel.checkpoint_seconds(None, 500) == 0
+    assert parallel.checkpoint_seconds(0, 0) == 0
 
 
 def test_bfloat16_computes_activations_only(tiny_config, tmp_path):

@@ -1,0 +1,110 @@
+"""What a start tells of its parts."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from iterand_jax.runtime import compilation
+from iterand_jax.training import loop, printed, startup
+from iterand_jax.training.programs import compile_programs
+from iterand_jax.training.train import train_config
+from tests.helpers import build
+
+
+def test_a_result_has_the_parts_of_its_start(tiny_config, tmp_path):
+    result = train_config(tiny_config(epochs=1), str(tmp_path))
+    parts = result["startup"]
+    programs = {"step", "refresh", "numbers", "log", "copy", "evaluation"}
+    others = {"imports", "device", "dataset", "state", "reading", "log"}
+    names = {f"program {name}" for name in programs} | others | {"first dispatch"}
+    assert parts.keys() == names
+    for name, part in parts.items():
+        assert 0 <= part["begin"] <= part["end"]
+        if name.startswith("program "):
+            inside = part["traced"] + part["lowered"] + part["compiled"]
+            assert inside == pytest.approx(part["end"] - part["begin"], abs=0.01)
+    # The first step needs its program and the data.
+    begin = parts["first dispatch"]["begin"]
+    assert begin >= parts["program step"]["end"]
+    assert begin >= parts["reading"]["end"]
+    end = parts["first dispatch"]["end"]
+    assert end == pytest.approx(result["seconds"]["first step"], abs=0.01)
+    assert "; first dispatch " in printed.summary(result, tmp_path)
+    del result["startup"]  # of an earlier version
+    assert "start-up" not in printed.summary(result, tmp_path)
+
+
+def test_programs_compile_while_the_data_is_read(tiny_config, tmp_path, monkeypatch):
+    """The data comes only once the step's program is being compiled."""
+    built = build(tiny_config(epochs=1))
+    begun = threading.Event()
+    compile_steps = loop.compile_programs.__globals__["compile_steps"]
+
+    def compiling(*arguments, **options):
+        begun.set()
+        return compile_steps(*arguments, **options)
+
+    def read(root, position=None):
+        assert begun.wait(60)
+        return opened(root, position)
+
+    opened = built.feed.open
+    monkeypatch.setitem(loop.compile_programs.__globals__, "compile_steps", compiling)
+    monkeypatch.setattr(built.feed, "open", read)
+    assert loop.train_and_evaluate(built, tmp_path).test_examples == 360
+
+
+def test_what_fails_to_compile_is_an_error_of_who_asks_for_it(tiny_config, monkeypatch):
+    built = build(tiny_config())
+    state = jax.jit(built.init_state)(built.root)
+
+    def fail(*arguments):
+        raise ValueError("no such program")
+
+    monkeypatch.setattr(loop.parallel, "compile_refresh", fail)
+    programs = compile_programs(built, [state])
+    assert programs.steps
+    with pytest.raises(ValueError, match="no such program"):
+        assert programs.refresh
+    with pytest.raises(ValueError, match="no such program"):
+        programs.wait()
+
+
+def test_a_program_is_cached_or_not(tmp_path):
+    def double(x):
+        return 2 * x + jnp.sin(x)
+
+    def made(name):
+        lowered = jax.jit(double).trace(jnp.zeros(17)).lower
+        return start.program(name, lambda: lowered().compile())
+
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    start = startup.Startup()
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        made("first")
+        jax.clear_caches()
+        made("second")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    first, second = start.parts["first"], start.parts["second"]
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["compiled"] > 0
+    # Another thread's compilation is not counted here.
+    with compilation.timed() as times:
+        thread = threading.Thread(target=lambda: jax.jit(lambda x: x - 3.5)(1.0))
+        thread.start()
+        thread.join()
+    assert (times.compiled, times.lowered) == (0, 0)
