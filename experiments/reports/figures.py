@@ -26,7 +26,7 @@ COLORS = {
     "imp": "#2f8f5b",
 }
 # How far apart are the points that series have at one place, in points (1/72 inch).
-ASIDE = 8
+ASIDE = 6
 STYLES = {"SC": ("-", "o"), "KU": ("--", "s"), None: ("-", "o")}
 
 
@@ -122,7 +122,12 @@ def _lines(
             kind = kind_of(entry) if owner == OURS else None
             key = owner, labels["method"], labels.get("distribution"), kind
             series.setdefault(key, []).append(entry)
-    for i, (key, members) in enumerate(series.items()):
+    at_places = [
+        key
+        for key, members in series.items()
+        if any(entry.cell.labels.get(spec.x) is not None for entry in members)
+    ]
+    for key, members in series.items():
         owner, method, distribution, kind = key
         points = {
             (_x(entry, spec, words, owner), *number)
@@ -148,8 +153,7 @@ def _lines(
             ax.axhspan(mean - deviation, mean + deviation, **style)
             continue
         ours = owner == OURS
-        aside = 0.0 if words or spec.x in METRICS else i - (len(series) - 1) / 2
-        ax.errorbar(
+        drawn = ax.errorbar(
             *np.array(sorted(points), float).T,
             marker=marker,
             markersize=5 if ours else 7,
@@ -157,9 +161,12 @@ def _lines(
             linestyle="none" if words or not spec.panel else line if ours else ":",
             linewidth=1.6 if ours else 0.8,
             capsize=3,
-            transform=_points_aside(ax, ASIDE * aside),
             **style,
         )
+        if key in at_places and not words:
+            aside = at_places.index(key) - (len(at_places) - 1) / 2
+            for artist in drawn.get_children():  # after the axes took limits from it
+                artist.set_transform(_points_aside(ax, ASIDE * aside))
     ax.set_ylabel(METRICS[metric].title)
     ax.grid(alpha=0.25)
     if words:
@@ -177,7 +184,7 @@ def _lines(
 
 def _points_aside(ax: Axes, points: float) -> Transform:
     """The axes' data, shifted to the right by points: on a scale of any kind."""
-    shift = ScaledTranslation(points / 72, 0, ax.get_figure(root=True).dpi_scale_trans)
+    shift = ScaledTranslation(points / 72, 0, ax.figure.dpi_scale_trans)
     return ax.transData + shift
 
 

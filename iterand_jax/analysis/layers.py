@@ -230,12 +230,12 @@ def _channels(
 
     live, kept = together(live), together(kept)
     inputs, outputs = live.any((2, 3)), live.any((1, 3))
-    gone = ~np.logical_and(inputs[:, :, None], outputs[:, None, :])
+    gone = np.array(~inputs[:, :, None] | ~outputs[:, None, :])
     return {
         "outputs": outputs.size,
         "dead_outputs": int((~outputs).sum()),
         "inputs": inputs.size,
         "dead_inputs": int((~inputs).sum()),
         "removable": int(np.sum(gone)) * kept.shape[-1],
-        "removable_kept": int(np.sum(kept * gone[..., None])),
+        "removable_kept": int(kept[gone].sum()),
     }

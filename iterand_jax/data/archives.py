@@ -1,4 +1,4 @@
-"""Official archives: downloaded or given by hand, and compared with their SHA-256."""
+"""Official archives: downloaded here or by the user, and verified by SHA-256."""
 
 import hashlib
 import http.client
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 CONNECT_SECONDS = 6
 READ_SECONDS = 30
-LOG_SECONDS = 30  # between two lines of progress where stderr is not a terminal
+LOG_SECONDS = 30  # between progress lines if stderr is not a terminal
 
 
 class DownloadError(Exception):
@@ -24,7 +24,7 @@ class DownloadError(Exception):
 
 
 class ByHandError(ValueError):
-    """An archive that only the user can download is not there."""
+    """An archive is missing that only the user can download."""
 
 
 class Archive(NamedTuple):
@@ -34,7 +34,7 @@ class Archive(NamedTuple):
       url: its address.
       size: its size in bytes.
       sha256: its SHA-256 in hex.
-      by_hand: whether its site wants an account, so that it cannot be downloaded here.
+      by_hand: whether its site needs an account, so that only the user can download it.
     """
 
     url: str
@@ -44,7 +44,7 @@ class Archive(NamedTuple):
 
 
 def registered_archives(builder: Any) -> dict[str, Archive]:
-    """The archives that TFDS has registered for a dataset, by file name."""
+    """The archives that TFDS registers for a dataset, by file name."""
     by_hand = builder.MANUAL_DOWNLOAD_INSTRUCTIONS is not None
     return {
         PurePosixPath(url).name: Archive(url, int(info.size), info.checksum, by_hand)
@@ -57,13 +57,13 @@ def locate(name: str, expected: Archive, downloads: Path, given: str | None) -> 
 
     Args:
       name: its file name.
-      expected: what is known of it.
+      expected: its registered size and checksum.
       downloads: the folder of downloaded archives.
-      given: the archive, or the folder that holds it, where the user named one.
+      given: the user's path of the archive or of its folder, if any.
 
     Raises:
-      ValueError: it is not where it was given.
-      ByHandError: only the user can download it.
+      ValueError: there is no archive at the given path.
+      ByHandError: it is missing, and only the user can download it.
     """
     path = downloads if given is None else Path(given).expanduser()
     path = path if path.is_file() else path / name
@@ -72,8 +72,8 @@ def locate(name: str, expected: Archive, downloads: Path, given: str | None) -> 
     if expected.by_hand and not path.is_file():
         site = urllib.parse.urlsplit(expected.url).hostname
         raise ByHandError(
-            f"{name} must be downloaded by hand, with an account at {site}: name the "
-            "folder that holds it with --archive=FOLDER"
+            f"{name} must be downloaded manually, with an account at {site}: pass its "
+            "folder as --archive=FOLDER"
         )
     return path
 
@@ -84,11 +84,11 @@ def members(archive: tarfile.TarFile) -> Iterator[tuple[str, Any]]:
 
 
 def obtain(path: Path, expected: Archive) -> None:
-    """Checks the archive at `path`, or downloads it to there.
+    """Verifies the archive at `path`, or downloads it to `path`.
 
     Raises:
-      ValueError: the file that is there is not the official archive.
-      DownloadError: the network fails, or gives another file.
+      ValueError: the file at `path` is not the official archive.
+      DownloadError: the download fails, or its checksum is wrong.
     """
     if path.is_file():
         _verify(path, expected)
@@ -97,13 +97,13 @@ def obtain(path: Path, expected: Archive) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where an archive is while its download is not complete and checked."""
+    """The path of an archive until its download is complete and verified."""
     return path.with_name(f"{path.name}.partial")
 
 
 def _verify(path: Path, expected: Archive) -> None:
     size, found = path.stat().st_size, ""
-    if size == expected.size:  # else there is no need to read 148 GB of ImageNet
+    if size == expected.size:  # otherwise the 148 GB of ImageNet need not be read
         with path.open("rb") as file:
             found = _copy(file, None, expected, f"checking {path.name}")
     if found != expected.sha256:
@@ -131,7 +131,7 @@ def _download(expected: Archive, path: Path) -> None:
 
 
 def _connect(url: str) -> Any:
-    """Opens a URL in CONNECT_SECONDS, which urllib would not hold name lookups to."""
+    """Opens a URL within CONNECT_SECONDS; urllib's timeout excludes DNS lookups."""
     outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def connect() -> None:
@@ -151,7 +151,7 @@ def _connect(url: str) -> Any:
 
 
 def _copy(source: Any, target: Any, expected: Archive, description: str) -> str:
-    """Reads a file to its end, into `target` if any; the SHA-256 of it in hex."""
+    """Reads a file to its end, copying it to `target` if any; its SHA-256 in hex."""
     digest = hashlib.sha256()
     pause = 0 if sys.stderr.isatty() else LOG_SECONDS
     with tqdm(

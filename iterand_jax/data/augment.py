@@ -3,9 +3,9 @@
 Cropping a box out of an image and resizing it is separable: out = Wy @ image @ Wx.T,
 where row i of W holds the weights of the input pixels in output pixel i. Pillow's
 antialiased bilinear filter is a triangle of half-width max(1, box / size) inside the
-box, so these products equal Pillow's result up to its rounding to whole grey levels.
-Zero padding needs no pixels: columns that belong to the padding are left out of W. A
-flip reverses the rows of Wx, and a plain crop is a box that is not resized.
+box, so these products equal Pillow's result up to its rounding to integers. Zero
+padding is never materialized: columns that belong to it are left out of W. A flip
+reverses the rows of Wx, and a plain crop is a box that is not resized.
 """
 
 import math
@@ -36,7 +36,7 @@ Augmentation = Callable[[Array, Array], Array]
 
 
 class Boxes(NamedTuple):
-    """Boxes in pixels of the padded image, each field of shape (N,), whole numbers."""
+    """Boxes in pixels of the padded image: integers, each field of shape (N,)."""
 
     top: Array
     left: Array
@@ -47,8 +47,8 @@ class Boxes(NamedTuple):
 def resized_crop_flip(key: Array, images: Array) -> Array:
     """Pads by 4, crops a random box, resizes it to the image's size, flips at random.
 
-    The box has 0.08 to 1 of the padded area and an aspect from 3/4 to 4/3 (uniform in
-    the logarithm); of ten boxes drawn, the first that fits is taken, else the whole
+    The box has 0.08 to 1 of the padded area and an aspect ratio from 3/4 to 4/3
+    (log-uniform); of ten sampled boxes the first that fits is used, else the whole
     image.
 
     Args:
@@ -91,7 +91,7 @@ def crop_flip(key: Array, images: Array) -> Array:
 
 
 def none(key: Array, images: Array) -> Array:
-    """The images as they are, in float32.
+    """The unchanged images, in float32.
 
     >>> none(jax.random.key(0), jnp.array([[[[7]]]], jnp.uint8)).ravel()
     Array([7.], dtype=float32)
@@ -141,7 +141,7 @@ def crop_and_resize(images: Array, boxes: Boxes, flip: Array) -> Array:
     Args:
       images: (N, H, W, C), 0 to 255.
       boxes: in the coordinates of images padded by `PADDING` on each side.
-      flip: booleans (N,), which results to mirror left to right.
+      flip: booleans (N,), which results to flip left to right.
 
     Returns:
       float32 (N, H, W, C), antialiased bilinear: Pillow's result up to rounding.

@@ -1,4 +1,4 @@
-"""The datasets by name: what is known of each without its data."""
+"""The registry of datasets: what is known of each before its data is read."""
 
 import dataclasses
 import functools
@@ -21,13 +21,14 @@ class Dataset(NamedTuple):
     """A dataset that a config can name.
 
     Attributes:
-      open: folder of datasets -> source.
+      open: data directory -> source.
       feed: (source, placement, *, batch_size, eval_batch_size, dtype, and the options)
         -> feed.
       options: the fields of `config.dataset` that its feed takes.
-      augmentations: what `config.augmentation` may be; it is None if there are none.
-      inputs: what a network for it is called with, as a batch of one.
-      outputs: the number of logits; one logit is that of the second of two classes.
+      augmentations: the possible values of `config.augmentation`; if there are none, it
+        must be None.
+      inputs: the arguments of a network for it, as shapes with a batch size of 1.
+      outputs: the number of logits; with one, it is the logit of class 1 of two.
     """
 
     open: Callable[[str], Source]
@@ -39,7 +40,7 @@ class Dataset(NamedTuple):
 
     @property
     def resident(self) -> bool:
-        """Whether its data lies whole on the devices."""
+        """Whether its data is replicated on every device."""
         return isinstance(self.feed, type) and issubclass(self.feed, ResidentArrays)
 
     @property
@@ -51,7 +52,7 @@ class Dataset(NamedTuple):
 def resident_images(
     open_: Callable[[str], Source], shape: tuple[int, ...], outputs: int
 ) -> Dataset:
-    """The dataset of uint8 images (H, W, C) that fit on every device."""
+    """A dataset of uint8 images (H, W, C), small enough to be replicated."""
     return Dataset(
         open=open_,
         feed=ResidentImages,
@@ -65,7 +66,7 @@ def resident_images(
 def resident_arrays(
     open_: Callable[[str], Source], shape: tuple[int, ...], outputs: int
 ) -> Dataset:
-    """The dataset of float32 arrays of a shape that fit on every device."""
+    """A dataset of float32 arrays of one shape, small enough to be replicated."""
     return Dataset(
         open=open_,
         feed=ResidentArrays,
@@ -91,7 +92,7 @@ def _streamed_images(
 
 def _as_dataset(value: Any) -> Dataset:
     if not isinstance(value, Dataset):
-        raise ValueError(f"{value!r} is no iterand_jax.data.datasets.Dataset")
+        raise ValueError(f"{value!r} is not an iterand_jax.data.datasets.Dataset")
     return value
 
 
@@ -118,14 +119,15 @@ DATASETS: Registry[Dataset] = Registry(
 
 
 def register_dataset(name: str, dataset: Dataset) -> None:
-    """Makes a dataset known, so that a config can name it.
+    """Registers a dataset, so that a config can name it.
 
     Args:
       name: for `config.dataset.name`.
-      dataset: how to open it, and what is known of it before.
+      dataset: its description, for example from `iterand_jax.data.own`.
 
     Raises:
-      ValueError: a name that is taken by another dataset, or something else than one.
+      ValueError: the name is registered for another dataset, or the value is not a
+        `Dataset`.
     """
     DATASETS.register(name, dataset)
 
@@ -146,7 +148,7 @@ def get_dataset(name: str) -> Dataset:
 
 
 def open_source(name: str, data_dir: str | None = None) -> Source:
-    """The source of a dataset, opened without reading its examples.
+    """Opens the source of a dataset, without reading its examples.
 
     Args:
       name: as `get_dataset` takes it.

@@ -1,10 +1,10 @@
 """What a feed is: a dataset as the batches of one run.
 
-A `Feed` stands between a `Source`, which says what a dataset is and reads it, and the
-jitted steps. It knows which examples train and which validate, in which order and in
-what shapes they come, and which part of their preparation happens on the device. The
-order and the draws of a step follow from the root key and the step, so that a run which
-continues sees what an uninterrupted one would have seen.
+A `Feed` stands between a `Source`, which describes a dataset and reads it, and the
+jitted steps. It decides the training and validation splits, the order and the shapes of
+the batches, and which part of the preprocessing runs on the device. The order and the
+random draws of a step are functions of the root key and the step, so that a resumed run
+sees the batches of an uninterrupted one.
 """
 
 import abc
@@ -24,25 +24,24 @@ from iterand_jax.keys import keyed
 PyTree = Any
 
 CLASSES_FILE = "classes.txt"
-"""Where the folder of a run keeps the names of the classes, if they have any."""
+"""The file in a workdir that lists the names of the classes, if they have names."""
 
 
 class Placement(NamedTuple):
-    """Where arrays lie: whole on every device, or split along the first axis.
+    """The two shardings of a run: replicated, or split along the batch axis.
 
-    With several processes each has some of the devices, and of a batch it makes the
-    rows that lie on these.
+    In a multi-process run each process makes the rows of a batch for its own devices.
     """
 
     replicated: Sharding
     batch: Sharding
 
     def own(self, rows: np.ndarray) -> np.ndarray:
-        """The rows of a batch, (N, ...), that this process makes."""
+        """This process's rows of a global batch, (N, ...)."""
         return np.split(rows, jax.process_count())[jax.process_index()]
 
     def put_batch(self, own: PyTree) -> PyTree:
-        """A batch, of the rows that each process made of it."""
+        """The global, sharded batch, assembled from each process's rows."""
         return jax.make_array_from_process_local_data(self.batch, own)
 
     @property
@@ -58,15 +57,15 @@ class Placement(NamedTuple):
         return jax.make_array_from_process_local_data(self.batches, own)
 
     def put_whole(self, tree: PyTree) -> PyTree:
-        """Arrays that every process has, on every device."""
+        """Arrays that every process holds, replicated on every device."""
         return jax.make_array_from_process_local_data(self.replicated, tree)
 
 
 class Feed(abc.ABC):
     """The data of one run: batches to train on, and splits to evaluate.
 
-    What depends on the config alone is checked and known once it is made; data is read
-    by `open` and `split`.
+    The constructor checks everything that depends on the config alone; data is read by
+    `open` and `split`.
 
     Attributes:
       sizes: the number of examples of "train", "validation" and "test".
@@ -82,34 +81,34 @@ class Feed(abc.ABC):
 
         Args:
           root: the root key of the run.
-          position: as `position()` gave it in the checkpoint that the run continues
-            from; None at the start of a run.
+          position: what `position()` returned when the checkpoint was written from
+            which the run resumes; None at the start of a run.
         """
 
     def open_beside(self, other: "Feed", root: Array) -> None:
-        """Opens for another run the data that a feed like this one has read.
+        """Shares the data that another feed of the same dataset has read.
 
-        Only feeds whose data lies whole on the devices can share it.
+        Only feeds whose data is replicated on every device can share it.
         """
         raise ValueError(f"{type(self).__name__} cannot share its data with other runs")
 
     def files(self) -> Mapping[str, str]:
-        """What the folder of a run keeps of the data, once open: texts by file name."""
+        """Text files about the data for the workdir, contents by name, once open."""
         return {}
 
     @abc.abstractmethod
     def train_shapes(self) -> Sequence[PyTree]:
-        """The arguments that `batch` gives, as shapes, one of each form."""
+        """The shapes that `batch` can return: one entry per compiled program."""
 
     @abc.abstractmethod
     def batch(self, step: int) -> PyTree:
-        """What the step numbered `step`, from 0, takes; it lies on the devices.
+        """The arguments of step `step`, from 0, on the devices.
 
-        Steps are asked for in order, from the one that the run continues at.
+        Called with consecutive steps, from the one at which the run resumes.
         """
 
     def steps_alike(self, step: int) -> int:
-        """How many steps from this one on take the same arguments."""
+        """How many steps, from this one on, take the same arguments."""
         del step
         return 1
 
@@ -117,15 +116,15 @@ class Feed(abc.ABC):
     def train_inputs(
         self, arguments: PyTree, step: Array, root: Array
     ) -> tuple[tuple[Array, ...], Array]:
-        """(inputs of the network, labels) of a batch; a part of the jitted step."""
+        """(network inputs, labels) of a batch; traced as part of the jitted step."""
 
     @abc.abstractmethod
     def eval_shapes(self) -> Sequence[PyTree]:
-        """The arguments that `split` gives, as shapes, one of each form."""
+        """The shapes that `split` can yield: one entry per compiled program."""
 
     @abc.abstractmethod
     def split(self, name: str) -> Iterator[PyTree]:
-        """The batches of "validation", once open, or of "test", at any time."""
+        """The batches of "validation" (after `open`) or of "test" (at any time)."""
 
     def stack_shapes(self) -> PyTree | None:
         """The batches that `stacks` gives at once, as shapes with another first axis.
@@ -146,18 +145,18 @@ class Feed(abc.ABC):
         """(inputs, labels, weights) of a batch; a weight of 0 marks padding."""
 
     def position(self) -> Any:
-        """Where the reading stands, as JSON for a checkpoint; None if steps tell it."""
+        """The iterator state, as JSON for a checkpoint; None if the step is enough."""
         return None
 
     def close(self) -> None:
-        """Ends what `open` started."""
+        """Stops what `open` started."""
         return None
 
 
 class Images(NamedTuple):
     """A split or batch: uint8 images (n, H, W, C) and int32 labels (n,).
 
-    Of a feed of arrays, float32 (n, ...) in their place. NumPy arrays on the
+    A feed of arrays has float32 (n, ...) instead of the images. NumPy arrays on the
     host, jax arrays on the devices.
     """
 
@@ -168,10 +167,10 @@ class Images(NamedTuple):
 def normalizer(
     mean: Sequence[float], std: Sequence[float], *, channels: int, dtype: Any
 ) -> Callable[[Array], Array]:
-    """`augment.normalize` with these numbers, one for each channel.
+    """`augment.normalize` with the mean and standard deviation of each channel.
 
     Raises:
-      ValueError: another number of them.
+      ValueError: their number is not `channels`.
     """
     if not len(mean) == len(std) == channels:
         raise ValueError(
@@ -191,10 +190,10 @@ def epoch_order(root: Array, epoch: Array | int, *, size: int) -> Array:
 def plan_sizes(
     sizes: Mapping[str, int], *, batch_size: int, validation_fraction: float
 ) -> tuple[dict[str, int], int]:
-    """The sizes of a feed that holds out a part of "train", and its steps per epoch.
+    """The split sizes of a feed that holds out validation data, and steps per epoch.
 
     Raises:
-      ValueError: a batch that is larger than what is left to train on.
+      ValueError: a batch that is larger than the rest of the training split.
 
     >>> plan_sizes(
     ...     {"train": 25_000, "test": 25_000}, batch_size=64, validation_fraction=0.3
@@ -224,13 +223,13 @@ def validation_size(size: int, fraction: float) -> int:
 def split_indices(
     size: int, held_out: int, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(training, held-out) indices of `size` examples, chosen by a seed alone."""
+    """(training, held-out) indices of `size` examples, determined by the seed."""
     order = np.random.Generator(np.random.PCG64(seed)).permutation(size)
     return order[: size - held_out], order[size - held_out :]
 
 
 def with_sharding(shapes: PyTree, sharding: Sharding) -> PyTree:
-    """Shapes and dtypes with a sharding, to compile for."""
+    """Shapes and dtypes with a sharding, for ahead-of-time compilation."""
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes
     )

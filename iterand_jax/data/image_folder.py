@@ -19,9 +19,9 @@ _CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
-    """Opens a folder of images; called with a folder of datasets, which it ignores.
+    """Opens a folder of images; the data directory that it is called with is ignored.
 
-    Attributes are the arguments of `own.from_image_folder`.
+    The attributes are the arguments of `own.from_image_folder`.
     """
 
     path: Path
@@ -30,16 +30,16 @@ class ImageFolder:
     test_seed: int = 0
 
     def kind(self) -> Kind:
-        """What the names of the files and the first image tell.
+        """The shape of the first image, and the number of class folders.
 
         Raises:
-          ValueError: a folder that is missing or empty, or a file that is no image.
+          ValueError: a folder is missing or empty, or a file is not an image.
         """
         classes, files = self._files()
         return self._kind(classes, files)
 
     def __call__(self, folder: str) -> Source:
-        """Reads the bytes of all files, for the fingerprint, and decodes none.
+        """Reads the bytes of all files for the fingerprint, without decoding them.
 
         Raises:
           ValueError: as `kind`.
@@ -70,12 +70,12 @@ class ImageFolder:
         return Kind(first.shape, "uint8", len(classes))
 
     def _files(self) -> tuple[tuple[str, ...], dict[str, Images]]:
-        """The classes; and of each part the paths of its images, and their labels."""
+        """The names of the classes, and the image paths and labels of each split."""
         train, test = self.path / "train", self.path / "test"
         classes = tuple(folder.name for folder in _folders(train))
         if len(classes) < 2:
             raise ValueError(
-                f"{train} has {len(classes)} folders of classes; possible: two or more"
+                f"{train} has {len(classes)} class folders; possible: two or more"
             )
         own_checks.check_test_part(
             str(self.path), test.is_dir(), self.test_fraction, "test/CLASS/*.png"
@@ -90,7 +90,7 @@ class ImageFolder:
         return classes, parts
 
     def _fingerprint(self, files: dict[str, Images]) -> str:
-        """Over the names below the folder, and the bytes, of all images."""
+        """A hash of the relative paths and the bytes of all images."""
         digest = hashlib.sha256()
         for part in files.values():
             for path in part.images:
@@ -110,7 +110,7 @@ class ImageFolder:
             if image.shape != shape:
                 raise ValueError(
                     f"{paths[index]} is {_size(image.shape)}, and the first image is "
-                    f"{_size(shape)}; possible: one size and mode for all"
+                    f"{_size(shape)}; possible: one size and mode for all images"
                 )
             images[index] = image
 
@@ -119,7 +119,7 @@ class ImageFolder:
         return images
 
     def _decode(self, path: Path) -> np.ndarray:
-        """uint8 (H, W, C)."""
+        """The pixels of an image, uint8 (H, W, C)."""
         from PIL import Image
 
         try:
@@ -139,18 +139,20 @@ class ImageFolder:
 
 
 def _labelled(folder: Path, classes: tuple[str, ...]) -> Images:
-    """The paths of the images in the class folders of a folder, and their labels."""
+    """The paths and labels of the images in the class folders of a split."""
     paths: list[Path] = []
     labels: list[int] = []
     for of_class in _folders(folder):
         if of_class.name not in classes:
             raise ValueError(
-                f"{of_class} is no class of the training part; possible: "
+                f"{of_class} is not a class of the training split; possible: "
                 f"{', '.join(classes)}"
             )
         for path in _visible(of_class):
             if path.suffix.lower() not in SUFFIXES:
-                raise ValueError(f"{path} is no image; possible: {', '.join(SUFFIXES)}")
+                raise ValueError(
+                    f"{path} is not an image; possible: {', '.join(SUFFIXES)}"
+                )
             paths.append(path)
             labels.append(classes.index(of_class.name))
     if not paths:
@@ -164,7 +166,7 @@ def _folders(folder: Path) -> list[Path]:
     found = _visible(folder)
     for path in found:
         if not path.is_dir():
-            raise ValueError(f"{path} is not in the folder of a class")
+            raise ValueError(f"{path} is not in a class folder")
     return found
 
 
@@ -178,4 +180,4 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]}x{shape[1]} pixels of {shape[2]} channels"
+    return f"{shape[0]}x{shape[1]} pixels with {shape[2]} channels"

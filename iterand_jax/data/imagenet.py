@@ -1,9 +1,9 @@
 """ImageNet as a stream of batches: Grain over TFDS array records.
 
-Each batch is a pure function of the seed and its number. Grain permutes the records
-anew in each epoch, and every place in that order has a random generator of its own. So
-the images are the same however many processes decode them, wherever a run resumes, and
-among however many hosts a batch is dealt out.
+Each batch is a pure function of the seed and its index. Grain reshuffles the records
+each epoch, and each position in that order has its own random generator. So the images
+do not depend on the number of worker processes, on where a run resumes, or on the
+number of hosts that share a batch.
 
     source = open_imagenet(data_dir)
     batches = train_batches(source.read("train"), seed=0, size=224, batch_size=128)
@@ -36,7 +36,7 @@ from iterand_jax.runtime import signals
 NAME = "imagenet2012"
 OFFICIAL_SIZES = {"train": 1_281_167, "validation": 50_000}
 ATTEMPTS = 100  # to find an image that can be decoded
-_AHEAD = 2  # batches on the devices before they are needed
+_AHEAD = 2  # batches prefetched to the devices
 _TAIL = 1 << 17  # bytes: the last two blocks of an array record file
 
 
@@ -46,9 +46,9 @@ class Batch(NamedTuple):
     Attributes:
       images: uint8 (n, size, size, 3), RGB.
       labels: int32 (n,).
-      weights: float32 (n,), 1, or 0 where there is no example to count.
-      bad: strings (n,), empty, or the images that could not be decoded when this one
-        was sought, in lines "file name: reason".
+      weights: float32 (n,), 1, or 0 for padding and for images that cannot be decoded.
+      bad: strings (n,): empty, or the images at this position that could not be
+        decoded, in lines "file name: reason".
     """
 
     images: Any
@@ -60,10 +60,10 @@ class Batch(NamedTuple):
 def open_imagenet(folder: str) -> Source:
     """Opens ImageNet as TFDS prepared it, reading none of its images.
 
-    What `read` gives of a split is not its examples but random access to them, by
-    index, undecoded. The fingerprint is over the names, sizes and last 128 KiB of the
-    files: to read all 150 GB would take half an hour, and the end of an array record
-    file is its index, which says where in it each record lies.
+    `read` returns random access to the undecoded examples of a split, by index. The
+    fingerprint hashes the names, sizes and last 128 KiB of the files: reading all 150
+    GB would take half an hour, and an array record file ends with its index, which has
+    the offset of each record.
 
     Raises:
       DataNotFoundError: it is absent.
@@ -122,20 +122,20 @@ def train_batches(
     batch_size: int,
     host: tuple[int, int] = (0, 1),
 ) -> Any:
-    """Batches without end: random crops, shuffled anew in each epoch.
+    """An infinite dataset of batches: random crops, reshuffled each epoch.
 
-    What does not fill a batch at the end of an epoch is left out. An image that cannot
-    be decoded is replaced by another, which its place in the order determines.
+    The last partial batch of an epoch is dropped. An image that cannot be decoded is
+    replaced by another, determined by the position in the order.
 
     Args:
       records: of the training split.
       seed: of the order and of the crops, from 0.
       size: of the images, in pixels.
       batch_size: examples in a batch, over all hosts.
-      host: (index, count): which of how many equal parts of each batch to make.
+      host: (index, count) of the hosts; each makes an equal part of every batch.
 
     Returns:
-      A grain.MapDataset of `Batch`, by the number of the batch.
+      A grain.MapDataset of `Batch`, by the index of the batch.
     """
     import grain
 
@@ -148,9 +148,9 @@ def train_batches(
 def eval_batches(
     records: Any, *, size: int, batch_size: int, host: tuple[int, int] = (0, 1)
 ) -> Any:
-    """Batches with each example once: centre crops, in order, then padding.
+    """Batches that have each example once: center crops, in order, then padding.
 
-    An image that cannot be decoded has weight 0, as padding has. Args and Returns are
+    An image that cannot be decoded has weight 0, like padding. Args and Returns are
     those of `train_batches`.
     """
     import grain
@@ -178,39 +178,42 @@ def iterate(
     start: int = 0,
     place: Callable[[Batch], Any] = lambda batch: batch,
 ) -> Any:
-    """Iterates over batches that are made ahead of time.
+    """Iterates over batches, with prefetching.
 
     Args:
-      batches: of `train_batches` or `eval_batches`.
-      workers: how many processes make them; 0 for a thread of this one.
-      start: the number of the first.
-      place: what a thread of this process does with each, such as to put it on devices.
+      batches: from `train_batches` or `eval_batches`.
+      workers: the number of worker processes; 0 for a thread of this process.
+      start: the index of the first batch.
+      place: applied to each batch in a thread of this process, for example to put it
+        on the devices.
 
     Returns:
-      A grain.DatasetIterator; close it, to end the processes.
+      A grain.DatasetIterator; close it to stop the workers.
     """
     import grain
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain hands its flags on to the processes
+        flags.FLAGS.mark_as_parsed()  # Grain passes its flags to the workers
+    # The workers (or, without any, one thread) do the reading: no threads below them.
     at_once = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     processes = grain.MultiprocessingOptions(
         num_workers=workers, per_worker_buffer_size=1
     )
     dataset = batches[start:].to_iter_dataset(at_once)
     dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker).map(place)
+    # A thread of this process fetches from the workers and puts batches on devices.
     ahead = grain.experimental.ThreadPrefetchIterDataset(
         dataset, prefetch_buffer_size=_AHEAD
     )
-    with signals.kept_from_children():  # they are closed when the parent stops
+    with signals.kept_from_children():  # the parent stops them when it is interrupted
         iterator = iter(ahead)
         iterator.start_prefetch()
     return iterator
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Ends a worker when its parent ends, in whatever way."""
+    """Makes a worker exit when its parent exits or is killed."""
     del index, count
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -224,10 +227,10 @@ def _end_with_parent() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Loader:
-    """Makes one host's part of a batch from its number and the indices of its records.
+    """Makes one host's part of a batch from its index and its record indices.
 
     With a seed it makes random crops and replaces bad images, without one it makes
-    centre crops and leaves them out.
+    center crops and gives bad images weight 0.
     """
 
     records: Any
@@ -237,6 +240,7 @@ class _Loader:
     seed: int | None
 
     def __call__(self, number: int, indices: np.ndarray) -> Batch:
+        # The position in the whole order of this host's first example.
         first = number * len(indices) + len(indices) // self.hosts * self.host
         indices = np.split(indices, self.hosts)[self.host]
         n = len(indices)
@@ -257,7 +261,7 @@ class _Loader:
         if not indices:
             return []
         try:
-            # All at once takes a quarter of the time of one by one.
+            # One call for all takes a quarter of the time of one call per record.
             return self.records.__getitems__(indices)
         except Exception as error:
             raise ValueError(f"records of {NAME} cannot be read: {error}") from error
@@ -265,7 +269,7 @@ class _Loader:
     def _example(
         self, record: Mapping[str, Any], position: int
     ) -> tuple[np.ndarray, int, str]:
-        """(image, label, bad images met on the way) of a place in the order."""
+        """(image, label, the bad images that it replaces) of a position."""
         if self.seed is None:
             return self._crop(record, None), record["label"], ""
         generator = np.random.default_rng((self.seed, position))
@@ -292,6 +296,6 @@ class _Loader:
 
 
 def reports(batch: Batch) -> Iterator[str]:
-    """The bad images that a batch tells of, "file name: reason"."""
+    """The bad images reported by a batch, "file name: reason"."""
     for lines in batch.bad:
         yield from lines.splitlines()

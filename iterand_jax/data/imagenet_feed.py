@@ -1,8 +1,8 @@
 """The feed of ImageNet: batches that Grain makes on the host while the devices train.
 
-The paper's top-1 is measured on the 50,000 validation images, whose labels are public.
-So they are "validation" after each epoch and "test" at the end, and nothing is held out
-of the training images.
+The paper reports top-1 on the 50,000 validation images, whose labels are public. So
+they are both "validation" after each epoch and "test" at the end, and no training
+images are held out.
 """
 
 import contextlib
@@ -33,18 +33,18 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class BadImageInDatasetError(ValueError):
-    """An image cannot be decoded, and the config refuses that."""
+    """An image cannot be decoded, and dataset.on_bad_image is "refuse"."""
 
 
 class StreamedImages(Feed):
-    """Images that are decoded and cropped in processes of the host, as uint8.
+    """uint8 images that worker processes on the host decode and crop.
 
-    Training takes random crops of a box with 0.08 to 1 of the image's area and an
-    aspect from 3/4 to 4/3, flipped at random; evaluation takes centre crops
-    (`iterand_jax.data.jpeg`). Whatever the number of processes, devices and hosts, a
-    step sees the same images. One that cannot be decoded is reported once by its file
-    name; then it is replaced in training and does not count in evaluation ("skip"), or
-    it ends the run ("refuse").
+    Training uses random crops with 0.08 to 1 of the image's area and an aspect ratio
+    from 3/4 to 4/3, flipped at random; evaluation uses center crops
+    (`iterand_jax.data.jpeg`). The images of a step do not depend on the number of
+    workers, devices and hosts. An image that cannot be decoded is logged once by its
+    file name; then it is replaced in training and skipped in evaluation ("skip"), or it
+    stops the run ("refuse").
     """
 
     def __init__(
@@ -61,23 +61,23 @@ class StreamedImages(Feed):
         workers: int,
         on_bad_image: str,
     ):
-        """Plans the batches of a source whose `read` gives records.
+        """Plans the batches of a source whose `read` returns records.
 
         Args:
-          source: of `imagenet.open_imagenet`.
-          placement: where batches go.
+          source: from `imagenet.open_imagenet`.
+          placement: the sharding of batches.
           size: of the images, in pixels.
           batch_size: examples in a batch of training, over all hosts.
           eval_batch_size: examples in a batch of evaluation, over all hosts.
           dtype: of the network's inputs.
-          mean: of each channel, of 1.
-          std: of each channel, of 1.
-          workers: processes that decode, on each host; -1 for one per core, 0 for a
-            thread of this process.
+          mean: per channel, of pixels / 255.
+          std: per channel, of pixels / 255.
+          workers: worker processes per host; -1 for one per core, 0 for a thread of
+            this process.
           on_bad_image: "skip" or "refuse".
 
         Raises:
-          ValueError: in one line, what is not possible.
+          ValueError: an invalid argument.
         """
         self._normalize = normalizer(mean, std, channels=3, dtype=dtype)
         if batch_size > source.sizes["train"]:
@@ -87,8 +87,8 @@ class StreamedImages(Feed):
             )
         if workers < -1:
             raise ValueError(
-                "dataset.workers is a number of processes from 0, or -1 for one per "
-                f"core; got {workers}"
+                "dataset.workers must be a number of processes from 0, or -1 for one "
+                f"per core; got {workers}"
             )
         if on_bad_image not in ON_BAD_IMAGE:
             raise ValueError(
@@ -115,7 +115,7 @@ class StreamedImages(Feed):
         self._training: Any = None
 
     def open(self, root: Array, position: Any = None) -> None:
-        """Starts the processes, at the batch where a checkpoint stood."""
+        """Starts the workers, at the batch that follows the checkpoint."""
         if position is not None:
             self._next_step = position["next_step"]
             self._bad = set(position["bad_images"])
@@ -133,10 +133,10 @@ class StreamedImages(Feed):
         return [with_sharding(self._shapes(self._batch_size), self._placement.batch)]
 
     def batch(self, step: int) -> PyTree:
-        """The batch of the step, which a thread has put on the devices meanwhile."""
+        """The batch of the step, which a thread has prefetched to the devices."""
         if step != self._next_step:
             raise ValueError(
-                f"the iterator of {self._source.name} stands at step "
+                f"the iterator of {self._source.name} is at step "
                 f"{self._next_step}, not {step}"
             )
         batch = next(self._training)
@@ -158,7 +158,7 @@ class StreamedImages(Feed):
         return [with_sharding(shapes, self._placement.batch)]
 
     def split(self, name: str) -> Iterator[PyTree]:
-        """Each validation image once; both splits are TFDS's validation split."""
+        """Each validation image once; both names mean TFDS's validation split."""
         del name
         batches = imagenet.eval_batches(
             self._source.read("validation"),
@@ -177,14 +177,14 @@ class StreamedImages(Feed):
         return (self._normalize(batch.images),), batch.labels, weights
 
     def position(self) -> dict[str, Any]:
-        """The step whose batch comes next, and the bad images this host reported.
+        """The step of the next batch, and the bad images that this host has logged.
 
-        It tells nothing of processes, so that a run may continue with more or fewer.
+        It does not depend on the workers, so a run may resume with more or fewer.
         """
         return {"next_step": self._next_step, "bad_images": sorted(self._bad)}
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Stops the workers."""
         if self._training is not None:
             self._training.close()
             self._training = None
@@ -209,7 +209,7 @@ class StreamedImages(Feed):
                 )
             if line not in self._bad:
                 self._bad.add(line)
-                _LOGGER.warning("left out, since it cannot be decoded: %s", line)
+                _LOGGER.warning("skipped an image that cannot be decoded: %s", line)
 
     def _shapes(self, batch_size: int) -> Images:
         return Images(
@@ -219,6 +219,6 @@ class StreamedImages(Feed):
 
 
 def _seed(root: Array) -> int:
-    """A seed of the order and the crops, from the root key."""
+    """The seed of the order and the crops, derived from the root key."""
     words = np.asarray(jax.random.bits(keyed(root, "images"), (2,), jnp.uint32))
     return int(words[0]) << 32 | int(words[1])

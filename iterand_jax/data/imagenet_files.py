@@ -1,7 +1,7 @@
-"""ImageNet's examples, from what it is distributed as: archives or class folders.
+"""ImageNet's examples, from the official archives or from class folders.
 
-Both give TFDS's imagenet2012: its labels, its file names, and its corrections of the
-few training images that are not RGB JPEGs.
+Both give the examples of TFDS's imagenet2012: its labels, its file names, and its
+corrections of the few training images that are not RGB JPEGs.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ def from_archives(files: Mapping[str, Path]) -> dict[str, Examples]:
 
 
 def class_folders(given: str | None) -> dict[str, Path]:
-    """The folder of each split's class folders, none where archives are meant.
+    """The folder of each split's class folders; empty if archives are to be used.
 
     Args:
-      given: the folder that the user named, if any.
+      given: the user's folder, if any.
 
     Raises:
-      ValueError: a folder with neither.
+      ValueError: the folder has neither class folders nor archives.
     """
     folder = Path(given or "").expanduser()
     if given is None or not folder.is_dir():
@@ -63,15 +63,15 @@ def from_class_folders(
 ) -> dict[str, Examples]:
     """The examples of each split in its class folders, SYNSET/*.JPEG.
 
-    An image is called by its file name, with its synset in front where several images
-    of the split have that name. Classes may be absent, as in a small extract.
+    An image is identified by its file name, prefixed with its synset if several images
+    of the split have that name. Classes may be missing, as in a small subset.
 
     Args:
-      folders: of `class_folders`.
-      synsets: the names of the classes, as TFDS has them.
+      folders: from `class_folders`.
+      synsets: the names of the classes in TFDS.
 
     Raises:
-      ValueError: a folder is absent or empty, or is no synset.
+      ValueError: a folder is missing or empty, or its name is not a synset.
     """
     images = {split: _images(path, synsets) for split, path in folders.items()}
     return {split: _folder_examples(found) for split, found in images.items()}
@@ -81,7 +81,7 @@ def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
     """(synset, image) of all images in the class folders of a split, sorted."""
     if not folder.is_dir():
         raise ValueError(
-            f"{folder} is not there: class folders are needed in both train and val"
+            f"there is no folder {folder}: class folders are needed in train and val"
         )
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if not classes:
@@ -90,7 +90,7 @@ def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
     for path in classes:
         if path.name not in known:
             raise ValueError(
-                f"{path} is not called after an ImageNet class; possible: the "
+                f"{path} is not named after an ImageNet class; possible: the "
                 f"{len(synsets)} synsets, such as {synsets[0]}"
             )
         images = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
@@ -117,7 +117,7 @@ def _folder_examples(images: list[tuple[str, Path]]) -> Examples:
 
 
 def _train_archive(path: Path) -> Examples:
-    """Yields images from an archive of one archive per class, read as a stream."""
+    """Yields images from an archive of per-class archives, read as a stream."""
     with tarfile.open(path, "r|") as classes:
         for class_file, file in archives.members(classes):
             with tarfile.open(fileobj=file, mode="r|") as images:
@@ -140,13 +140,13 @@ def _validation_archive(path: Path) -> Examples:
 
 
 def _example(name: str, encoded: bytes, synset: str) -> tuple[str, dict[str, Any]]:
-    """An example in the form that TFDS writes, mended where TFDS mends it."""
+    """An example as TFDS writes it, with the corrections that TFDS makes."""
     from tensorflow_datasets.datasets.imagenet2012 import (
         imagenet2012_dataset_builder as official,
     )
 
     if name in official.CMYK_IMAGES or name in official.PNG_IMAGES:
-        # One that cannot be decoded stays as it is: whoever reads it tells its name.
+        # One that cannot be decoded stays unchanged; reading it reports its name.
         with contextlib.suppress(Exception):
             encoded = _as_rgb_jpeg(encoded)
     return name, {"file_name": name, "image": encoded, "label": synset}
@@ -158,6 +158,6 @@ def _as_rgb_jpeg(encoded: bytes) -> bytes:
     with Image.open(io.BytesIO(encoded)) as image:
         pixels = np.asarray(image.convert("RGB"))
     buffer = io.BytesIO()
-    # What TFDS asks of TensorFlow: quality 100, and TensorFlow's own subsampling.
+    # As TFDS encodes with TensorFlow: quality 100 and TensorFlow's default subsampling.
     Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling="4:2:0")
     return buffer.getvalue()

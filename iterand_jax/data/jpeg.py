@@ -1,8 +1,8 @@
-"""JPEG files to images of one size, on the host, by OpenCV.
+"""JPEG decoding and resizing to one size, on the host, with OpenCV.
 
-The orientation in a file's EXIF data is ignored, as TFDS and the usual readers of
-ImageNet ignore it. An axis that shrinks is averaged over areas, since OpenCV's linear
-interpolation has no antialiasing; one that grows is interpolated linearly.
+The EXIF orientation of files is ignored, as TFDS and the common ImageNet readers do. An
+axis that is downsampled uses area interpolation, since OpenCV's linear interpolation
+has no antialiasing; one that is upsampled uses linear interpolation.
 """
 
 import functools
@@ -18,15 +18,15 @@ RESIZE = 256 / 224  # of the shorter side to the crop, in evaluation
 
 
 class BadImageError(Exception):
-    """An image that cannot be decoded, or not to its end; the message says why."""
+    """An image is not decodable, or is truncated; the message says why."""
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """The pixels of a JPEG (grey, RGB, CMYK or YCCK) or PNG: uint8 (H, W, 3), RGB.
+    """The pixels of a JPEG (gray, RGB, CMYK or YCCK) or PNG: uint8 (H, W, 3), RGB.
 
     Raises:
-      BadImageError: it is no such file, or ends before its image does. A gap inside a
-        JPEG file that has its end is not noticed: libjpeg fills it with grey.
+      BadImageError: it is not such a file, or is truncated. Missing data in the middle
+        of a JPEG file is not detected: libjpeg fills it with gray.
     """
     cv2 = _opencv()
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -42,13 +42,13 @@ def random_crop(
 ) -> np.ndarray:
     """A random box of an image, resized to (size, size) and flipped at random.
 
-    The box has 0.08 to 1 of the image's area and an aspect from 3/4 to 4/3 (uniform in
-    the logarithm). If none of ten draws fits, it is the largest centred box whose
-    aspect is in that range.
+    The box has 0.08 to 1 of the image's area and an aspect ratio from 3/4 to 4/3
+    (log-uniform). If none of ten samples fits, it is the largest centered box whose
+    aspect ratio is in that range.
 
     Args:
       encoded: the file's bytes.
-      generator: where the draws come from.
+      generator: of random numbers.
       size: of the result, in pixels.
 
     Returns:
@@ -66,7 +66,7 @@ def random_crop(
 def centre_crop(encoded: bytes, size: int) -> np.ndarray:
     """The image with its shorter side resized to round(size * 256 / 224), then cropped.
 
-    Args and Raises are those of `random_crop`; so is the result.
+    Args, Returns and Raises are those of `random_crop`.
     """
     pixels = decode(encoded)
     height, width = pixels.shape[:2]
@@ -79,7 +79,7 @@ def centre_crop(encoded: bytes, size: int) -> np.ndarray:
 def random_box(
     generator: np.random.Generator, height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """The box of `random_crop` in an image of a size: (top, left, height, width)."""
+    """Samples the box of `random_crop`: (top, left, height, width)."""
     for _ in range(ATTEMPTS):
         area = height * width * generator.uniform(*AREA)
         aspect = math.exp(generator.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -103,13 +103,13 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 def _opencv() -> ModuleType:
     import cv2
 
-    # Images are many and small: the cores decode different ones.
+    # One thread per image: the parallelism is over images, in worker processes.
     cv2.setNumThreads(0)
     return cv2
 
 
 def _decode_by_pillow(encoded: bytes) -> np.ndarray:
-    """Decodes what OpenCV cannot, or says why it is no image."""
+    """Decodes what OpenCV cannot, or says why it is not an image."""
     from PIL import Image, UnidentifiedImageError
 
     try:

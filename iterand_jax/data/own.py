@@ -1,19 +1,18 @@
-"""Datasets of one's own: arrays in memory, an .npz file, or a folder of images.
+"""Custom datasets: arrays in memory, an .npz file, or a folder of images.
 
 Each function makes a `Dataset`, to be registered under the name that a config uses:
 
     iterand_jax.register_dataset("flowers", own.from_npz("flowers.npz"))
 
-Two kinds of examples are possible. uint8 arrays (N, H, W, C) are images: they lie on
-the devices as they are, and a config normalizes them with `dataset.mean` and
-`dataset.std` (of pixels / 255, by channel) and augments them as it says. Floats of any
-shape (N, ...) reach the network as float32 (or as `dtype`, where a config sets one), so
-a config has None for `dataset.mean` and `dataset.std` and `augmentation = "none"`.
+Two kinds of examples are possible. uint8 arrays (N, H, W, C) are images: they are
+stored on the devices as uint8, normalized with the config's `dataset.mean` and
+`dataset.std` (of pixels / 255, per channel) and augmented by its `augmentation`. Floats
+of any shape (N, ...) reach the network as float32 (or as the config's `dtype`), so
+`dataset.mean` and `dataset.std` are None and `augmentation = "none"`.
 
-Labels are whole numbers from 0, and every class has a training example. The validation
-split is taken from the training part as for the other datasets. A test part is needed:
-it is given, or `test_fraction` of the examples are set apart, which ones following from
-`test_seed` alone.
+Labels are integers from 0, and every class has a training example. The validation split
+is held out of the training split, as for the other datasets. A test split is required:
+pass it, or a `test_fraction` of the examples to hold out; `test_seed` determines which.
 """
 
 import contextlib
@@ -57,15 +56,15 @@ def from_arrays(
     Args:
       x: uint8 images (N, H, W, C), or floats (N, ...).
       y: labels (N,), integers from 0.
-      test: the same two of the test part.
-      test_fraction: how much of x and y to set apart, if there is no test part.
-      test_seed: of the choice of these.
-      num_classes: if some classes have no training example; by default the largest
-        label and 1.
+      test: (x, y) of the test split.
+      test_fraction: the fraction of x and y to hold out, if there is no test split.
+      test_seed: determines which examples are held out.
+      num_classes: needed if some classes have no training example; by default the
+        largest label plus 1.
 
     Raises:
-      ValueError: arrays of other shapes or dtypes, numbers that are not finite, labels
-        that are not possible, or no test part.
+      ValueError: unsupported shapes or dtypes, numbers that are not finite, invalid
+        labels, or no test split.
 
     >>> x, y = np.zeros((10, 4)), np.arange(10) % 2
     >>> dataset = from_arrays(x, y, test_fraction=0.2)
@@ -95,19 +94,19 @@ def from_npz(
 ) -> Dataset:
     """The dataset of an .npz file, as `numpy.savez` writes it.
 
-    It holds the arrays x_train, y_train, x_test and y_test, or, to be divided by
-    `test_fraction`, x and y. Of the examples only shapes and dtypes are read before the
-    dataset is opened.
+    It holds the arrays x_train, y_train, x_test and y_test, or, with `test_fraction`, x
+    and y. Until the dataset is opened, only the labels and the shapes and dtypes of the
+    examples are read.
 
     Args:
       path: of the file.
-      test_fraction: how much to set apart, if there is no test part.
-      test_seed: of the choice of these.
+      test_fraction: the fraction to hold out, if there is no test split.
+      test_seed: determines which examples are held out.
       num_classes: as in `from_arrays`.
 
     Raises:
-      ValueError: a file that is not there or is no such file, and what `from_arrays`
-        refuses.
+      ValueError: the file is missing or not an .npz file, or for the same reasons as
+        `from_arrays`.
 
     >>> from_npz("nowhere.npz", test_fraction=0.2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -127,21 +126,21 @@ def from_image_folder(
 ) -> Dataset:
     """The dataset of a folder of images: train/CLASS/*.png and test/CLASS/*.png.
 
-    JPEG files are possible too. All images have one size. The classes are the folders
-    of train, sorted by name; the workdir of a run has them in classes.txt. Files and
-    folders whose names begin with a dot do not count. The orientation in a file's EXIF
-    data is ignored.
+    JPEG files are possible too. All images have the same size. The classes are the
+    folders in train/, sorted by name; a run's workdir lists them in classes.txt. Hidden
+    files and folders (names with a leading dot) are skipped. The EXIF orientation of
+    files is ignored.
 
     Args:
       path: of the folder.
-      mode: "L" (grey, one channel) or "RGB", to which all images are converted; None if
-        all are already in one of the two.
-      test_fraction: how much to set apart, if there is no folder test.
-      test_seed: of the choice of these.
+      mode: "L" (grayscale, one channel) or "RGB", to which all images are converted;
+        None if all images already are in one of the two.
+      test_fraction: the fraction to hold out, if there is no test/ folder.
+      test_seed: determines which examples are held out.
 
     Raises:
-      ValueError: a folder that is not there or empty, a file that is no such image, or
-        images of several sizes or modes.
+      ValueError: a folder is missing or empty, a file is not an image, or images differ
+        in size or mode.
 
     >>> from_image_folder("nowhere")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -156,7 +155,7 @@ def from_image_folder(
 
 @dataclasses.dataclass(frozen=True)
 class _NpzFile:
-    """Opens an .npz file; called with a folder of datasets, which it ignores."""
+    """Opens an .npz file; the data directory that it is called with is ignored."""
 
     path: Path
     test_fraction: float | None
@@ -164,7 +163,10 @@ class _NpzFile:
     num_classes: int | None
 
     def kind(self) -> Kind:
-        """What the labels tell, and the headers of the examples."""
+        """The number of classes in the labels, and the form of the examples' headers.
+
+        Reads the labels, but only the headers of the examples.
+        """
         headers = self._headers()
         names = self._names(headers)
         labels = self._arrays([of_part.labels for of_part in names.values()])
@@ -179,7 +181,7 @@ class _NpzFile:
         return own_checks.kind_of(told, forms, checked, self.num_classes)
 
     def __call__(self, folder: str) -> Source:
-        """Reads all of it."""
+        """Reads the whole file."""
         del folder
         names = self._names(self._headers())
         arrays = self._arrays([name for of_part in names.values() for name in of_part])
@@ -196,7 +198,7 @@ class _NpzFile:
         return Names(*(f"{name} of {self.path}" for name in names))
 
     def _names(self, found: Mapping[str, Any]) -> dict[str, Names]:
-        """The arrays of each part, of those that are found."""
+        """The names of the arrays of each split, among those found in the file."""
         names = {"train": Names(*(("x", "y") if "x" in found else TRAIN))}
         if set(TEST) & set(found):
             names["test"] = Names(*TEST)
@@ -264,7 +266,7 @@ def _dataset(open_: Callable[[str], Source], kind: Kind) -> Dataset:
 
 
 def _source(name: str, parts: Mapping[str, Images], kind: Kind) -> Source:
-    """The source of parts in memory; its fingerprint is over their bytes."""
+    """The source of splits in memory; its fingerprint hashes their bytes."""
     digest = hashlib.sha256()
     for part in own_checks.PARTS:
         for array in parts[part]:

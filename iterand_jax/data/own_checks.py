@@ -1,4 +1,4 @@
-"""What is asked of a user's examples and labels, with one-line errors."""
+"""Validation of a user's examples and labels, with one-line errors."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ PARTS = ("train", "test")
 
 
 class Names(NamedTuple):
-    """What messages call the two arrays of a part."""
+    """The names of a split's two arrays in error messages."""
 
     examples: str
     labels: str
@@ -33,10 +33,10 @@ class Kind(NamedTuple):
 
 
 def form_of(name: str, shape: tuple[int, ...], dtype: Any) -> tuple[tuple, str]:
-    """(shape of an example, its dtype in a feed) of examples of a shape and dtype.
+    """(shape of one example, its dtype in a feed), from an array's shape and dtype.
 
     Raises:
-      ValueError: in one line, what is not possible.
+      ValueError: an empty array, or an unsupported shape or dtype.
     """
     if 0 in shape:
         raise ValueError(f"{name} of shape {shape} is empty")
@@ -44,8 +44,8 @@ def form_of(name: str, shape: tuple[int, ...], dtype: Any) -> tuple[tuple, str]:
         if len(shape) == 4:
             return shape[1:], "uint8"
         raise ValueError(
-            f"{name} is uint8 of shape {shape}; possible: images (N, H, W, C), with an "
-            f"axis of one channel if they are grey, or floats (N, ...)"
+            f"{name} is uint8 of shape {shape}; possible: images (N, H, W, C), with "
+            f"C = 1 for grayscale, or floats (N, ...)"
         )
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
@@ -60,7 +60,7 @@ def as_examples(name: str, x: Any) -> np.ndarray:
     """Examples in the dtype of a feed.
 
     Raises:
-      ValueError: as `form_of`, or numbers that are not finite.
+      ValueError: as in `form_of`, or for numbers that are not finite.
     """
     x = np.asarray(x)
     _, dtype = form_of(name, x.shape, x.dtype)
@@ -71,8 +71,8 @@ def as_examples(name: str, x: Any) -> np.ndarray:
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"{name}[{int(np.argmin(finite))}] has a NaN, or a number that is not "
-            f"finite in float32"
+            f"{name}[{int(np.argmin(finite))}] has a NaN, an infinity, or a number "
+            f"that overflows float32"
         )
     return x
 
@@ -81,12 +81,12 @@ def as_labels(name: str, y: Any, size: int) -> np.ndarray:
     """The labels of `size` examples, int32.
 
     Raises:
-      ValueError: another number of them, or others than integers from 0.
+      ValueError: the wrong number of labels, or labels that are not integers from 0.
     """
     y = np.asarray(y)
     if y.shape != (size,):
         raise ValueError(
-            f"{name} has the shape {y.shape}; possible: ({size},), a label for each "
+            f"{name} has the shape {y.shape}; possible: ({size},), one label per "
             f"example"
         )
     if not np.issubdtype(y.dtype, np.integer):
@@ -104,17 +104,17 @@ def kind_of(
     labels: Mapping[str, np.ndarray],
     num_classes: int | None,
 ) -> Kind:
-    """What the parts of a dataset, "train" and perhaps "test", have in common.
+    """The shape, dtype and classes that "train" and, if present, "test" share.
 
     Args:
-      names: of the arrays of each part.
-      forms: of the examples of each part, as `form_of` gives them.
-      labels: of each part.
-      num_classes: None for the largest training label and 1.
+      names: of the arrays of each split.
+      forms: of the examples of each split, as `form_of` returns them.
+      labels: of each split.
+      num_classes: None for the largest training label plus 1.
 
     Raises:
-      ValueError: parts of two forms, a class without a training example, or a label
-        that is not below the number of classes.
+      ValueError: the splits differ in shape or dtype, a class has no training example,
+        or a label is not below the number of classes.
     """
     of_train = names["train"].labels
     classes = np.unique(labels["train"])
@@ -122,8 +122,8 @@ def kind_of(
     if num_classes is None and len(classes) < count:
         missing = np.setdiff1d(np.arange(len(classes) + 1), classes)[0]
         raise ValueError(
-            f"{of_train} has labels up to {count - 1}, but no {missing}; possible: all "
-            f"from 0 on, or num_classes={count}"
+            f"{of_train} has labels up to {count - 1}, but no {missing}; possible: "
+            f"every label from 0 on, or num_classes={count}"
         )
     if count < 2:
         raise ValueError(f"{of_train} has one class; possible: two or more")
@@ -143,7 +143,7 @@ def kind_of(
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError for a split that a dataset of one's own does not have."""
+    """Raises ValueError for a split that custom datasets do not have."""
     if split not in PARTS:
         raise ValueError(f"unknown split {split!r}; possible: {', '.join(PARTS)}")
 
@@ -151,29 +151,29 @@ def check_split(split: str) -> None:
 def check_test_part(
     what: str, has_test: bool, fraction: float | None, possible: str
 ) -> None:
-    """Raises ValueError unless there is a test part or a fraction to set apart."""
+    """Raises ValueError unless there is either a test split or a `test_fraction`."""
     if has_test and fraction is not None:
         raise ValueError(
-            f"{what} has a test part, so test_fraction={fraction:g} is not possible"
+            f"{what} has a test split, so test_fraction={fraction:g} cannot be used"
         )
     if not has_test and fraction is None:
         raise ValueError(
-            f"{what} has no test part; possible: {possible}, or a test_fraction to set "
-            f"apart, such as 0.2"
+            f"{what} has no test split; possible: {possible}, or a test_fraction to "
+            f"hold out, such as 0.2"
         )
     if fraction is not None and not 0 < fraction < 1:
-        raise ValueError(f"test_fraction is in (0, 1); got {fraction:g}")
+        raise ValueError(f"test_fraction must be in (0, 1); got {fraction:g}")
 
 
 def with_test_part(
     parts: Mapping[str, Images], fraction: float | None, seed: int
 ) -> dict[str, Images]:
-    """The parts; with a fraction, of the training part that much becomes the test.
+    """The splits; with a fraction, that part of "train" is held out as "test".
 
-    At least one example is in each; which ones follows from the seed.
+    Each split has at least one example; the seed determines which examples.
 
     Raises:
-      ValueError: a single example, which cannot be divided.
+      ValueError: a single example, which cannot be split.
     """
     if fraction is None:
         return dict(parts)
@@ -181,7 +181,7 @@ def with_test_part(
     size = len(labels)
     if size < 2:
         raise ValueError(
-            f"test_fraction={fraction:g} of {size} example is not possible"
+            f"{size} example cannot be split by test_fraction={fraction:g}"
         )
     train, test = split_indices(size, validation_size(size, fraction), seed=seed)
     return {

@@ -1,12 +1,11 @@
-"""Makes TFDS directories of array records without TensorFlow.
+"""Prepares TFDS datasets as array records, without TensorFlow.
 
 python -m iterand_jax.data.prepare DATASET [--data_dir=DIR] [--archive=FILE_OR_FOLDER]
 
-TFDS writes array records without TensorFlow, but its dataset builders read the
-official archives with it. So the registered builder is kept (features, version, file
-names, checksums) and only its examples are replaced, by generators that read the
-archive with the standard library. Images are handed over encoded, because TFDS leaves
-encoding to TensorFlow too.
+TFDS writes array records without TensorFlow, but its dataset builders need it to read
+the official archives. So the registered builder is kept (features, version, file names,
+checksums) and only its examples are replaced, by generators that read the archive with
+the standard library. Images are passed encoded, because TFDS encodes with TensorFlow.
 """
 
 import contextlib
@@ -37,27 +36,27 @@ Examples = Iterable[tuple[str | int, dict[str, Any]]]
 
 
 def prepare(name: str, data_dir: str | None = None, archive: str | None = None) -> Path:
-    """Makes the TFDS directory of a dataset unless it is there.
+    """Prepares the TFDS directory of a dataset, unless it exists.
 
-    One process at a time prepares a dataset in a data directory. Another waits, says so
-    on stderr, and then finds the dataset made, or makes it where the first one failed.
-    Nothing that looks prepared exists before everything is written, and what a killed
-    preparation left is removed by the next.
+    A lock lets one process at a time prepare a dataset in a data directory. Others log
+    on stderr that they wait; then they use the prepared dataset, or prepare it if the
+    first one failed. The directory appears only when everything is written, and
+    leftovers of a killed process are removed by the next.
 
     Args:
       name: "cifar10", "imdb_reviews" or "imagenet2012".
       data_dir: as in `resolve_data_dir`.
-      archive: the official archive, or the folder that holds it; None downloads it. It
-        must match the SHA-256 that TFDS has registered. For imagenet2012 also a folder
-        of class folders (`imagenet_files.from_class_folders`).
+      archive: the official archive or its folder; None downloads it. It must match the
+        SHA-256 that TFDS registers. For imagenet2012 also a folder of class folders
+        (`imagenet_files.from_class_folders`).
 
     Returns:
       The path of the directory.
 
     Raises:
-      ValueError: bad input.
-      DownloadError: the network fails.
-      OSError: the disk fails.
+      ValueError: invalid arguments, or an archive with the wrong checksum.
+      DownloadError: the download fails.
+      OSError: reading or writing fails.
     """
     if name not in _EXAMPLES:
         raise ValueError(f"unknown dataset {name!r}; possible: {', '.join(_EXAMPLES)}")
@@ -66,6 +65,7 @@ def prepare(name: str, data_dir: str | None = None, archive: str | None = None) 
     path, downloads = Path(builder.data_dir), Path(folder, "downloads")
     if prepared:
         return path
+    # Which files are needed, and where they are or will be downloaded to.
     files = imagenet_files.class_folders(archive) if name == "imagenet2012" else {}
     expected = {} if files else archives.registered_archives(builder)
     for file_name, official in expected.items():
@@ -73,11 +73,13 @@ def prepare(name: str, data_dir: str | None = None, archive: str | None = None) 
     lock = downloads / f"{name}.lock"
     message = f"waiting for the process that prepares {name}: {lock}"
     with locks.alone(lock, while_waiting=message):
+        # Another process may have prepared it while this one waited.
         builder, prepared = tfds_builder(name, folder)
         if prepared:
             return path
         if path.exists():
             raise ValueError(f"{path} exists but holds no {name}: move it away")
+        # Leftovers of a killed process.
         for killed in path.parent.glob(f"incomplete.*_{path.name}"):
             shutil.rmtree(killed)
         for file_name, official in expected.items():
@@ -88,13 +90,13 @@ def prepare(name: str, data_dir: str | None = None, archive: str | None = None) 
 
 
 def prepare_if_possible(name: str, data_dir: str | None = None) -> None:
-    """Prepares a dataset as `prepare` does, unless it needs no preparing.
+    """Calls `prepare` for a dataset that needs preparing.
 
     Raises:
-      DataNotFoundError: it is absent, and cannot be fetched now (a network that does
-        not answer is given up after `archives.CONNECT_SECONDS`) or only by hand; the
-        message names the folder looked in and the command to run.
-      ValueError: what is there is damaged.
+      DataNotFoundError: it is missing and cannot be downloaded now (connecting times
+        out after `archives.CONNECT_SECONDS`), or only by the user; the message has the
+        data directory and the command to run.
+      ValueError: the existing data is damaged.
     """
     if name not in _EXAMPLES:
         return
@@ -107,7 +109,7 @@ def prepare_if_possible(name: str, data_dir: str | None = None) -> None:
         ) from error
     except (archives.DownloadError, OSError) as error:
         raise DataNotFoundError(
-            f"{name} is not in {folder} and cannot be fetched now ({error}): with a "
+            f"{name} is not in {folder} and cannot be downloaded now ({error}): with a "
             f"network, or --archive=FILE, run: {prepare_command(name, folder)}"
         ) from error
 
@@ -125,9 +127,10 @@ def _write(name: str, builder: Any, files: Mapping[str, Path]) -> None:
 
 @contextlib.contextmanager
 def _shuffling_without_tensorflow() -> Iterator[None]:
-    """Gives TFDS's shuffle, which spills above 1 GB, plain files for TensorFlow's."""
+    """Replaces TensorFlow's file API in TFDS's shuffle, which spills above 1 GB."""
     from tensorflow_datasets.core import shuffle
 
+    # The shuffle opens all of its buckets at once.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * shuffle.BUCKETS_NUMBER
     if 0 <= soft < needed:
@@ -213,13 +216,13 @@ def define_flags() -> None:
     cli.define_path(
         "archive",
         None,
-        "the archive that was downloaded, or its folder; default: download it. For "
+        "the downloaded archive, or its folder; default: download it. For "
         "imagenet2012 also a folder with train/SYNSET/*.JPEG and val/SYNSET/*.JPEG",
     )
 
 
 def main(dataset: str = "") -> int:
-    """Prepares a dataset; the exit status."""
+    """Prepares a dataset; returns the exit status."""
     folder = resolve_data_dir(flags.FLAGS.data_dir)
     try:
         before = dataset in _EXAMPLES and tfds_builder(dataset, folder)[1]
@@ -231,7 +234,7 @@ def main(dataset: str = "") -> int:
 
 
 def run() -> None:
-    """Runs the command; ends the process."""
+    """Runs the command and exits."""
     cli.run(
         main,
         define_flags,

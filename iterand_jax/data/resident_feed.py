@@ -33,11 +33,10 @@ from iterand_jax.keys import keyed
 
 
 class ResidentArrays(Feed):
-    """Arrays of one shape that lie whole on every device, and reach networks as floats.
+    """Arrays of one shape, replicated on every device, that networks take as floats.
 
-    A part of the training split, chosen by `split_seed` alone, is held out and
-    validates. Each epoch has its own permutation of the rest; what does not fill a
-    batch at its end is left out.
+    A part of the training split, determined by `split_seed`, is held out for
+    validation. The rest is reshuffled each epoch; the last partial batch is dropped.
     """
 
     def __init__(
@@ -52,8 +51,8 @@ class ResidentArrays(Feed):
         validation_fraction: float,
         split_seed: int,
     ):
-        """Plans the batches of a source whose `read` gives arrays and labels."""
-        del augmentation  # there is one
+        """Plans the batches of a source whose `read` returns arrays and labels."""
+        del augmentation  # "none" is the only one
         self.sizes, self.steps_per_epoch = plan_sizes(
             source.sizes, batch_size=batch_size, validation_fraction=validation_fraction
         )
@@ -71,7 +70,7 @@ class ResidentArrays(Feed):
         self._stacks: list[PyTree] = []  # of "validation", shared by all runs
 
     def open(self, root: Array, position: Any = None) -> None:
-        """Puts the training split on the devices and keeps the rest on the host."""
+        """Puts the training data on the devices; validation data stays on the host."""
         del position
         images, labels = self._source.read("train")
         train, held_out = split_indices(
@@ -82,26 +81,26 @@ class ResidentArrays(Feed):
         self._validation = Images(images[held_out], labels[held_out])
 
     def open_beside(self, other: "Feed", root: Array) -> None:
-        """Takes the arrays of the other, in an order of its own."""
+        """Shares the arrays of the other feed; the order follows from this root key."""
         assert isinstance(other, ResidentArrays)
         self._root = root
         self._train, self._validation = other._train, other._validation
         self._stacks = other._stacks
 
     def files(self) -> Mapping[str, str]:
-        """The names of the classes, one a line in the order of their labels."""
+        """The names of the classes, one per line in the order of their labels."""
         names = self._source.classes
         return {CLASSES_FILE: "".join(f"{name}\n" for name in names)} if names else {}
 
     def train_shapes(self) -> list[PyTree]:
-        """The whole training split and an epoch's order of it."""
+        """The whole training split and an epoch's permutation of it."""
         sharding = self._placement.replicated
         order = jax.ShapeDtypeStruct((self.sizes["train"],), jnp.int32)
         shapes = (_shapes(self._source, self.sizes["train"]), order)
         return [with_sharding(shapes, sharding)]
 
     def batch(self, step: int) -> PyTree:
-        """The training split and the order of the step's epoch."""
+        """The training split and the permutation of the step's epoch."""
         epoch = step // self.steps_per_epoch
         if epoch != self._epoch:
             order = self._order(self._root, np.int32(epoch))
@@ -109,13 +108,13 @@ class ResidentArrays(Feed):
         return self._train, self._epoch_order
 
     def steps_alike(self, step: int) -> int:
-        """The steps that the epoch still has."""
+        """The steps that remain in the epoch."""
         return self.steps_per_epoch - step % self.steps_per_epoch
 
     def train_inputs(
         self, arguments: PyTree, step: Array, root: Array
     ) -> tuple[tuple[Array, ...], Array]:
-        """The batch at the step's place in the order, as `augmented` gives it."""
+        """The step's slice of the permutation, gathered and augmented."""
         data, order = arguments
         start = step % self.steps_per_epoch * self._batch_size
         indices = lax.dynamic_slice_in_dim(order, start, self._batch_size)
@@ -131,7 +130,7 @@ class ResidentArrays(Feed):
         return [with_sharding(shapes, self._placement.batch)]
 
     def split(self, name: str) -> Iterator[PyTree]:
-        """Batches padded with the last example, and weights that leave that out."""
+        """Batches padded with the last example; the weights of padding are 0."""
         data = self._examples(name)
         for start in range(0, len(data.labels), self._eval_batch_size):
             yield self._placement.put_batch(self._eval_batch(data, start))
@@ -176,22 +175,22 @@ class ResidentArrays(Feed):
         return jax.tree.map(lambda x: x[indices], data), weights
 
     def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
-        """The examples of a batch, as `plain` gives them."""
+        """The examples of a batch, converted by `plain`."""
         batch, weights = arguments
         return (self.plain(batch.images),), batch.labels, weights
 
     def augmented(self, key: Array, examples: Array) -> Array:
-        """What a network trains on of examples (n, ...): here, the same as `plain`."""
+        """Examples (n, ...) as a network trains on them: here, the same as `plain`."""
         del key
         return self.plain(examples)
 
     def plain(self, examples: Array) -> Array:
-        """What a network is evaluated on: here, the numbers as they are."""
+        """Examples as a network is evaluated on them: here, cast to its dtype."""
         return examples.astype(self._dtype)
 
 
 class ResidentImages(ResidentArrays):
-    """Images that lie on every device as uint8 and are augmented inside the step."""
+    """uint8 images, replicated on every device and augmented inside the step."""
 
     def __init__(
         self,
@@ -204,15 +203,15 @@ class ResidentImages(ResidentArrays):
         dtype: Any,
         **options: Any,
     ):
-        """Plans the batches of a source whose `read` gives images and labels.
+        """Plans the batches of a source whose `read` returns images and labels.
 
         Args:
           source: of images.
-          placement: where they lie.
+          placement: the shardings of the data and of batches.
           augmentation: a name in `augment.AUGMENTATIONS`.
-          mean: by channel, subtracted from pixels / 255.
-          std: by channel, divided by.
-          dtype: of what reaches the network.
+          mean: per channel, of pixels / 255.
+          std: per channel, of pixels / 255.
+          dtype: of the network's inputs.
           options: the other arguments of `ResidentArrays`.
         """
         channels = source.image_shape[-1]

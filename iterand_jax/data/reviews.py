@@ -1,15 +1,15 @@
-"""Reviews as batches of similar length: the feed of IMDB.
+"""The feed of IMDB: reviews bucketed by length.
 
-A review is read to its end, and reviews differ in length by a factor of two hundred. So
-that little of a batch is padding and few programs are compiled, reviews are grouped by
-the smallest of seven bounds that holds them, and a batch is padded to the bound of its
-longest review. With the bounds below an epoch computes 1.28 times the tokens that the
-reviews have; all padded to the longest it would be ten times.
+Reviews are not truncated, and their lengths differ by a factor of two hundred. To
+compile few programs with little padding, each review goes to the bucket of the smallest
+of seven bounds that holds it, and a batch is padded to the bound of its longest review.
+With the bounds below an epoch computes 1.28 times the tokens of the reviews; padding
+all to the longest would compute ten times.
 
-An epoch permutes the training part by its own key, leaves out what does not fill a
-batch at the end (28 of 17,500: another 28 in each epoch), and takes the rest in the
-order of their groups, so that who shares a batch is random within a group; then it
-permutes the batches. It has 273 steps, which the paper rounds to 270.
+Each epoch is shuffled with its own key: it permutes the training split, drops the last
+partial batch (28 of 17,500, different ones each epoch), sorts the rest by bucket (a
+stable sort, so that batches are random within a bucket), and then permutes the batches.
+It has 273 steps, which the paper rounds to 270.
 """
 
 import functools
@@ -42,8 +42,8 @@ from iterand_jax.keys import keyed
 PyTree = Any
 
 BOUNDS = (160, 224, 352, 512, 768, 1216, 2816)
-"""The padded lengths, in tokens: of seven that hold IMDB's longest review, of 2,803
-tokens, these pad its training part least."""
+"""The padded lengths, in tokens: the seven with the least padding of IMDB's training
+split that hold its longest review, of 2,803 tokens."""
 
 
 class Reviews(NamedTuple):
@@ -57,8 +57,8 @@ class Reviews(NamedTuple):
 class BucketedReviews(Feed):
     """Tokenized reviews on the host, in batches of similar length.
 
-    A part of the training split, chosen by `split_seed` alone, is held out and
-    validates; the vocabulary is that of the rest.
+    A part of the training split, determined by `split_seed`, is held out for
+    validation; the vocabulary is built from the rest.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class BucketedReviews(Feed):
         validation_fraction: float,
         split_seed: int,
     ):
-        """Plans the batches of a source whose `read` gives texts and labels."""
+        """Plans the batches of a source whose `read` returns texts and labels."""
         del dtype  # tokens are integers
         self.sizes, self.steps_per_epoch = plan_sizes(
             source.sizes, batch_size=batch_size, validation_fraction=validation_fraction
@@ -86,7 +86,7 @@ class BucketedReviews(Feed):
 
     @functools.cached_property
     def _training(self) -> tuple[Vocabulary, "_Encoded", "_Encoded"]:
-        """The vocabulary, the reviews to train on and those that validate."""
+        """The vocabulary, the training reviews and the validation reviews."""
         texts, labels = self._source.read("train")
         train, held_out = split_indices(
             len(texts), self.sizes["validation"], seed=self._split_seed
@@ -99,11 +99,11 @@ class BucketedReviews(Feed):
         return vocabulary, encoded(train), encoded(held_out)
 
     def open(self, root: Array, position: Any = None) -> None:
-        """Reads the training split, counts its words and encodes it.
+        """Reads the training split, builds the vocabulary and encodes the reviews.
 
-        The test split is read once, after the last step, when the trained state is
-        saved. To encode its 25,000 reviews here too, for their lengths alone, would
-        delay each start by ten seconds.
+        The test split is read only after the last step, when the trained state is
+        saved. Checking the lengths of its 25,000 reviews here would delay each start by
+        ten seconds.
 
         Raises:
           ValueError: a review of the training split is longer than the last bound.
@@ -113,12 +113,12 @@ class BucketedReviews(Feed):
         _ = self._training
 
     def files(self) -> dict[str, str]:
-        """The vocabulary, which whoever uses the trained network on texts needs."""
+        """The vocabulary, which is needed to apply the trained network to texts."""
         vocabulary, _, _ = self._training
         return {VOCABULARY_FILE: as_lines(vocabulary.words)}
 
     def train_shapes(self) -> list[PyTree]:
-        """A batch for each of the bounds that the training part needs."""
+        """A batch for each bound that occurs in the training data."""
         _, train, _ = self._training
         shapes = [_shapes(self._batch_size, BOUNDS[b]) for b in np.unique(train.groups)]
         return with_sharding(shapes, self._placement.batch)
@@ -139,7 +139,7 @@ class BucketedReviews(Feed):
     def train_inputs(
         self, arguments: PyTree, step: Array, root: Array
     ) -> tuple[tuple[Array, ...], Array]:
-        """The tokens and lengths, and the number of each review in its batch."""
+        """The tokens and lengths, and the index of each review in its batch."""
         del step, root
         numbers = jnp.arange(len(arguments.labels))
         return (arguments.tokens, arguments.lengths, numbers), arguments.labels
@@ -152,7 +152,7 @@ class BucketedReviews(Feed):
         return with_sharding(shapes, self._placement.batch)
 
     def split(self, name: str) -> Iterator[PyTree]:
-        """Batches by rising length, the last padded with its last review.
+        """Batches in order of increasing length, the last padded with its last review.
 
         Raises:
           ValueError: a review of the split is longer than the last bound.
@@ -169,7 +169,7 @@ class BucketedReviews(Feed):
             yield self._placement.put_batch((own, self._placement.own(weights)))
 
     def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
-        """The tokens and lengths, as they are."""
+        """The tokens and lengths."""
         batch, weights = arguments
         return (batch.tokens, batch.lengths), batch.labels, weights
 
@@ -182,9 +182,8 @@ def epoch_batches(
     Args:
       root: the root key of the run.
       epoch: its number, from 0.
-      groups: the group of each training review: a batch that spans two of them is one
-        of few.
-      batch_size: reviews of a batch.
+      groups: the bucket of each training review; few batches span two buckets.
+      batch_size: reviews in a batch.
     """
     steps = len(groups) // batch_size
     order = np.asarray(epoch_order(root, epoch, size=len(groups)))[: steps * batch_size]
@@ -194,7 +193,7 @@ def epoch_batches(
 
 
 class _Encoded(NamedTuple):
-    """A split on the host: the ids of each review, lengths, labels and groups."""
+    """A split on the host: the token ids, length, label and bucket of each review."""
 
     ids: Sequence[np.ndarray]
     lengths: np.ndarray
@@ -202,7 +201,7 @@ class _Encoded(NamedTuple):
     groups: np.ndarray
 
     def bound(self, indices: np.ndarray) -> int:
-        """What the longest of the reviews at indices is padded to."""
+        """The bound of the longest of the reviews at indices."""
         return BOUNDS[self.groups[indices].max()]
 
     def batch(self, indices: np.ndarray, bound: int) -> Reviews:

@@ -1,7 +1,7 @@
-"""Reading datasets: what there is, where it lies, which bytes it has.
+"""Sources: reading datasets from disk, and identifying them by a hash.
 
-A `Source` says what a dataset is (shape, classes, sizes, which bytes) and reads one
-split when asked, so that a test set stays untouched until the end of a run.
+A `Source` describes a dataset (shape, classes, sizes, fingerprint) and reads a split
+only on request, so that the test set is not touched until the end of a run.
 TensorFlow is never imported: TFDS directories are read as array records and the
 images in them are decoded by Pillow.
 """
@@ -20,37 +20,36 @@ from typing import Any
 
 import numpy as np
 
-_CHUNK = 1000  # records for one thread: few enough to share out, enough to amortize
+_CHUNK = 1000  # records per thread: enough to amortize, few enough to balance
 _DIGITS_TEST_SIZE = 360
 
 
 class DataNotFoundError(ValueError):
-    """A dataset is not where it was looked for; the message says how to prepare it."""
+    """A dataset is not in the data directory; the message says how to prepare it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A dataset that is there to be read.
+    """A dataset that can be read.
 
     Attributes:
       name: its name in `datasets.DATASETS`.
       num_classes: the number of classes.
       sizes: the number of examples of each split.
-      encoding: how examples are stored: "png" is lossless, "jpeg" is not, "array" needs
-        no decoding, "text" is UTF-8.
+      encoding: how examples are stored: "png" (lossless), "jpeg" (lossy), "array" (no
+        decoding), "text" (UTF-8).
       fingerprint: the first 16 hex digits of a SHA-256 over the names and bytes of the
         data files, the same on every machine.
-      read: split -> its examples, in the form that the dataset's feed takes: for images
-        uint8 (n, H, W, C) and int32 labels (n,), for arrays float32 (n, ...) and such
-        labels, for texts a list of str and such
-        labels; raises ValueError for an unknown split and for a record that cannot be
-        read or decoded.
-      image_shape: (H, W, C) of all images, or the shape of an example that is an array;
-        empty where they have none in common.
+      read: split -> (examples, int32 labels (n,)), in the form that the dataset's feed
+        takes: images uint8 (n, H, W, C), arrays float32 (n, ...), or texts as a list of
+        str. Raises ValueError for an unknown split and for a record that cannot be read
+        or decoded.
+      image_shape: (H, W, C) of all images, or the shape of one array; empty if the
+        examples differ in shape.
       dtype: of images or arrays: "uint8" or "float32".
-      classes: the names of the classes in the order of their labels, if they have any.
-      deviation: what sets this copy apart from the official dataset of this name; None
-        for the official one.
+      classes: the names of the classes by label, if they have names.
+      deviation: how this copy differs from the official dataset of this name; None for
+        the official one.
     """
 
     name: str
@@ -69,12 +68,12 @@ def resolve_data_dir(data_dir: str | None = None) -> str:
     """The absolute `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      ValueError: it is the URL of a bucket.
+      ValueError: it is a URL, such as of a bucket.
     """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in chosen:
         raise ValueError(
-            f"datasets are read from a folder of this machine, not from {chosen}: "
+            f"datasets are read from a local folder, not from {chosen}: "
             "mount the bucket or copy it"
         )
     return os.path.abspath(os.path.expanduser(chosen))
@@ -107,7 +106,7 @@ def tfds_builder(name: str, folder: str) -> tuple[Any, bool]:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    # TFDS warns about folders that are absent, which is an answer here.
+    # TFDS warns about missing folders, which is an expected case here.
     from absl import logging
 
     verbosity = logging.get_verbosity()
@@ -124,7 +123,7 @@ def prepare_command(name: str, folder: str) -> str:
 
 
 def open_cifar10(folder: str) -> Source:
-    """Opens CIFAR-10 as TFDS prepared it, decoding none of its images.
+    """Opens CIFAR-10 as prepared by TFDS, without decoding its images.
 
     Raises:
       DataNotFoundError: it is absent.
@@ -138,7 +137,7 @@ def open_cifar10(folder: str) -> Source:
 
 
 def open_imdb_reviews(folder: str) -> Source:
-    """Opens the IMDB reviews as TFDS prepared them; `read` gives texts and labels.
+    """Opens the IMDB reviews as prepared by TFDS; `read` returns texts and labels.
 
     Texts are a list of str, labels int32 (n,), 1 for a positive review.
 
@@ -264,7 +263,7 @@ def _fetch(records: Any, indices: range) -> list[Any]:
     try:
         return records.__getitems__(indices)
     except Exception:
-        # A failing batch does not say which of its records is at fault.
+        # The error of a batch does not say which of its records failed.
         return [_fetch_one(records, index) for index in indices]
 
 
@@ -299,11 +298,11 @@ def _check_split(name: str, split: str, splits: Mapping[str, Any]) -> None:
 
 
 def open_digits(folder: str) -> Source:
-    """Opens scikit-learn's 1,797 handwritten digits, which need no folder.
+    """Opens scikit-learn's 1,797 handwritten digits; the folder is not used.
 
-    Grey levels 0..16 become round(level * 255 / 16). Images are put in the order of
-    the SHA-256 of their index, a shuffle that no library version can change; the
-    first 1,437 are the training set and the last 360 the test set.
+    Gray levels 0..16 become round(level * 255 / 16). Images are sorted by the SHA-256
+    of their index, a shuffle that does not depend on library versions; the first 1,437
+    are the training set and the last 360 the test set.
     """
     from sklearn.datasets import load_digits
 

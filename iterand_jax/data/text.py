@@ -1,15 +1,15 @@
-"""From texts to token ids: words, the vocabulary and its numbers.
+"""Tokenization: from texts to words, a vocabulary and token ids.
 
-The tokenizer is Hugging Face's `tokenizers`: it needs no model, no data file and no
-network, splits the same way everywhere, and does all three parts (words, their counts,
-their numbers) in parallel Rust: 12 s of one core for 25,000 reviews. NLTK's Treebank
-tokenizer takes 23 s and sacremoses 59 s for the words alone, and NLTK's `word_tokenize`
-wants downloaded data; spaCy, which the tutorial the paper built on used, is a pipeline
-with many dependencies of which this would use the first stage.
+It uses Hugging Face's `tokenizers`, which needs no model, data file or network, gives
+the same tokens on every platform, and does all three steps (splitting, counting,
+encoding) in parallel Rust: 12 s of one core for 25,000 reviews. NLTK's Treebank
+tokenizer takes 23 s and sacremoses 59 s for splitting alone, and NLTK's `word_tokenize`
+needs downloaded data; spaCy, used by the tutorial that the paper's code builds on, has
+many dependencies, of which only the first pipeline stage would be used.
 
-A word is a run of letters, digits and underscores, or a run of other characters without
-spaces ("don't" is don ' t). Case is kept, as in the tutorial. Markup that stands for a
-line break is a space.
+A token is a run of letters, digits and underscores, or a run of other characters
+without spaces ("don't" is don ' t). Case is kept, as in the tutorial. HTML line breaks
+become spaces.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,20 +18,20 @@ from typing import Any
 import numpy as np
 
 WORDS = 25_000
-"""The size of a vocabulary, without padding and the unknown word."""
+"""The size of a vocabulary, without the padding and unknown tokens."""
 
 VOCABULARY_FILE = "vocabulary.txt"
-"""Where the folder of a run keeps its vocabulary."""
+"""The file in a workdir that holds the vocabulary."""
 
 PADDING, UNKNOWN = 0, 1
-_SPECIAL = ("[PAD]", "[UNK]")  # brackets never are in one token with letters
-_CHUNK = 1000  # texts encoded at once, which bounds the memory of their tokens
+_SPECIAL = ("[PAD]", "[UNK]")  # no word: brackets and letters are separate tokens
+_CHUNK = 1000  # texts per encoding call, which bounds the memory of their tokens
 
 
 def commonest_words(texts: Iterable[str], size: int = WORDS) -> list[str]:
-    """The `size` commonest words of texts, by falling count.
+    """The `size` most frequent words of texts, most frequent first.
 
-    Of words as common, those first in the order of code points are kept.
+    Ties are broken by the order of code points.
     """
     from tokenizers import Tokenizer, models, trainers
 
@@ -45,7 +45,7 @@ def commonest_words(texts: Iterable[str], size: int = WORDS) -> list[str]:
 
 
 def pad(numbers: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """The numbers of the words of texts, (N, length), int32, padded at their ends."""
+    """The token ids of texts, int32 (N, length), padded on the right."""
     tokens = np.full((len(numbers), length), PADDING, np.int32)
     for row, text in zip(tokens, numbers, strict=True):
         row[: len(text)] = text
@@ -53,40 +53,40 @@ def pad(numbers: Sequence[np.ndarray], length: int) -> np.ndarray:
 
 
 def as_lines(words: Iterable[str]) -> str:
-    """A vocabulary as a text: the word of line n, from 1, has the number n + 1."""
+    """A vocabulary as text: the word on line n, from 1, has the id n + 1."""
     return "".join(f"{word}\n" for word in words)  # no word has spaces
 
 
 def from_lines(lines: str) -> tuple[str, ...]:
-    """The words of what `as_lines` made."""
+    """The words of a vocabulary written by `as_lines`."""
     return tuple(lines.split("\n")[:-1])
 
 
 class Vocabulary:
-    """Words, numbered from 2 in their order; padding is 0, every other word 1.
+    """Words with ids from 2 in their order; 0 is padding, 1 any other word.
 
     Attributes:
-      words: that have a number of their own.
+      words: the words of the vocabulary, without the special tokens.
     """
 
     def __init__(self, words: Sequence[str]):
-        """The vocabulary of words, as `commonest_words` gives them."""
+        """The vocabulary of words, as returned by `commonest_words`."""
         from tokenizers import Tokenizer, models
 
         self.words = tuple(words)
         everything = (*_SPECIAL, *words)
-        # Not told of its special tokens, it does not look for them in texts.
+        # Special tokens are not declared, so "[PAD]" in a text is not parsed as one.
         model = models.WordLevel(
             {word: i for i, word in enumerate(everything)}, _SPECIAL[UNKNOWN]
         )
         self._tokenizer = _with_words(Tokenizer(model))
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The numbers of the words of each text, int32; (UNKNOWN,) if it has none."""
+        """The token ids of each text, int32; (UNKNOWN,) for a text without words."""
         return list(self._encode(texts))
 
     def padded(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers (N, T), int32, padded to the longest text, and lengths (N,)."""
+        """Token ids (N, T), int32, padded to the longest text, and lengths (N,)."""
         numbers = self.encode(texts)
         lengths = np.array([len(text) for text in numbers], np.int32)
         return pad(numbers, max(lengths, default=0)), lengths

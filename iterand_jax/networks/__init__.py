@@ -1,6 +1,6 @@
 """The networks of the paper as plain Flax Linen modules, and a registry of networks.
 
-The modules know nothing of pruning. Each takes `num_classes`, `width`, `affine` and
+The modules are independent of pruning. Each takes `num_classes`, `width`, `affine` and
 `dtype`, and is applied to images (N, H, W, C) or, the LSTMs, to token ids (N, T) and
 lengths (N,), with `train=True` in training. Those with batch normalization keep running
 statistics in the collection "batch_stats"; those with dropout need the key "dropout" in
@@ -38,8 +38,8 @@ class Network(NamedTuple):
     """A network that a config can name.
 
     Attributes:
-      factory: makes the module; it is given those of num_classes, width, affine and
-        dtype that its signature takes. A module itself is a network of one size.
+      factory: returns the module; it is called with those of num_classes, width, affine
+        and dtype that its signature has. A module instance is a network of fixed size.
       takes_texts: whether it is applied to token ids and lengths, not to one array.
     """
 
@@ -56,13 +56,13 @@ def _as_network(value: Any) -> Network:
     )
     if is_module:
         return network
-    # What "module:Name" names must be meant as a network before anybody calls it.
+    # "module:Name" can name any object: call it only if it looks like a network.
     if network is not value and not (
         inspect.isroutine(made) and "num_classes" in _parameters(factory)
     ):
         raise ValueError(
-            f"{value!r} is no network; possible: a Flax Linen module, its class, or a "
-            f"function that takes num_classes and returns one"
+            f"{value!r} is not a network; possible: a Flax Linen module, its class, or "
+            f"a function that takes num_classes and returns one"
         )
     if not callable(factory):
         raise ValueError(f"{factory!r} cannot be called to make a Flax Linen module")
@@ -103,22 +103,23 @@ NETWORKS: Registry[Network] = Registry(
 def register_network(
     name: str, factory: Callable[..., nn.Module], *, takes_texts: bool = False
 ) -> None:
-    """Makes a network known, so that a config can name it.
+    """Registers a network, so that a config can name it.
 
     Args:
       name: for `config.network.name`.
       factory: a class of Flax Linen modules, or a function that returns one. It is
         called with those of the keywords num_classes, width, affine and dtype (see
-        `build_network`) that its signature takes; the others keep their defaults in a
-        config. A module itself is possible too.
+        `build_network`) that its signature has; the others must keep their defaults in
+        a config. A module instance is possible too.
       takes_texts: whether the module is applied to token ids (N, T) and lengths (N,),
         int32, and not to one array (N, ...).
 
     The module returns logits (N, num_classes). If its `__call__` takes `train`, it is
-    True in training and left out otherwise; so it needs a default of False.
+    called with train=True in training and without it otherwise; so it needs a default
+    of False.
 
     Raises:
-      ValueError: a name that is taken by another network, or a factory that is none.
+      ValueError: the name is registered for another network, or the factory is not one.
 
     >>> class Linear(nn.Module):
     ...     num_classes: int
@@ -132,7 +133,7 @@ def register_network(
     >>> build_network("linear", num_classes=10, width=0.5)
     Traceback (most recent call last):
     ...
-    ValueError: the network linear has no width: 0.5 is not possible, 1.0 is
+    ValueError: the network linear takes no width: got 0.5; possible: 1.0
     """
     NETWORKS.register(name, Network(factory, takes_texts))
 
@@ -153,12 +154,12 @@ def build_network(
       width: the width factor rho.
       affine: whether layers have biases and normalization its scales and biases, as in
         networks trained by SGD; the networks that are pruned at random initialization
-        have none. A network that does not take it decides that itself.
+        have none. Ignored by a network that does not take it.
       dtype: of the activations.
 
     Raises:
-      ValueError: an unknown name; a width or a dtype other than the default for a
-        network that does not take it; or a factory that makes no module of these.
+      ValueError: an unknown name; a width or dtype other than the default for a network
+        that does not take it; or a factory that cannot make a module from these.
 
     >>> import jax
     >>> network = build_network("resnet18", num_classes=10, width=0.5)
@@ -187,8 +188,8 @@ def build_network(
             continue
         if parameter.default is parameter.empty and parameter.name not in taken:
             raise ValueError(
-                f"the network {name} needs {parameter.name}, which is not among what a "
-                f"network is made with: {', '.join(options)}"
+                f"the network {name} needs {parameter.name}, which is not one of the "
+                f"arguments of a network: {', '.join(options)}"
             )
     network = factory(**taken)
     if not isinstance(network, nn.Module):
@@ -205,16 +206,16 @@ def _refuse_unused(
     width, dtype = options["width"], jnp.dtype(options["dtype"])
     if "width" not in taken and width != 1:
         raise ValueError(
-            f"the network {name} has no width: {width:g} is not possible, 1.0 is"
+            f"the network {name} takes no width: got {width:g}; possible: 1.0"
         )
     if "dtype" not in taken and dtype != jnp.float32:
         raise ValueError(
-            f"the network {name} has no dtype: {dtype} is not possible, float32 is"
+            f"the network {name} takes no dtype: got {dtype}; possible: float32"
         )
 
 
 def training_options(network: nn.Module) -> dict[str, Any]:
-    """The keywords that a network is called with in training: train, if it takes it.
+    """The keyword arguments of a network in training: train=True, if it takes it.
 
     >>> training_options(build_network("conv2", num_classes=10))
     {'train': True}

@@ -1,18 +1,18 @@
 """A convolution and its batch normalization, the unit of the ResNets and VGGs.
 
-Batch normalization has PyTorch's defaults, with which the paper's networks were
-trained: epsilon 1e-5 and momentum 0.1, which Flax calls 0.9 (the share of the old
-statistics that is kept). In training it uses the mean and the biased variance of the
-batch: of the whole batch, also where that is spread over devices. On CPUs it trains
-through `cpu.batch_norm`, which computes the same faster.
+Batch normalization has PyTorch's defaults, which the paper's networks use: epsilon 1e-5
+and momentum 0.1, which is 0.9 in Flax (the weight of the old statistics). In training
+it uses the mean and the biased variance of the global batch, also when the batch is
+sharded over devices. On CPUs training uses `cpu.batch_norm`, an equivalent that is
+faster.
 
-One thing differs from PyTorch: the *running* variance is Flax's, an average of the
-biased variances, where PyTorch averages unbiased ones, larger by n / (n - 1) with n =
-batch * height * width. Training never reads it. In evaluation a layer's outputs are
-larger by 1 / 2n, at batch 128 one part in 1,024 where an image is smallest (the 2x2 of
-VGG11) and one in 4,096 for ResNet18's 4x4: far below what a seed changes, and not worth
-a normalization of our own. The biased variance is also the one that training divides
-by.
+There is one difference to PyTorch: the *running* variance is Flax's, an average of the
+biased variances, while PyTorch averages the unbiased ones, which are larger by
+n / (n - 1) with n = batch * height * width. It does not affect training. In evaluation
+a layer's outputs are larger by 1 / 2n: at batch size 128 by 1 / 1,024 for the smallest
+images (VGG11's 2x2) and by 1 / 4,096 for ResNet18's 4x4. That is far below the
+differences between seeds, and does not justify a custom normalization. The biased
+variance is also the one that is used in training.
 """
 
 from collections.abc import Callable
@@ -35,9 +35,9 @@ class ConvNorm(nn.Module):
     Attributes:
       features: output channels.
       kernel_size: of both axes, odd; the zero padding is half of it on every side, as
-        PyTorch's networks have it (Flax's SAME pads otherwise when it strides).
+        in PyTorch's networks (with strides, Flax's SAME pads asymmetrically).
       strides: of both axes.
-      affine: whether the normalization has a scale and a bias that train.
+      affine: whether the normalization has a trainable scale and bias.
       dtype: of the result; statistics are computed in float32 or better.
       conv: the convolution's class or constructor, called as `flax.linen.Conv`.
     """

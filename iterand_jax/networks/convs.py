@@ -1,8 +1,8 @@
 """Conv2, Conv4 and Conv6: the paper's small convolutional networks (Table 1).
 
-Stages of two 3x3 convolutions, each stage closed by a 2x2 max-pool, then linear layers
-of 256, 256 and the classes; ReLU after every layer but the last. The width factor
-scales every layer but the last.
+Stages of two 3x3 convolutions and a 2x2 max-pool, then linear layers of 256, 256 and
+num_classes outputs; ReLU after every layer but the last. The width factor scales every
+layer but the last.
 """
 
 import math
@@ -50,7 +50,7 @@ class ConvNet(nn.Module):
 
 
 def as_logits(x: Array) -> Array:
-    """The last layer's outputs in float32, in which losses are computed, or better."""
+    """The last layer's outputs in float32 or higher precision, for the loss."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -62,7 +62,7 @@ def scaled(channels: int, width: float) -> int:
     """
     if not 1 <= channels * width < math.inf:
         raise ValueError(
-            f"width {width:g} leaves a layer of {channels} channels without any; "
+            f"width {width:g} leaves a layer of {channels} channels with none; "
             f"possible: {1 / channels:g} or more"
         )
     return int(channels * width)

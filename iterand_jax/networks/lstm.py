@@ -1,4 +1,4 @@
-"""LSTM and BiLSTM: the paper's classifiers of text (Table 11).
+"""LSTM and BiLSTM: the paper's text classifiers (Table 11).
 
 An embedding of 100 features, one (Bi)LSTM layer of 256 hidden units per direction, and
 a linear layer on the last hidden state (of both directions). The width factor, which
@@ -7,16 +7,17 @@ the paper does not vary here, scales the embedding and the hidden units.
 What Table 11 leaves open:
 
 - Dropout 0.2 is applied to the embedded words and to the last hidden state, the two
-  places that the tutorial the paper built on gives its one dropout layer. Each example
-  of a batch has draws of its own, so that a batch computed in parts drops the same.
+  places where the tutorial that the paper builds on applies its dropout layer. Each
+  example of a batch has its own dropout key, so that gradient accumulation drops the
+  same features.
 - The four gates (input, forget, cell, output) are concatenated in fused matrices,
   (inputs, 4 * hidden) and (hidden, 4 * hidden), so the top-k choice of a matrix is one
   joint choice over the gates, as for PyTorch's LSTM: a gate that needs fewer weights
-  leaves more to the others. Flax's own LSTM cells keep a leaf for each gate, and so
-  would prune every gate alike.
-- With biases (SGD) an LSTM has one bias for each gate of a unit, where PyTorch adds
-  two, of which one says nothing. All start at zero, those of the forget gates too, as
-  in a network that is pruned, which has none.
+  leaves more to the others. Flax's own LSTM cells have a leaf for each gate, so every
+  gate would have the same sparsity.
+- With biases (SGD) an LSTM has one bias per gate and unit, where PyTorch adds two, of
+  which one is redundant. All are initialized to zero, including those of the forget
+  gates, to match the pruned networks, which have no biases.
 - The embedding is a leaf that is pruned, of fan-in 100: see `DEFAULT_RULES`.
 """
 
@@ -38,7 +39,7 @@ GATES = 4
 
 
 def gates_of(path: str) -> int:
-    """How many gates lie side by side among the outputs of a kernel, 1 for no gates.
+    """How many gates are concatenated along the outputs of a kernel, 1 for no gates.
 
     >>> gates_of("Forward/recurrent/kernel"), gates_of("Dense_0/kernel")
     (4, 1)
@@ -58,7 +59,7 @@ class LSTMClassifier(nn.Module):
         float32.
       bidirectional: whether a second LSTM reads from the last token to the first.
       vocabulary_size: rows of the embedding: the words, the unknown word and padding.
-      dropout: the fraction of features that training drops in both places.
+      dropout: the dropout rate in both places.
     """
 
     num_classes: int
@@ -80,10 +81,10 @@ class LSTMClassifier(nn.Module):
     ) -> Array:
         """Token ids (N, T) and lengths (N,), int32, to float32 logits (N, num_classes).
 
-        Dropout draws by the numbers (N,) of the examples in their batch, by default
-        from 0 on. A text's first `lengths` tokens are read, and its padding after them
-        never reaches the state: each direction ends with the state after its last true
-        token.
+        The dropout keys follow from `numbers` (N,), the indices of the examples in
+        their batch, by default 0 to N - 1. The padding after a text's first `lengths`
+        tokens does not change the state: each direction ends with the state after its
+        last real token.
         """
         embedding = nn.Embed(
             self.vocabulary_size, scaled(EMBEDDING, self.width), dtype=self.dtype
@@ -106,7 +107,7 @@ class LSTMClassifier(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout by draws of each example's number, whichever examples are beside it.
+    """Dropout with a key per example, independent of the other examples of the batch.
 
     Attributes:
       rate: the fraction of features that is dropped.
@@ -116,7 +117,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, numbers: Array | None = None) -> Array:
-        """Features (..., N, F) of the examples with numbers (N,), by default from 0."""
+        """Features (..., N, F) of the examples with indices `numbers` (N,)."""
         if self.rate == 0:
             return x
         if numbers is None:
@@ -131,10 +132,10 @@ class Dropout(nn.Module):
 
 
 class LSTM(nn.Module):
-    """One direction of an LSTM layer; of its outputs only the last is returned.
+    """One direction of an LSTM layer, returning the last hidden state.
 
-    The projection of all inputs is one product before the scan over time; in the scan
-    is what waits for the state, the recurrent product.
+    The inputs of all time steps are projected in one product before the scan over time;
+    only the recurrent product, which depends on the state, is inside the scan.
 
     Attributes:
       features: hidden units.
@@ -152,8 +153,8 @@ class LSTM(nn.Module):
     def __call__(self, x: Array, is_token: Array) -> Array:
         """Inputs (T, N, inputs) and booleans (T, N, 1) to the last hidden state.
 
-        Returns (N, features), in float32 or better. Where it is not a token, the state
-        stays as it is.
+        Returns (N, features), in float32 or better. At padding positions the state is
+        not changed.
         """
         gates = partial(nn.Dense, GATES * self.features, dtype=self.dtype)
         projected = gates(use_bias=self.affine, name="input")(x)

@@ -2,13 +2,13 @@
 
 Each is a stem, stages of residual blocks, a global average pool and a linear layer;
 batch normalization follows every convolution. The first block of every stage but the
-first strides by 2, and where a block changes the shape, its shortcut is a 1x1
-convolution. The forms differ in the stem and in what the width factor scales:
+first has stride 2, and if a block changes the shape, its shortcut is a 1x1 convolution.
+The forms differ in the stem and in what the width factor scales:
 
 - CIFAR (Table 1): a 3x3 stem of 64 channels, which the width does not scale.
-- ImageNet (Table 2): a 7x7 stem of 64 channels that strides by 2, not scaled either,
-  then a 3x3 max-pool that strides by 2. Bottlenecks stride in their 3x3.
-- OpenLTH's ResNet20 (Table 7): a 3x3 stem of 16 channels, scaled as the rest.
+- ImageNet (Table 2): a 7x7 stem of 64 channels with stride 2, not scaled either, then a
+  3x3 max-pool with stride 2. Bottlenecks have their stride in the 3x3 convolution.
+- OpenLTH's ResNet20 (Table 7): a 3x3 stem of 16 channels, scaled like the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ EXPANSION = 4
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut.
+    """Two 3x3 convolutions and a shortcut.
 
     Attributes:
       channels: at width 1.
@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution of four times the channels, and a shortcut.
+    """A 1x1, a 3x3 and a 1x1 convolution with four times the channels, and a shortcut.
 
     Attributes:
       channels: of the first two convolutions at width 1.

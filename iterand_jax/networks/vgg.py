@@ -2,7 +2,7 @@
 
 Stages of 3x3 convolutions, each with batch normalization and ReLU, and a 2x2 max-pool
 between the stages; then a 2x2 average pool and a linear layer. Five stages have four
-max-pools between them, so of an image of 32x32 the average pool sees 2x2 and leaves one
+max-pools between them, which reduce a 32x32 image to 2x2, and the average pool to one
 pixel. The width factor scales every layer but the last.
 """
 
@@ -45,12 +45,12 @@ class VGG(nn.Module):
         """Images (N, H, W, C) to float32 logits (N, num_classes).
 
         Raises:
-          ValueError: images of which the pools leave nothing.
+          ValueError: images that are too small for the pools.
         """
         smallest = 2 ** len(self.stages)
         if min(x.shape[1:3]) < smallest:
             raise ValueError(
-                f"{len(self.stages)} pools halve the image: it needs {smallest}x"
+                f"{len(self.stages)} pools halve the image, which needs {smallest}x"
                 f"{smallest} pixels or more; got {x.shape[1]}x{x.shape[2]}"
             )
         for index, stage in enumerate(self.stages):

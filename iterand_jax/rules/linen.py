@@ -107,8 +107,8 @@ def _known(
             stack, outputs = _count(module.batch_dims), _count(module.features)
             return general(stack, len(shape) - stack - outputs, outputs)
         case nn.Einsum():
-            texts = [x for x in (*args, *kwargs.values()) if isinstance(x, str)]
-            return einsum((*texts, module.einsum_str)[0], len(shape))
+            given = (*args, *kwargs.values(), module.einsum_str)
+            return einsum(next(x for x in given if isinstance(x, str)), len(shape))
         case nn.Conv():
             return convolution(shape, -2, -1, module.input_dilation)
         case nn.ConvLocal():

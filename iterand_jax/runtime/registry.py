@@ -1,12 +1,12 @@
-"""Names and what they stand for: what this package ships and what users register.
+"""Registries: looking up built-in and user-defined objects by name.
 
-A `Registry` resolves two forms of a name. A plain one ("conv6") was in its table from
-the start or was registered since. "module:Name" ("my_networks:Mixer") is the attribute
-Name of a module, and needs no registration.
+A `Registry` resolves two forms of names. A plain name ("conv6") is built in or was
+registered. "module:Name" ("my_networks:Mixer") is the attribute Name of a module, and
+needs no registration.
 
-A name can come from a file that somebody else wrote, such as a ticket, so resolving one
-never imports a module unless the caller asks for it: otherwise the module must have
-been imported already.
+A name can come from an untrusted file, such as a ticket, so resolving it imports a
+module only if the caller asks for that; otherwise the module must have been imported
+already.
 """
 
 import importlib
@@ -22,12 +22,12 @@ _QUALIFIED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Registry(Generic[Entry]):
-    """A table of entries of one kind, which users can add to.
+    """A table of objects of one kind, which users can extend.
 
-    Iterating gives the plain names, and `in` says whether one of them is in the table.
+    Iteration yields the plain names, and `in` tests for one of them.
 
     Attributes:
-      what: the kind of thing, as error messages call it: "network".
+      what: the kind of object in error messages, such as "network".
       table: the entries by plain name.
 
     >>> def as_number(value):
@@ -53,14 +53,13 @@ class Registry(Generic[Entry]):
         *,
         as_entry: Callable[[Any], Entry],
     ):
-        """A registry that holds the entries of a table.
+        """A registry with the entries of a table.
 
         Args:
-          what: the kind of thing, a noun.
-          table: the first entries.
-          as_entry: the entry of what a user registers or of the attribute that
-            "module:Name" names; raises ValueError with a line that says what is wrong
-            with it.
+          what: the kind of object, a noun.
+          table: the built-in entries.
+          as_entry: converts a registered object, or the attribute that "module:Name"
+            names, to an entry; raises ValueError with a one-line reason.
         """
         self.what = what
         self.table: dict[str, Entry] = dict(table)
@@ -79,21 +78,21 @@ class Registry(Generic[Entry]):
         return tuple(self.table)
 
     def register(self, name: str, value: Any) -> None:
-        """Adds an entry; the same one twice is no error.
+        """Adds an entry; adding the same entry again is allowed.
 
         Raises:
-          ValueError: a name that is taken, or that has spaces, colons or slashes, or a
-            value that is no such thing.
+          ValueError: the name is taken or has spaces, colons or slashes, or the value
+            is not of the registry's kind.
         """
         if not isinstance(name, str) or not _PLAIN.fullmatch(name):
             raise ValueError(
-                f"the name {name!r} of a {self.what} is not possible; possible: "
+                f"invalid name {name!r} of a {self.what}; possible: "
                 f"characters other than spaces, ':' and '/'"
             )
         entry = self._entry(name, value)
         if name in self.table and self.table[name] != entry:
             raise ValueError(
-                f"there is another {self.what} {name!r} already; taken are "
+                f"there is another {self.what} {name!r} already; registered names: "
                 f"{', '.join(self.table)}"
             )
         self.table.setdefault(name, entry)
@@ -104,11 +103,11 @@ class Registry(Generic[Entry]):
         Args:
           name: a registered name, or "module:Name".
           importing: whether to import a module that has not been imported yet. Only for
-            a name that the user gave, never for one that was read from a file.
+            names from the user, never for names from a file.
 
         Raises:
           ValueError: an unknown name, a module that is not imported or not found, or an
-            attribute that is missing or no such thing.
+            attribute that is missing or not of the registry's kind.
         """
         if name in self.table:
             return self.table[name]
@@ -122,8 +121,8 @@ class Registry(Generic[Entry]):
             self._import(name, module)
         if module not in sys.modules:
             raise ValueError(
-                f"the {self.what} {name!r} is code of the module {module}, which is "
-                f"not imported here: --import={module}"
+                f"the {self.what} {name!r} is defined in the module {module}, which is "
+                f"not imported; import it with --import={module}"
             )
         try:
             value = getattr(sys.modules[module], attribute)
@@ -139,7 +138,7 @@ class Registry(Generic[Entry]):
         except ModuleNotFoundError as error:
             missing = error.name or ""
             if module != missing and not module.startswith(f"{missing}."):
-                raise  # the module is there, and what it imports is not
+                raise  # the module exists, but one that it imports does not
             raise ValueError(
                 f"the {self.what} {name!r}: there is no module {missing} in "
                 f"{', '.join(path or '.' for path in sys.path)}"

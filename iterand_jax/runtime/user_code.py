@@ -1,4 +1,4 @@
-"""Code that is not this package's: configs, and what the flag --import names."""
+"""Loading user code: config files, and the modules named by --import."""
 
 import contextlib
 import importlib
@@ -13,11 +13,11 @@ from types import ModuleType
 
 @contextlib.contextmanager
 def errors_in_one_line(what: str, path: Path | None = None) -> Iterator[None]:
-    """An error of such code inside becomes a ValueError in one line.
+    """Converts an exception of user code to a one-line ValueError.
 
     Args:
-      what: the code, as the line calls it.
-      path: its file, the line number in which is said.
+      what: the name of the code in the message.
+      path: its file, whose line number is added to the message.
     """
     try:
         yield
@@ -26,18 +26,18 @@ def errors_in_one_line(what: str, path: Path | None = None) -> Iterator[None]:
 
 
 def run_file(path: Path, name: str, what: str) -> ModuleType:
-    """Runs a Python file as the module of a name.
+    """Runs a Python file as a module with the given name.
 
     Raises:
-      ValueError: in one line that calls the file `what`: it is no Python file, or it
-        fails.
+      ValueError: the file is not a Python file, or it fails; `what` names the file in
+        the message.
     """
     if path.is_dir():
         raise ValueError(f"{what} is a folder; it must be a Python file")
     if not path.exists():
         raise ValueError(f"{what}: there is no file {path}")
     if path.suffix != ".py":
-        raise ValueError(f"{what} is no Python file: its name does not end in .py")
+        raise ValueError(f"{what} is not a Python file: its name must end in .py")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # a name in .py has a loader
     assert spec.loader is not None
@@ -55,11 +55,10 @@ def run_file(path: Path, name: str, what: str) -> ModuleType:
 def import_named(name: str) -> ModuleType:
     """Imports a module, or a file FILE.py as the module FILE.
 
-    Modules are found from the current folder too, and a file finds those in its own.
+    The current folder, or the folder of the file, is added to the import path.
 
     Raises:
-      ValueError: in one line, that there is none, that it fails, or that another module
-        has the file's name.
+      ValueError: the module does not exist, fails, or has the name of another module.
     """
     what = f"--import={name}"
     if not name.endswith(".py"):
@@ -73,7 +72,7 @@ def import_named(name: str) -> ModuleType:
         if own is None or not path.exists() or not path.samefile(own):
             raise ValueError(
                 f"{what}: there is another module {path.stem} already, "
-                f"{own or 'of Python itself'}; rename the file"
+                f"{own or 'built into Python'}; rename the file"
             )
         return imported
     _find_modules_in(path.parent)
@@ -86,9 +85,9 @@ def _find_modules_in(folder: Path) -> None:
 
 
 def _in_one_line(error: Exception, path: Path | None) -> str:
-    """The kind and message of an error, and the file's last line that led to it."""
+    """The type and message of an error, and the line of the file that raised it."""
     message = " ".join(str(error).split())
-    # ml_collections appends all fields that there are.
+    # ml_collections appends all existing fields.
     message = message.split(" Other fields present:")[0].removeprefix("'")
     lines = [
         frame.lineno

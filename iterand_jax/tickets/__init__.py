@@ -1,1 +1,1 @@
-"""A found subnetwork as a file; reading one needs neither the trainer nor optax."""
+"""Subnetworks as files (tickets); reading one imports neither the trainer nor optax."""

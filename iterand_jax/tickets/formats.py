@@ -1,12 +1,12 @@
-"""A ticket in formats that others read: weights by name, and whole programs.
+"""Exporting a ticket to other formats: named arrays and compiled programs.
 
-    flax_arrays          masked weights and statistics by the names that Flax gives them
-    torchvision_arrays   a ResNet by the names and in the layouts of torchvision's
-    save_program         StableHLO for CPU, CUDA and TPU, and the weights beside it
+    flax_arrays          masked weights and batch statistics by their Flax paths
+    torchvision_arrays   a ResNet with torchvision's names and layouts
+    save_program         StableHLO for CPU, CUDA and TPU, with the weights in a file
     to_bcoo              sparse arrays of jax.experimental, for experiments
 
-The first three hold zeros where weights are pruned, so they are as large as the dense
-network. Unstructured sparsity gives no speed on GPUs or CPUs, in none of the formats.
+The first three store zeros for pruned weights, so they are as large as the dense
+network. In no format does unstructured sparsity make inference faster on GPUs or CPUs.
 """
 
 import json
@@ -52,21 +52,21 @@ def check_torchvision(name: str) -> None:
     """Raises ValueError unless the network of a name is a ResNet."""
     if not isinstance(build_network(name, num_classes=1), ResNet):
         raise ValueError(
-            f"torchvision's names are for ResNets; the network here is {name!r}"
+            f"torchvision's names exist only for ResNets; the network is {name!r}"
         )
 
 
 def torchvision_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
-    """The state_dict of a ResNet as torchvision names and lays it out.
+    """The state_dict of a ResNet, with torchvision's names and layouts.
 
     Convolutions are (outputs, inputs, height, width), linear weights (outputs, inputs).
-    A normalization without scale and bias has weight 1 and bias 0, and a linear layer
-    without bias a bias of 0. At width 1 those of the ImageNet forms load into
-    torchvision's networks with strict=True; those of the CIFAR forms, which torchvision
-    does not have, into the same with a 3x3 stem and without its pool.
+    Normalization without scale and bias gets weight 1 and bias 0, and a linear layer
+    without bias gets bias 0. At width 1 the ImageNet ResNets load into torchvision's
+    with strict=True; the CIFAR ResNets, which torchvision lacks, load into those with a
+    3x3 stem and no max-pool.
 
     Raises:
-      ValueError: another network than a ResNet.
+      ValueError: the network is not a ResNet.
     """
     check_torchvision(ticket.description.network["name"])
     stages = ticket.description.build().stages
@@ -93,16 +93,16 @@ def save_arrays(
     from safetensors import numpy as safetensors
 
     text = json.dumps(description.to_json(), sort_keys=True)
-    # Not np.ascontiguousarray, which makes scalars arrays of one entry.
+    # np.ascontiguousarray would turn scalars into arrays of shape (1,).
     contiguous = {name: np.asarray(leaf, order="C") for name, leaf in arrays.items()}
     write_atomically(path, safetensors.save(contiguous, {"description": text}))
 
 
 def save_program(ticket: Ticket, folder: Path) -> None:
-    """Writes the network as StableHLO with a symbolic batch, and its weights.
+    """Writes the network as StableHLO with a symbolic batch size, and its weights.
 
-    The weights are an argument of the program, so that this stays small. What reads it
-    needs jax, but neither Flax nor this library:
+    The weights are an argument of the program, which keeps it small. Reading it needs
+    jax, but neither Flax nor this library:
 
         program = jax.export.deserialize(bytearray(Path("program.jax").read_bytes()))
         weights = safetensors.numpy.load_file("weights.safetensors")
@@ -110,7 +110,7 @@ def save_program(ticket: Ticket, folder: Path) -> None:
 
     Args:
       ticket: to write.
-      folder: is made, in one that is there; gets program.jax and weights.safetensors.
+      folder: for program.jax and weights.safetensors; created if its parent exists.
     """
     from jax import export
 
@@ -133,7 +133,7 @@ def save_program(ticket: Ticket, folder: Path) -> None:
 
 
 def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
-    """Parameters with sparse arrays where there is a mask, for experiments.
+    """Parameters as sparse arrays where there is a mask, for experiments.
 
     Args:
       params: dense arrays.
@@ -166,7 +166,7 @@ def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
 
 
 def _symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
-    """Any batch; of token ids any length too. Pixels are uint8."""
+    """Symbolic batch sizes and, for token ids, lengths. Pixels are uint8."""
     from jax import export
 
     scope = export.SymbolicScope()
@@ -183,7 +183,7 @@ def _symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
 
 
 def _torchvision_name(path: str, stages: tuple[int, ...]) -> str:
-    """Of "BasicBlock_2/ConvNorm_0/Conv_0/kernel", "layer2.0.conv1.weight"."""
+    """Maps "BasicBlock_2/ConvNorm_0/Conv_0/kernel" to "layer2.0.conv1.weight"."""
     match = _CONV_NORM.fullmatch(path)
     if match is None:
         return {"Dense_0/kernel": "fc.weight", "Dense_0/bias": "fc.bias"}[path]
@@ -192,6 +192,7 @@ def _torchvision_name(path: str, stages: tuple[int, ...]) -> str:
     kind = "conv" if layer == "Conv" else "bn"
     if block is None:
         return f"{kind}1.{leaf}"
+    # Flax numbers the blocks through all stages, torchvision within each stage.
     stage, first = 0, int(index)
     while first >= stages[stage]:
         first -= stages[stage]
@@ -204,5 +205,5 @@ def _torchvision_name(path: str, stages: tuple[int, ...]) -> str:
 
 
 def _outputs_first(leaf: np.ndarray) -> np.ndarray:
-    """(height, width, inputs, outputs) and (inputs, outputs) in PyTorch's order."""
+    """Transposes (height, width, inputs, outputs) or (inputs, outputs) for PyTorch."""
     return leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T

@@ -1,4 +1,4 @@
-"""What a ticket says besides its arrays, and what follows from that."""
+"""The metadata of a ticket: the network, its inputs, and the source of its weights."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -21,27 +21,27 @@ from iterand_jax.tickets import replay
 
 PyTree = Any
 MAX_REFRESHES = 5000
-"""With more refreshes a ticket holds the weights: a replay would take hours."""
+"""With more refreshes a ticket stores the weights: a replay would take hours."""
 
 _UNRECORDED = tuple(dataclasses.replace(rule, ndims=None) for rule in DEFAULT_RULES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Where the frozen weights of a run come from.
+    """How the frozen weights of a run were sampled.
 
-    Replaying them costs about what the refreshes of the run did. It runs on the CPU
-    whatever devices there are, because the inverse error function of Kaiming normal may
-    round differently on others.
+    Replaying costs about as much as the refreshes of the run did. It always runs on the
+    CPU, because the inverse error function of Kaiming normal may round differently on
+    other platforms.
 
     Attributes:
       seed: of the run.
       distribution: a name in `DISTRIBUTIONS`.
-      step: steps done.
-      k_per: the randomization period in steps, 0 for a run without it.
-      sampling_rate: r, 0.0 for a run without it.
-      fan_ins: of the leaves that were drawn, by path. None in a ticket that was written
-        before they were recorded: then kernels have all axes but the last as inputs.
+      step: the number of training steps.
+      k_per: the randomization period in steps, 0 for a run without re-randomization.
+      sampling_rate: r, 0.0 for a run without re-randomization.
+      fan_ins: of the sampled leaves, by path. None in a ticket written before they were
+        recorded: then all axes of a kernel but the last are inputs.
     """
 
     seed: int
@@ -52,13 +52,13 @@ class Draws:
     fan_ins: Mapping[str, float] | None = None
 
     def can_be_replayed(self) -> bool:
-        """Whether a replay can rebuild the weights, in reasonable time."""
+        """Whether the weights can be rebuilt by a replay, in reasonable time."""
         refreshes = self.step // self.k_per if self.k_per else 0
         return self.distribution != "signed_constant" and refreshes <= MAX_REFRESHES
 
     @property
     def subnetwork(self) -> Subnetwork:
-        """How the weights were drawn; its sparsity plays no part."""
+        """How the weights were sampled; its sparsity is not used."""
         if self.fan_ins is None:
             return Subnetwork(distribution=self.distribution, rules=_UNRECORDED)
         rules = [
@@ -73,7 +73,7 @@ class Draws:
         return self._replay(replay.draw_numbers, weights)
 
     def weights(self, numbers: PyTree) -> PyTree:
-        """`replay.drawn` of these numbers."""
+        """The weights, from draw numbers (`replay.drawn`)."""
         return self._replay(replay.drawn, numbers)
 
     def _replay(self, function: Callable[..., PyTree], tree: PyTree) -> PyTree:
@@ -97,23 +97,23 @@ def _cpu() -> jax.Device:
     except RuntimeError as error:
         platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
         raise ValueError(
-            f"weights are drawn again on the CPU, which JAX_PLATFORMS={platforms} "
-            f"leaves out; set JAX_PLATFORMS={platforms},cpu"
+            f"weights are resampled on the CPU, which JAX_PLATFORMS={platforms} "
+            f"excludes; set JAX_PLATFORMS={platforms},cpu"
         ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a ticket says besides its arrays.
+    """The metadata of a ticket.
 
     Attributes:
       network: the arguments of `build_network`; dtype as a name.
       inputs: (shape, dtype) of each input of the network, for a batch of one.
-      mean: by channel, subtracted from pixels / 255; None for inputs without pixels.
-      std: by channel, divided by.
-      draws: where the weights come from; None for trained weights.
-      run: what else a reader may want to know: dataset, method, sparsity.
-      module: the network itself, which a file does not hold; None to look its name up.
+      mean: per channel, of pixels / 255; None for inputs that are not pixels.
+      std: per channel, of pixels / 255.
+      draws: how the weights were sampled; None for trained weights.
+      run: further information: dataset, method, sparsity.
+      module: the network itself, which is not stored; None to look up its name.
     """
 
     network: Mapping[str, Any]
@@ -127,7 +127,7 @@ class Description:
     )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that a file holds, from which `from_json` makes it again."""
+        """The fields that a file stores, the inverse of `from_json`."""
         names = [field.name for field in dataclasses.fields(self)]
         fields = {name: getattr(self, name) for name in names if name != "module"}
         draws = None if self.draws is None else dataclasses.asdict(self.draws)
@@ -137,7 +137,7 @@ class Description:
     def from_json(
         cls, fields: Mapping[str, Any], module: nn.Module | None = None
     ) -> "Description":
-        """The description that `to_json` made these fields of."""
+        """The description with the fields that `to_json` returned."""
 
         def as_tuple(value):
             return None if value is None else tuple(value)
@@ -157,7 +157,7 @@ class Description:
         """The network.
 
         Raises:
-          ValueError: its name is of a module or registration that is not here.
+          ValueError: its name is not registered, or its module is not imported.
         """
         if self.module is not None:
             return self.module
@@ -171,7 +171,7 @@ class Description:
         return jax.eval_shape(self.build().init, jax.random.key(0), *inputs)
 
     def logits(self, variables: PyTree, *inputs: Array) -> Array:
-        """The network's outputs, a pure function; inputs as in `Ticket.apply`."""
+        """The network's logits, as a pure function; inputs as in `Ticket.apply`."""
         network = self.build()
         if self.mean is not None and self.std is not None:
             images, *rest = inputs

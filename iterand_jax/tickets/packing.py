@@ -1,19 +1,19 @@
-"""Leaves of a ticket as few bytes: masks as bits, kept weights in the smallest form.
+"""Compact storage of a ticket's leaves: masks as bits, kept weights in the best form.
 
-By the path of each leaf of the parameters, a ticket holds
+For each leaf of the parameters, by its path, a ticket stores
 
-    mask/PATH    one bit per weight, 1 kept; not there for a leaf without a mask
-    sign/PATH    one bit per kept weight, 1 negative, and
-    scale/PATH   their magnitude, where all kept weights share one (signed constant)
-    draw/PATH    for the kept weights that were resampled the numbers of their draws
+    mask/PATH    one bit per weight, 1 for kept; missing for a leaf without a mask
+    sign/PATH    one bit per kept weight, 1 for negative, and
+    scale/PATH   their magnitude, if all kept weights share it (signed constant)
+    draw/PATH    the draw numbers of the kept weights that were resampled
                  (`replay.draw_numbers`), and
-    gap/PATH     how many that were not come before each, where both, coded, are smaller
-                 than the weights
-    kept/PATH    the kept weights themselves, where neither can be
+    gap/PATH     the number of kept weights between them that were not; used if the two,
+                 encoded, are smaller than the weights
+    kept/PATH    the kept weights themselves, if neither form applies
     leaf/PATH    a whole leaf without a mask
 
-A leaf with a mask and nothing else is that of the first draw: the seed is enough. Kept
-weights are in C order, and so are bits, the first in the highest of a byte.
+A leaf with a mask only has its initial weights, which follow from the seed. Kept
+weights are in C order, and so are bits, with the highest bit of a byte first.
 """
 
 import zlib
@@ -24,17 +24,17 @@ import numpy as np
 
 from iterand_jax.tickets.replay import NO_DRAW
 
-_WINDOW = -15  # deflate without a header and checksum of its own
+_WINDOW = -15  # raw deflate, without header and checksum
 
 
 class Leaf(NamedTuple):
-    """A leaf as a ticket stores it.
+    """A leaf in the form that `pack` and `unpack` use.
 
     Attributes:
       weights: 0.0 where pruned.
       mask: booleans, None for a leaf without a mask.
-      numbers: of the draws that made the weights, int32, where these are not in the
-        ticket and have to be drawn again; else None.
+      numbers: int32 draw numbers, if the weights are not stored in the ticket and have
+        to be resampled; else None.
     """
 
     weights: np.ndarray
@@ -45,11 +45,12 @@ class Leaf(NamedTuple):
 def pack(path: str, leaf: Leaf) -> dict[str, np.ndarray]:
     """The arrays of a leaf by their names in the ticket.
 
-    Its numbers may be given for any leaf; they are stored if that is the smallest.
+    Draw numbers may be passed for any leaf; they are stored only if that is smaller.
     """
     weights, mask, numbers = leaf
     if mask is None:
         return {f"leaf/{path}": weights}
+    # Signs and one magnitude, else draw numbers, else the weights.
     kept = weights[mask]
     packed = {f"mask/{path}": np.packbits(mask)}
     sizes = np.abs(kept)
@@ -72,7 +73,7 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
     """A leaf from the arrays of a ticket; `like` has its shape and dtype.
 
     Raises:
-      ValueError: the ticket does not hold it, or holds another number of weights.
+      ValueError: an array is missing, or has the wrong number of entries.
     """
 
     def get(kind: str, count: int) -> np.ndarray | None:
@@ -111,12 +112,12 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
 
 
 def encode(numbers: np.ndarray) -> np.ndarray:
-    """Whole numbers from 0 as bytes (uint8), near the entropy of their distribution.
+    """Encodes nonnegative integers as uint8 bytes, close to their entropy.
 
-    The first byte says how many bytes a number has; then follow the lowest bytes of all
-    numbers, then the next, deflated. Of the draw numbers of a Conv6, gaps and numbers
-    deflated with run lengths alone took 5 % more than the entropy, with matches of any
-    length 12 %, and LZMA of all numbers in one row 30 %.
+    The first byte is the number of bytes per integer; then follow, deflated, the lowest
+    bytes of all integers, the next bytes, and so on. For the draw numbers of a Conv6
+    the overhead over the entropy was 5 % with run-length matches only (as here), 12 %
+    with matches of any length, and 30 % with LZMA of the interleaved bytes.
     """
     numbers = np.asarray(numbers, "<u4")
     width = max(1, -(-int(numbers.max(initial=0)).bit_length() // 8))
@@ -127,7 +128,7 @@ def encode(numbers: np.ndarray) -> np.ndarray:
 
 
 def decode(code: np.ndarray) -> np.ndarray:
-    """The numbers (n,), int32, that `encode` made a code of."""
+    """The integers (n,), int32: the inverse of `encode`."""
     width = int(code[0])
     planes = np.frombuffer(zlib.decompress(code[1:].tobytes(), _WINDOW), np.uint8)
     numbers = np.zeros((planes.size // width, 4), np.uint8)

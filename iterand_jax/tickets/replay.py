@@ -1,18 +1,18 @@
-"""Which draw of a run made a weight, found from the weights alone; and the way back.
+"""Replay: finding the draw that each weight comes from, and rebuilding the weights.
 
-Every draw is keyed by the root key, the step and the leaf's path, so all the draws that
-a run could have used can be made again. A pruned weight that a refresh chooses takes
-the fresh value, and a weight that is kept does not change; so the last draw at a
-weight's place that equals it, bit for bit, is the one that it comes from.
+Every draw is keyed by the root key, the step and the leaf's path, so all draws that a
+run could have used can be reproduced. A refresh overwrites the pruned weights that it
+selects and leaves kept weights unchanged; so a weight comes from the last draw at its
+position that equals it, bit for bit.
 
 This needs a distribution with many values. A signed constant has two: half of all draws
-equal the weight whether they were used or not, and only the masks of the whole
-run, which are not stored, could distinguish them.
+equal the weight whether they were used or not, and only the masks of the whole run,
+which are not stored, could distinguish them.
 
-`last_redraws` counts refreshes from the first, for people. `draw_numbers` counts only
-those that chose the weight, since no other can have made it: after K refreshes each
-weight was chosen r * K times on average, so these numbers are smaller, and `drawn`
-makes the weights of them again.
+`last_redraws` counts all refreshes, for analysis. `draw_numbers` counts only those that
+selected the weight, since no other can have set it: after K refreshes a weight was
+selected r * K times on average, so these numbers are smaller, and `drawn` rebuilds the
+weights from them.
 """
 
 import functools
@@ -43,22 +43,22 @@ def last_redraws(
     sampling_rate: float,
     init_key: Array | None = None,
 ) -> PyTree:
-    """The number of the refresh that drew each weight last.
+    """The index of the refresh that last resampled each weight.
 
     Args:
-      key: the key that the refreshes folded their steps into (of a run, its root key).
-      step: steps done; refresh n was after step n * k_per.
+      key: the key that the refreshes folded their steps into (a run's root key).
+      step: the number of training steps; refresh n was after step n * k_per.
       weights: after these steps, kept and pruned ones.
-      subnetwork: how they were drawn; its sparsity plays no part.
+      subnetwork: how they were sampled; its sparsity is not used.
       k_per: the randomization period in steps.
       sampling_rate: r, as in the run.
-      init_key: the key that the first weights were drawn with.
+      init_key: the key that the initial weights were sampled with.
 
     Returns:
       int32 arrays in the shapes of the pruned leaves, None for the others: n from 1 to
-      step // k_per, 0 for the first draw if its key is given, or -1 where no draw
-      equals the weight. (By chance, with probability about 2**-24 per later refresh, n
-      is that of a draw with the same bits that was not used.)
+      step // k_per, 0 for the initial weight if its key is given, or -1 if no draw
+      equals the weight. (With probability about 2**-24 per later refresh, n is that of
+      an unused draw that has the same bits by chance.)
 
     Raises:
       ValueError: signed constants, whose draws cannot be distinguished.
@@ -81,7 +81,7 @@ def last_redraws(
     distribution = get_distribution(subnetwork.distribution)
     if distribution.name == "signed_constant":
         raise ValueError(
-            "the last redraw of a signed constant cannot be found from its two values; "
+            "the last resampling of a signed constant cannot be found from its value; "
             "possible: kaiming_uniform, kaiming_normal"
         )
 
@@ -105,21 +105,21 @@ def draw_numbers(
     k_per: int,
     sampling_rate: float,
 ) -> PyTree:
-    """The number of the draw that made each weight, with which `drawn` makes it again.
+    """The draw number of each weight, from which `drawn` rebuilds it.
 
     Args:
-      init_key: the key that the first weights were drawn with.
+      init_key: the key that the initial weights were sampled with.
       key: as in `last_redraws`, like the arguments below.
-      step: steps done.
+      step: the number of training steps.
       weights: after these steps; of any distribution.
-      subnetwork: how they were drawn; its sparsity plays no part.
+      subnetwork: how they were sampled; its sparsity is not used.
       k_per: the randomization period in steps, 0 for a run without refreshes.
       sampling_rate: r, as in the run.
 
     Returns:
       int32 arrays in the shapes of the pruned leaves, None for the others: 0 for the
-      first draw, j for the j-th refresh that chose the weight, `NO_DRAW` where none of
-      them equals it.
+      initial weight, j for the j-th refresh that selected the weight, `NO_DRAW` if no
+      draw equals it.
     """
 
     def one_leaf(path, leaf, draws):
@@ -143,7 +143,7 @@ def drawn(
     k_per: int,
     sampling_rate: float,
 ) -> PyTree:
-    """The weights of the numbers that `draw_numbers` gave, bit for bit, as float32."""
+    """The float32 weights, rebuilt bit for bit from `draw_numbers`."""
 
     def one_leaf(path, leaf, draws):
         weights = _first(leaf_key(init_key, path, "weights"), leaf, draws)
@@ -156,14 +156,14 @@ def drawn(
 
 
 class _Draws(NamedTuple):
-    """What the weights of a leaf are drawn from."""
+    """The distribution that the weights of a leaf are sampled from."""
 
     distribution: Distribution
     fan_in: float
 
 
 def _map_drawn(f, tree: PyTree, subnetwork: Subnetwork) -> PyTree:
-    """Maps f(path, leaf, draws) over the leaves that are drawn; others become None."""
+    """Maps f(path, leaf, draws) over the sampled leaves; the others become None."""
     distribution = get_distribution(subnetwork.distribution)
 
     def one_leaf(key_path, leaf):
@@ -175,7 +175,7 @@ def _map_drawn(f, tree: PyTree, subnetwork: Subnetwork) -> PyTree:
 
 
 def _redraw_keys(key: Array, path: str, step: int, k_per: int) -> Array:
-    """The keys of a leaf's redraws, one per refresh."""
+    """The resampling keys of a leaf, one per refresh."""
     steps = k_per * jnp.arange(1, step // k_per + 1)
     return jax.vmap(
         lambda step: leaf_key(jax.random.fold_in(key, step), path, "redraw")
@@ -183,7 +183,7 @@ def _redraw_keys(key: Array, path: str, step: int, k_per: int) -> Array:
 
 
 def _first_number(init_key: Array, path: str, leaf: Array, draws: _Draws) -> Array:
-    """0 where the first draw equals the weight, else `NO_DRAW`."""
+    """0 where the initial draw equals the weight, else `NO_DRAW`."""
     first = _first(leaf_key(init_key, path, "weights"), leaf, draws)
     return jnp.where(first == leaf, 0, NO_DRAW)
 
@@ -197,9 +197,10 @@ def _first(key: Array, leaf: Array, draws: _Draws) -> Array:
 def _last_match(
     keys: Array, weights: Array, draws: _Draws, sampling_rate: float
 ) -> tuple[Array, Array]:
-    """(number of the last key whose redraw equals the weight, how many chose it then).
+    """(index of the last refresh whose draw equals the weight, its draw number).
 
-    Both count from 1, and the last key that equals counts; the number is -1 for none.
+    Scans over the refreshes and remembers the last match. Both count from 1: the index
+    all refreshes, the draw number only those that selected the weight. -1 for no match.
     """
 
     def compare(carry, numbered):
@@ -227,7 +228,7 @@ def _last_match(
 def _redrawn(
     keys: Array, numbers: Array, weights: Array, draws: _Draws, sampling_rate: float
 ) -> Array:
-    """The weights, redrawn by the keys that choose them for the numbered time."""
+    """The weights, each taken from the refresh that its draw number names."""
 
     def redraw(carry, key):
         weights, times_chosen = carry

@@ -1,13 +1,13 @@
-"""Packed tickets: a found subnetwork in one small file, and back bit for bit.
+"""Tickets: a subnetwork in one small file, restored bit for bit.
 
-A ticket is a safetensors file: an ordinary container with readers in many languages,
-whose header can be read without the arrays, and which refuses to open when it is cut
-short. Its metadata holds JSON (network, inputs, normalization, where the weights come
-from) and two checksums: of the file's own content, and of what is rebuilt from it. Its
-arrays are those of `packing`, batch_stats/PATH, the running statistics, and, for texts,
-the vocabulary, its words compressed by zlib.
+A ticket is a safetensors file: a common container with readers in many languages, whose
+header can be read without the arrays, and whose readers detect truncation. Its metadata
+is JSON (network, inputs, normalization, how the weights were sampled) with two
+checksums: of the file's content, and of the rebuilt subnetwork. Its arrays are those of
+`packing`, the running statistics as batch_stats/PATH, and, for texts, the vocabulary,
+compressed by zlib.
 
-Pruned weights are 0.0 in what is read back, whatever their sign was.
+Pruned weights are read back as 0.0, whatever their sign was.
 """
 
 import dataclasses
@@ -41,17 +41,17 @@ VOCABULARY = "vocabulary"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Ticket:
-    """A found subnetwork: arrays on the host, ready to be applied.
+    """A subnetwork that can be applied; its arrays are on the host.
 
     Attributes:
-      description: network, inputs, and where the weights come from.
+      description: network, inputs, and how the weights were sampled.
       params: the network's parameters, 0.0 where pruned.
       masks: booleans, True for kept, in the structure of params; None for a leaf
         without a mask.
       batch_stats: running statistics, {} for networks without.
       words: of the vocabulary, for a network that reads texts; None for others.
 
-    A ticket that is written and read again is the same, bit for bit:
+    Writing and reading a ticket preserves it bit for bit:
 
     >>> import tempfile
     >>> import iterand_jax
@@ -118,7 +118,7 @@ class Ticket:
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What the network is applied with, on the host."""
+        """The network's variables (params and batch statistics), on the host."""
         statistics = {"batch_stats": self.batch_stats} if self.batch_stats else {}
         return {"params": self.params, **statistics}
 
@@ -128,12 +128,12 @@ class Ticket:
         Args:
           *inputs: for images, one array (N, H, W, C) of pixels from 0 to 255, uint8 or
             floats, of the size that the network was trained with; they are normalized
-            here. For arrays (N, ...) that are no pixels, one like those. For texts two,
-            token ids (N, T) and lengths (N,), int32, as `tokenize` gives them; each T
-            is compiled once.
+            here. For data that is not images, one array (N, ...). For texts two: token
+            ids (N, T) and lengths (N,), int32, as returned by `tokenize`; each T is
+            compiled once.
 
         Raises:
-          ValueError: inputs of other shapes, or token ids or lengths that cannot be.
+          ValueError: wrong shapes, or token ids or lengths out of range.
 
         >>> network = {"name": "lstm", "num_classes": 1, "width": 1 / 16}
         >>> network |= {"affine": False, "dtype": "float32"}
@@ -150,13 +150,13 @@ class Ticket:
         return self._program(self._on_device, *inputs)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """What `apply` takes for texts: token ids (N, T) and lengths (N,), int32.
+        """The inputs of `apply` for texts: token ids (N, T) and lengths (N,), int32.
 
-        They are padded to the longest; a word that is not in the vocabulary is 1.
+        They are padded to the longest text; words outside the vocabulary have the id 1.
 
         Raises:
-          ValueError: the network of this ticket does not read texts, or a text came
-            instead of several.
+          ValueError: the network of this ticket does not take texts, or `texts` is a
+            string instead of a list.
 
         >>> described = Description(network={"name": "lstm"}, inputs=())
         >>> ticket = Ticket.of(described, {}, {}, {}, words=["film", "good"])
@@ -205,7 +205,7 @@ class Ticket:
         limits = {"token ids": (tokens, words - 1), "lengths": (lengths, longest)}
         for name, (array, limit) in limits.items():
             if isinstance(array, jax.core.Tracer) or not np.size(array):
-                continue  # of which nothing is known
+                continue  # the values are not known
             least, most = np.min(array), np.max(array)
             if least < 0 or most > limit:
                 raise ValueError(
@@ -214,10 +214,10 @@ class Ticket:
 
 
 def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
-    """Writes a ticket; returns the arrays that it holds, by their names in the file."""
+    """Writes a ticket; returns its arrays by their names in the file."""
     from safetensors import numpy as safetensors
 
-    # Safetensors writes the buffer as it is in memory: wrong for a transposed array.
+    # Safetensors writes the memory buffer, which is wrong for a transposed array.
     packed = _pack(ticket)
     arrays = {name: np.asarray(array, order="C") for name, array in packed.items()}
     fields = {"version": VERSION, **ticket.description.to_json()}
@@ -232,14 +232,15 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
 def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> Ticket:
     """Reads a ticket and rebuilds its weights, bit for bit.
 
-    Your own network is passed as an argument, registered, or in an imported module.
+    A custom network is passed as an argument, registered, or in an imported module.
 
-    Where they follow from a seed this replays the draws of the run: from moments for a
-    small network to minutes for a large one that was re-randomized a thousand times.
+    Weights that follow from a seed are rebuilt by replaying the draws of the run: from
+    under a second for a small network to minutes for a large one that was re-randomized
+    a thousand times.
 
     Raises:
-      ValueError: in one line, a file that is not there, not a ticket, cut short, of
-        another version, or whose checksum or rebuilt weights differ.
+      ValueError: the file is missing, truncated, not a ticket or of another version, or
+        a checksum does not match.
     """
     fields, arrays = _read(Path(path))
     if fields.get("version") != VERSION:
@@ -248,7 +249,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> Tick
             f"possible: {VERSION!r}"
         )
     if fields.pop("sha256", None) != _content_digest(fields, arrays):
-        raise ValueError(f"{path} is damaged: it does not have its checksum")
+        raise ValueError(f"{path} is damaged: its checksum does not match")
     description = Description.from_json(fields, network)
     try:
         ticket = _unpack(description, arrays)
@@ -259,8 +260,8 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> Tick
         ) from error
     if fields["rebuilt_sha256"] != _rebuilt_digest(ticket):
         raise ValueError(
-            f"{path} is whole, but the draws of jax {jax.__version__} here are not "
-            f"those that it was packed with"
+            f"{path} is intact, but jax {jax.__version__} samples other weights here "
+            f"than where it was written"
         )
     return ticket
 
@@ -276,7 +277,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except OSError as error:
         raise ValueError(f"cannot read the ticket {path}: {error}") from error
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole ticket: {error}") from error
+        raise ValueError(f"{path} is not a complete ticket: {error}") from error
     if text is None:
         raise ValueError(f"{path} is a safetensors file, but not a ticket")
     try:
@@ -284,7 +285,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged: its metadata is not JSON") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} is damaged: its metadata is no JSON object")
+        raise ValueError(f"{path} is damaged: its metadata is not a JSON object")
     return fields, arrays
 
 
@@ -316,6 +317,7 @@ def _unpack(description: Description, arrays: Mapping[str, np.ndarray]) -> Ticke
         jax.tree.unflatten(structure, column)
         for column in zip(*leaves.values(), strict=True)
     )
+    # Leaves with draw numbers are rebuilt by a replay; the others were stored.
     if leaves_of(numbers):
         if description.draws is None:
             raise ValueError("kept weights are missing")

@@ -112,7 +112,8 @@ def train(
       **fields: further fields of the config: sparsity=0.7, batch_size=64.
 
     Raises:
-      ValueError: in one line, what is not possible and what is.
+      ValueError: an invalid argument or config field; one line that says what is
+        possible.
       InterruptedRunError: on Ctrl-C or SIGTERM; the last step is saved in the workdir.
 
     >>> train("digits", {"replicas": 2})
@@ -126,7 +127,7 @@ def train(
         for name, value in (("test", test), ("steps", steps)):
             if value is not None:
                 raise ValueError(
-                    f"{name}={value!r} means nothing to a config; possible: its fields"
+                    f"{name}={value!r} is not used with a config; possible: its fields"
                 )
         if not (data is None or isinstance(data, Mapping)):
             raise ValueError(
@@ -186,6 +187,7 @@ def _of_module(
     config.dataset.name = "arrays"
     if "mean" in dataset.options:
         pixels = x.reshape(-1, x.shape[-1]) / 255
+        # Normalized by the statistics of the training images, per channel.
         config.dataset.mean = tuple(map(float, pixels.mean(axis=0)))
         config.dataset.std = tuple(max(float(s), 1e-3) for s in pixels.std(axis=0))
     else:
@@ -198,9 +200,11 @@ def _of_module(
     )
     if steps is not None:
         if "epochs" in fields:
-            raise ValueError(f"steps={steps} and epochs={fields['epochs']}: give one")
+            raise ValueError(
+                f"steps={steps} and epochs={fields['epochs']}: pass only one of them"
+            )
         if steps < 1:
-            raise ValueError(f"steps is a whole number of at least 1; got {steps}")
+            raise ValueError(f"steps must be an integer of at least 1; got {steps}")
         config.epochs = math.ceil(steps / steps_per_epoch)
     return config, Given(network, dataset)
 
@@ -210,7 +214,7 @@ def _update(config: ConfigDict, fields: Mapping[str, Any]) -> None:
         config.update_from_flattened_dict(fields)
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"a field of the config is not possible: {reason}") from error
+        raise ValueError(f"invalid field of the config: {reason}") from error
 
 
 def _copy(config: ConfigDict) -> ConfigDict:

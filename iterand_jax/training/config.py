@@ -50,7 +50,7 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
     replaces are not looked up.
 
     Raises:
-      ValueError: in one line, the value that is not possible and those that are.
+      ValueError: an invalid value; the message lists the possible ones.
     """
     _check_choice("method", config.method, methods_of(config))
     recipe = config.recipe[config.method]
@@ -62,13 +62,13 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
     for field in OF_THE_METHOD:
         if field not in recipe and resolved[field] is not None:
             raise ValueError(
-                f"{field}={resolved[field]} means nothing to the method "
+                f"{field}={resolved[field]} is not used by the method "
                 f"{config.method}; its own fields are {', '.join(recipe)}"
             )
     for field, value in recipe.items():
         if field not in own:
             raise ValueError(
-                f"recipe.{config.method}.{field} means nothing to the method; its "
+                f"recipe.{config.method}.{field} is not used by the method; its "
                 f"fields are {', '.join(own)}"
             )
         if field not in resolved or resolved[field] is None:
@@ -107,7 +107,7 @@ def _check(config: ConfigDict, given: Given) -> None:
     ):
         if config[field] is not None and config[field] < 1:
             raise ValueError(
-                f"{field} is a whole number of at least 1; got {config[field]}"
+                f"{field} must be an integer of at least 1; got {config[field]}"
             )
     for field, value in (
         ("steps_per_dispatch", config.steps_per_dispatch),
@@ -118,21 +118,25 @@ def _check(config: ConfigDict, given: Given) -> None:
         ("rewind_epochs", config.rewind_epochs),
     ):
         if value is not None and value < 0:
-            raise ValueError(f"{field} is a whole number from 0; got {value}")
+            raise ValueError(f"{field} must be an integer from 0; got {value}")
     _check_seeds(config)
     _check_kept_epochs(config)
     if not 0 < config.learning_rate < float("inf"):
         raise ValueError(
-            f"learning_rate is a finite number above 0; got {config.learning_rate:g}"
+            f"learning_rate must be finite and above 0; got {config.learning_rate:g}"
         )
     if not all(std > 0 for std in config.dataset.std or ()):
-        raise ValueError(f"dataset.std are numbers above 0; got {config.dataset.std}")
+        raise ValueError(f"dataset.std must be above 0; got {config.dataset.std}")
     for field, below in (("weight_decay", float("inf")), ("momentum", 1)):
         if not 0 <= config[field] < below:
-            raise ValueError(f"{field} is in [0, {below:g}); got {config[field]:g}")
+            raise ValueError(
+                f"{field} must be in [0, {below:g}); got {config[field]:g}"
+            )
     fraction = config.dataset.validation_fraction
     if fraction is not None and not 0 < fraction < 1:
-        raise ValueError(f"dataset.validation_fraction is in (0, 1); got {fraction:g}")
+        raise ValueError(
+            f"dataset.validation_fraction must be in (0, 1); got {fraction:g}"
+        )
 
 
 def _check_seeds(config: ConfigDict) -> None:
@@ -144,7 +148,7 @@ def _check_seeds(config: ConfigDict) -> None:
     if config.seed < 0 or last > LARGEST_SEED:
         of_replicas = f" with replicas={config.replicas}" if config.replicas > 1 else ""
         raise ValueError(
-            f"seed is a whole number from 0 to "
+            f"seed must be an integer from 0 to "
             f"{LARGEST_SEED - config.replicas + 1}{of_replicas}; got {config.seed}"
         )
 
@@ -154,7 +158,7 @@ def _check_kept_epochs(config: ConfigDict) -> None:
         whole = isinstance(epoch, int) and not isinstance(epoch, bool)
         if not whole or not 1 <= epoch <= config.epochs:
             raise ValueError(
-                f"keep_checkpoint_epochs are whole numbers from 1 to {config.epochs}, "
+                f"keep_checkpoint_epochs must be integers from 1 to {config.epochs}, "
                 f"the epochs of the run; got {epoch!r}"
             )
 
@@ -170,14 +174,14 @@ def _check_schedule(config: ConfigDict) -> None:
             )
     for field in ("warmup_epochs", "final_epochs"):
         if field in taken and config[field] < 0:
-            raise ValueError(f"{field} is a whole number from 0; got {config[field]}")
+            raise ValueError(f"{field} must be an integer from 0; got {config[field]}")
     for field in ("final_learning_rate", "decay_factor"):
         if field in taken and not 0 < config[field] < float("inf"):
             raise ValueError(
-                f"{field} is a finite number above 0; got {config[field]:g}"
+                f"{field} must be finite and above 0; got {config[field]:g}"
             )
     if "milestones" in taken and not all(m >= 1 for m in config.milestones):
-        raise ValueError(f"milestones are epochs from 1; got {config.milestones}")
+        raise ValueError(f"milestones must be epochs from 1; got {config.milestones}")
 
 
 def _check_dataset(config: ConfigDict, given: Given) -> None:
@@ -194,13 +198,13 @@ def _check_dataset(config: ConfigDict, given: Given) -> None:
         _check_choice("augmentation", config.augmentation, dataset.augmentations)
     elif config.augmentation is not None:
         raise ValueError(
-            f"augmentation={config.augmentation} means nothing to the dataset {name}"
+            f"augmentation={config.augmentation} is not used by the dataset {name}"
         )
     if entry is not None and entry.takes_texts != dataset.is_text:
         text = dataset.is_text
         takers = [n for n, e in NETWORKS.table.items() if e.takes_texts == text]
         raise ValueError(
-            f"the network {network} cannot take the dataset {name}; "
+            f"the network {network} does not fit the dataset {name}; "
             f"possible: {', '.join(takers)}"
         )
 
@@ -212,20 +216,20 @@ def _check_replicas(config: ConfigDict, given: Given) -> None:
     if not dataset.resident:
         possible = [name for name, d in DATASETS.table.items() if d.resident]
         raise ValueError(
-            f"replicas={config.replicas}: the dataset {config.dataset.name} trains one "
-            f"seed at a time; possible: {', '.join(possible)}"
+            f"replicas={config.replicas}: the dataset {config.dataset.name} supports "
+            f"one seed at a time; possible: {', '.join(possible)}"
         )
     if config.keep_checkpoints < 2:
         raise ValueError(
             f"replicas={config.replicas} need keep_checkpoints of at least 2, so that "
-            f"one step is saved by all; got {config.keep_checkpoints}"
+            f"all have a common step saved; got {config.keep_checkpoints}"
         )
 
 
 def replicas_of(config: ConfigDict) -> list[ConfigDict]:
-    """The configs of the runs that a resolved config trains in one program.
+    """The configs of the replicas that a resolved config trains in one program.
 
-    They are those of single runs: of this seed and the next ones.
+    Each is the config of a single run; the seeds are consecutive.
     """
     configs = []
     for index in range(config.replicas):

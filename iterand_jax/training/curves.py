@@ -1,4 +1,4 @@
-"""curves.png: what happened in a run, from its metrics.jsonl."""
+"""curves.png: the training curves of a run, from its metrics.jsonl."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,13 @@ TRAIN, VALIDATION, TEST = "#4c78a8", "#e45756", "#333333"
 
 
 def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
-    """Draws loss, accuracy, mask churn, learning rate and moments of re-randomization.
+    """Plots loss, accuracy, mask churn, learning rate and re-randomization steps.
 
-    Each value is drawn at the steps that it is of. A mean over training steps, those
-    between two log steps or those of an epoch, is at the middle of these steps, and so
-    is mask churn, the share of the masks that changed between two log steps. A
-    validation is at the step after which it was made, the end of an epoch. The learning
-    rate, which schedules change between epochs only, is level from the first to the
-    last step of each epoch.
+    A training mean (over the steps between two log records, or of an epoch) is plotted
+    at the middle of its steps, and so is mask churn, the fraction of mask entries that
+    changed between two log records. Validation results are plotted at the step at which
+    they were computed, the end of an epoch. The learning rate changes only between
+    epochs, so it is plotted as a step function.
 
     Args:
       workdir: holds metrics.jsonl; curves.png is written there.
@@ -45,7 +44,7 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
         color=TEST,
         ls="--",
         lw=1,
-        label=f"test, {result['test_accuracy']:.2f} %",
+        label=f"test: {result['test_accuracy']:.2f} %",
     )
     _legend_above(loss, *accuracy.get_legend_handles_labels())
     if churn:
@@ -79,13 +78,13 @@ def _draw_means(
             color=TRAIN,
             lw=0.8,
             alpha=0.45,
-            label=f"train, mean of {steps[0]['step']} steps",
+            label=f"train, mean over {steps[0]['step']} steps",
         )
     axes.plot(
         _middles(epochs),
         [record[f"train_{name}"] for record in epochs],
         color=TRAIN,
-        label="train, mean of an epoch",
+        label="train, mean over an epoch",
         **style,
     )
     axes.plot(
@@ -98,12 +97,12 @@ def _draw_means(
 
 
 def _edges(records: list[dict[str, Any]]) -> list[int]:
-    """The steps between which records of one kind were made, from 0 on."""
+    """The boundaries of the step ranges that the records of one kind cover, from 0."""
     return [0, *(record["step"] for record in records)]
 
 
 def _middles(records: list[dict[str, Any]]) -> np.ndarray:
-    """The middle of the steps that each record of one kind covers."""
+    """The middle of the step range that each record of one kind covers."""
     edges = np.array(_edges(records))
     return (edges[:-1] + edges[1:]) / 2
 
@@ -122,7 +121,7 @@ def _mark_refreshes(axes, moments: np.ndarray) -> None:
 
 
 def _legend_above(axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend in a row above the panel, where it hides nothing."""
+    """A one-row legend above the panel, where it does not cover the curves."""
     axes.legend(
         handles,
         labels,

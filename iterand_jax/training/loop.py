@@ -21,7 +21,7 @@ from iterand_jax.runtime.terminal import progress_bar
 from iterand_jax.training import memory, parallel
 from iterand_jax.training.logs import Clock
 from iterand_jax.training.numbers import unpack
-from iterand_jax.training.programs import Programs, compile_programs
+from iterand_jax.training.programs import compile_programs
 from iterand_jax.training.replica import Callback, Outcome, Replica, restore_together
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.startup import Startup
@@ -100,8 +100,12 @@ class _Trainer:
         self._stop: int | None = None  # the signal that all processes know of
         print("compiling ...", flush=True)
         # What lies on the devices has known shapes: programs compile while it is read.
-        if run.dataset.resident:
-            self._programs = self._compile()
+        # The pmap of the refresh can be lowered for shapes by a process alone only.
+        early = run.dataset.resident and hosts.are_alone()
+        if early:
+            replicated = parallel.replicated(run.mesh)
+            shapes = with_sharding(run.abstract, replicated)
+            self._programs = compile_programs(run, [shapes] * len(replicas), startup)
         with startup.part("state"):
             self._start = restore_together(replicas)
         self._clock = Clock(first.record.seconds)
@@ -113,8 +117,9 @@ class _Trainer:
                 other.run.feed.open_beside(run.feed, other.run.root)
             for replica in replicas:
                 replica.write_files()
-        if not run.dataset.resident:
-            self._programs = self._compile()
+        if not early:
+            states = [replica.state for replica in replicas]
+            self._programs = compile_programs(run, states, startup)
         with self._clock.measure("compilation"):
             assert self._programs.steps  # the time that was waited for them
         if run.config.report_memory:
@@ -129,13 +134,6 @@ class _Trainer:
         with startup.part("log"):
             for replica in replicas:
                 replica.open_log(self._clock)
-
-    def _compile(self) -> Programs:
-        replicated = parallel.replicated(self._run.mesh)
-        shapes = with_sharding(self._run.abstract, replicated)
-        return compile_programs(
-            self._run, [shapes] * len(self._replicas), self._startup
-        )
 
     def run(self) -> list[Outcome]:
         """Runs to the end."""

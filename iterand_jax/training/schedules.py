@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step, changed once per epoch as in the paper."""
+"""Learning-rate schedules; they change once per epoch, as in the paper."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -56,10 +56,11 @@ def warmup_cosine(
     final_epochs: int,
     final_learning_rate: float,
 ) -> optax.Schedule:
-    """The schedule of ImageNet (Appendix B.2): a linear rise, a cosine, a low end.
+    """The ImageNet schedule (Appendix B.2): linear warm-up, cosine, constant.
 
-    Epoch i from 1 of W warm-up epochs has eta * i / W; the next have
-    eta/2 * (1 + cos(pi * e / E)) in epoch e of E, from 0; the last have another rate.
+    Epoch i, from 1, of W warm-up epochs has eta * i / W; epoch e, from 0, of the E
+    cosine epochs has eta/2 * (1 + cos(pi * e / E)); the final epochs have
+    `final_learning_rate`.
 
     >>> schedule = warmup_cosine(
     ...     0.1,
@@ -75,7 +76,7 @@ def warmup_cosine(
     between = epochs - warmup_epochs - final_epochs
     if between < 1:
         raise ValueError(
-            f"warmup_epochs {warmup_epochs} and final_epochs {final_epochs} leave none "
+            f"warmup_epochs={warmup_epochs} and final_epochs={final_epochs} leave none "
             f"of {epochs} epochs for the cosine"
         )
     decay = cosine(learning_rate, epochs=between, steps_per_epoch=1)
@@ -97,10 +98,10 @@ def multistep(
     milestones: Sequence[int],
     decay_factor: float,
 ) -> optax.Schedule:
-    """The learning rate times a factor for each milestone, an epoch, that has begun.
+    """Multiplies the learning rate by a factor at each milestone, in epochs.
 
-    Milestones beyond the last epoch are never reached; one that is named twice counts
-    twice.
+    Milestones beyond the last epoch are never reached; a milestone that is listed twice
+    is applied twice.
 
     >>> schedule = multistep(
     ...     0.1, epochs=160, steps_per_epoch=351, milestones=(80, 120), decay_factor=0.1
@@ -122,7 +123,7 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "warmup_cosine": warmup_cosine,
     "multistep": multistep,
 }
-# The fields of a config that a schedule takes and others do not.
+# The config fields that only one schedule takes.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "warmup_cosine": ("warmup_epochs", "final_epochs", "final_learning_rate"),
     "multistep": ("milestones", "decay_factor"),

@@ -38,11 +38,11 @@ def train(
     callbacks: Sequence[Callback] = (),
     given: Given = NOTHING_GIVEN,
 ) -> dict[str, Any]:
-    """Trains all stages of a resolved config, each to its end, and skips finished ones.
+    """Trains all stages of a resolved config, skipping finished ones.
 
     Returns:
-      The result of the last stage, with the sums of the seconds and the steps of all
-      and, as "stages", the result of each.
+      The result of the last stage, with the seconds and steps summed over all stages,
+      and the result of each as "stages".
     """
     stage_configs = procedures.stages(config)
     runs = [building.build(own, source, given) for own in stage_configs]
@@ -54,6 +54,7 @@ def train(
             print(f"retraining {index} of {config.retrainings}" if index else "dense")
             with workdir.claimed({stage: run.config}):
                 if index:
+                    # A retraining starts from the masks and rewound weights.
                     trained = _trained(runs[index - 1], folders[index - 1])
                     early = _early(config, runs[0], folders[0])
                     _begin(run, stage, trained, early)
@@ -65,13 +66,13 @@ def train(
 
 
 def _trained(run: DataRun, folder: Path) -> State:
-    """The final state of a stage: an earlier one would give other masks."""
+    """The final state of a stage; an earlier checkpoint would give other masks."""
     try:
         return workdir.restore(folder, run.total_steps).state
     except Exception as error:
         raise ValueError(
             f"the checkpoint of step {run.total_steps} in {folder} cannot be read "
-            f"({error}): move the folder away, and the stage is trained again"
+            f"({error}): move the folder away to train the stage again"
         ) from error
 
 
@@ -84,11 +85,12 @@ def _early(config: ConfigDict, dense: DataRun, folder: Path) -> State:
 
 
 def _begin(run: DataRun, folder: Path, trained: State, early: State) -> None:
-    """Makes the checkpoint that a retraining starts from, unless it has started."""
+    """Writes the step-0 checkpoint of a retraining, unless it has started already."""
     checkpoints = Checkpoints(folder / "checkpoints", keep=run.config.keep_checkpoints)
     with contextlib.closing(checkpoints):
         if checkpoints.steps():
             return
+        # New masks from the trained weights; the kept weights are rewound.
         find = functools.partial(magnitude_masks, run.subnetwork)
         found = jax.jit(find, static_argnums=1)(trained.trainable, run.config.sparsity)
         state = jax.jit(run.init_state)(run.root)._replace(

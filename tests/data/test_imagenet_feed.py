@@ -102,7 +102,7 @@ def test_a_step_that_is_not_the_next_is_refused(make):
     feed = make(numbered_source())
     feed.open(ROOT)
     feed.batch(0)
-    with pytest.raises(ValueError, match="stands at step 1, not 2"):
+    with pytest.raises(ValueError, match="is at step 1, not 2"):
         feed.batch(2)
 
 
@@ -141,7 +141,7 @@ def test_a_bad_image_is_reported_once_and_left_out(make, caplog):
     assert sum(counts) == 9
     line = "7.JPEG: neither a JPEG nor a PNG image"
     assert [r.getMessage() for r in caplog.records] == [
-        f"left out, since it cannot be decoded: {line}"
+        f"skipped an image that cannot be decoded: {line}"
     ]
     assert feed.position() == {"next_step": 9, "bad_images": [line]}
     caplog.clear()

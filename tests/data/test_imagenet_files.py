@@ -115,7 +115,7 @@ def test_archives_are_left_to_archives(given, tmp_path):
 
 def no_validation(files):
     shutil.rmtree(files / "val")
-    return f"{files / 'val'} is not there"
+    return f"there is no folder {files / 'val'}"
 
 
 def no_classes(files):
@@ -127,7 +127,7 @@ def no_classes(files):
 
 def another_class(files):
     (files / "train" / "cats").mkdir()
-    return f"{files / 'train' / 'cats'} is not called after an ImageNet class"
+    return f"{files / 'train' / 'cats'} is not named after an ImageNet class"
 
 
 def empty_class(files):

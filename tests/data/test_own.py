@@ -1,4 +1,4 @@
-"""Datasets of one's own: arrays, .npz files and folders of images."""
+"""Custom datasets: arrays, .npz files and folders of images."""
 
 import dataclasses
 
@@ -180,11 +180,11 @@ NAN = np.where(np.arange(120).reshape(24, 5) == 37, np.nan, FLOATS)
 @pytest.mark.parametrize(
     ("x", "y", "options", "message"),
     [
-        (GREY, LABELS, {}, "no test part; possible: test=.* or a test_fraction"),
-        (GREY, LABELS, {"test": TEST, "test_fraction": 0.5}, "has a test part"),
-        (GREY, LABELS, {"test_fraction": 1.5}, r"test_fraction is in \(0, 1\); got"),
+        (GREY, LABELS, {}, "no test split; possible: test=.* or a test_fraction"),
+        (GREY, LABELS, {"test": TEST, "test_fraction": 0.5}, "has a test split"),
+        (GREY, LABELS, {"test_fraction": 1.5}, r"must be in \(0, 1\); got 1.5"),
         (GREY[:0], LABELS, {"test": TEST}, "x of shape .* is empty"),
-        (GREY[..., 0], LABELS, {"test": TEST}, "x is uint8 of shape .* an axis of one"),
+        (GREY[..., 0], LABELS, {"test": TEST}, "x is uint8 of shape .* with C = 1"),
         (
             GREY.astype(int),
             LABELS,
@@ -193,7 +193,7 @@ NAN = np.where(np.arange(120).reshape(24, 5) == 37, np.nan, FLOATS)
         ),
         (FLOATS[:, 0], LABELS, {"test": TEST}, r"x has the shape \(24,\); possible"),
         (NAN, LABELS, {"test_fraction": 0.5}, r"x\[7\] has a NaN"),
-        (FLOATS * 1e40, LABELS, {"test_fraction": 0.5}, r"x\[\d\] has .* not finite"),
+        (FLOATS * 1e40, LABELS, {"test_fraction": 0.5}, r"x\[\d\] has .* overflows"),
         (GREY, LABELS[1:], {"test": TEST}, r"y has the shape \(23,\); possible: \(24,"),
         (GREY, LABELS * 1.0, {"test": TEST}, "y has the dtype float64; possible: int"),
         (GREY, LABELS - 1, {"test": TEST}, "y has labels from -1 to 1; possible: int"),
@@ -226,7 +226,7 @@ def test_arrays_that_are_not_possible_are_refused(x, y, options, message):
     [
         ({"x": GREY}, "has no array y, but x; possible: x_train, y_train"),
         ({"images": GREY}, "has no array x_train, but images"),
-        ({"x": GREY, "y": LABELS}, "data.npz has no test part; possible: x_test and y"),
+        ({"x": GREY, "y": LABELS}, "data.npz has no test split; possible: x_test and"),
         ({"x": GREY, "y": LABELS, "x_test": GREY}, "has no array y_test"),
         (
             {"x": FLOATS.astype(int), "y": LABELS, "x_test": FLOATS, "y_test": LABELS},
@@ -310,12 +310,12 @@ def damaged(folder):
     ("change", "message"),
     [
         (no_folder, "there is no folder .*images/train; possible: train/CLASS/"),
-        (no_test, "images has no test part; possible: test/CLASS/"),
-        (one_class, "images/train has 1 folders of classes; possible: two or more"),
+        (no_test, "images has no test split; possible: test/CLASS/"),
+        (one_class, "images/train has 1 class folders; possible: two or more"),
         (empty_class, "the class .*train/d has no images"),
-        (unknown_class, "test/e is no class of the training part; possible: a, b, c"),
-        (other_file, "notes.txt is no image; possible: .png, "),
-        (file_beside_classes, "train/x.png is not in the folder of a class"),
+        (unknown_class, "test/e is not a class of the training split; .*: a, b, c"),
+        (other_file, "notes.txt is not an image; possible: .png, "),
+        (file_beside_classes, "train/x.png is not in a class folder"),
         (alpha, "a/01.png has the mode LA; possible: L, RGB"),
         (damaged, "a/01.png cannot be read as an image: "),
     ],

@@ -299,7 +299,7 @@ def test_imagenet2012_says_that_it_must_be_downloaded_by_hand(
     assert_fails(
         command, capfd, arguments, 2, imagenet_files.TRAIN_ARCHIVE, "--archive=FOLDER"
     )
-    with pytest.raises(sources.DataNotFoundError, match="by hand") as error:
+    with pytest.raises(sources.DataNotFoundError, match="manually") as error:
         prepare.prepare_if_possible("imagenet2012", str(tmp_path / "data"))
     by_hand = f"prepare imagenet2012 --data_dir={tmp_path / 'data'}"
     assert str(error.value).endswith(

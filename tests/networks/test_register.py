@@ -73,16 +73,16 @@ def test_a_network_is_given_what_its_signature_takes():
 def test_a_module_is_a_network_of_one_size():
     register_network("mine", Plain(7))
     assert build_network("mine", num_classes=7) == Plain(7)
-    with pytest.raises(ValueError, match="mine has no width: 2 is not possible"):
+    with pytest.raises(ValueError, match="mine takes no width: got 2;"):
         build_network("mine", num_classes=7, width=2)
 
 
 @pytest.mark.parametrize(
     ("factory", "options", "message"),
     [
-        (Plain, {"width": 0.5}, "mine has no width: 0.5 is not possible, 1.0 is"),
-        (Plain, {"dtype": jnp.bfloat16}, "mine has no dtype: bfloat16 is not possible"),
-        (made_of_more, {}, "mine needs depth, which is not among .* num_classes, "),
+        (Plain, {"width": 0.5}, "mine takes no width: got 0.5; possible: 1.0"),
+        (Plain, {"dtype": jnp.bfloat16}, "mine takes no dtype: got bfloat16; poss"),
+        (made_of_more, {}, "mine needs depth, which is not one of .* num_classes, "),
         (no_module, {}, "the network mine is 3; possible: a Flax Linen module"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_name_that_is_no_network_is_refused_without_a_call(name, monkeypatch):
     called = []
     for function in ("abort", "getcwd", "system"):
         monkeypatch.setattr(os, function, lambda *args: called.append(args))
-    with pytest.raises(ValueError, match=f"{re.escape(repr(name))}.* is no network"):
+    with pytest.raises(ValueError, match=f"{re.escape(repr(name))}.* is not a network"):
         build_network(name, num_classes=3)
     assert not called
 

@@ -57,7 +57,7 @@ def test_a_taken_name_is_refused_but_the_same_entry_is_no_other(numbers):
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "a/b", None, 3])
 def test_a_name_that_is_not_possible_is_refused(numbers, name):
-    with pytest.raises(ValueError, match="of a number is not possible"):
+    with pytest.raises(ValueError, match="invalid name .* of a number; possible: "):
         numbers.register(name, 1)
 
 
@@ -75,7 +75,7 @@ def test_unknown_names_are_told_with_the_known_ones(numbers, name):
 
 def test_a_module_is_imported_only_if_that_is_asked_for(numbers, module):
     name = f"{module}:two"
-    with pytest.raises(ValueError, match=f"not imported here: --import={module}$"):
+    with pytest.raises(ValueError, match=f"import it with --import={module}$"):
         numbers.get(name)
     assert module not in sys.modules
     assert numbers.get(name, importing=True) == 2

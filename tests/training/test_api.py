@@ -105,9 +105,9 @@ def test_what_a_callback_raises_ends_the_run(tmp_path):
     [
         (("nope",), {}, "nope.*digits"),
         (("digits", {"epoch": 3}), {}, "epoch"),
-        (("digits", {"epochs": "three"}), {}, "a field of the config"),
+        (("digits", {"epochs": "three"}), {}, "invalid field of the config"),
         (("digits",), {"method": "popup"}, "unknown method 'popup'"),
-        (("digits",), {"steps": 3}, "steps=3 means nothing to a config"),
+        (("digits",), {"steps": 3}, "steps=3 is not used with a config"),
         (("digits", ([1], [2])), {}, "a config takes a mapping of fields, not tuple"),
         (("digits", {"replicas": 2}), {}, "replicas=2: train returns one run"),
         ((Perceptron(),), {}, r"a module is trained on \(x, y\)"),
@@ -115,12 +115,12 @@ def test_what_a_callback_raises_ends_the_run(tmp_path):
         (
             (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),
             {"test_fraction": 0.2, "steps": 0},
-            "steps is a whole number of at least 1; got 0",
+            "steps must be an integer of at least 1; got 0",
         ),
         (
             (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),
             {"test_fraction": 0.2, "steps": 5, "epochs": 1},
-            "steps=5 and epochs=1: give one",
+            "steps=5 and epochs=1: pass only one",
         ),
     ],
 )

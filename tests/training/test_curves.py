@@ -71,8 +71,8 @@ def test_a_value_is_drawn_at_the_steps_that_it_is_of(drawn):
         (accuracy, (50, 60, 70)),
     ):
         lines = points(axes)
-        assert lines["train, mean of 20 steps"] == ([10, 30, 50], [window] * 3)
-        assert lines["train, mean of an epoch"] == ([15, 45], [epoch] * 2)
+        assert lines["train, mean over 20 steps"] == ([10, 30, 50], [window] * 3)
+        assert lines["train, mean over an epoch"] == ([15, 45], [epoch] * 2)
         assert lines["validation"] == ([30, 60], [validation] * 2)
     (changed,) = churn.get_lines()
     assert list(changed.get_xdata()) == [10, 30, 50]

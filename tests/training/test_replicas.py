@@ -73,7 +73,7 @@ def test_what_one_of_them_has_finished_is_not_trained_again(tiny_config, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"replicas": 0}, "replicas is a whole number of at least 1; got 0"),
+        ({"replicas": 0}, "replicas must be an integer of at least 1; got 0"),
         ({"replicas": 2, "keep_checkpoints": 1}, "keep_checkpoints of at least 2"),
     ],
 )

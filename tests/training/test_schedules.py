@@ -91,7 +91,7 @@ def test_milestones_are_the_first_epochs_of_a_lower_rate():
 @pytest.mark.parametrize(("warmup", "final"), [(4, 0), (2, 2), (0, 9)])
 def test_a_cosine_of_no_epochs_is_refused(warmup, final):
     options = {"warmup_epochs": warmup, "final_epochs": final}
-    with pytest.raises(ValueError, match=f"warmup_epochs {warmup} .* none of 4 epochs"):
+    with pytest.raises(ValueError, match=f"warmup_epochs={warmup} .* none of 4 epochs"):
         rates("warmup_cosine", [0], **options)
 
 

@@ -1,11 +1,12 @@
-"""Batch normalization that trains faster on CPUs: `flax.linen.BatchNorm` in two sums.
+"""Batch normalization that trains faster on CPUs, as `flax.linen.BatchNorm`.
 
-XLA sums over a batch's pixels on CPUs in windows of 32 of each axis, one window at a
-time, which is accurate but 20 times as slow as it could be where what is summed is
-computed on the way, such as the squares of the variance and all of the gradient. Here
-the pixels lie in rows of at most 32, which XLA does not divide: it sums over each row
-what it computes on the way, and then over the rows. In the gradient it does the same,
-as what is spread over the pixels forward, first over rows, is summed over them there.
+On CPUs XLA reduces over the pixels of a batch in windows of 32 along each axis, one
+window at a time. That is accurate, but 20 times slower than necessary if the summands
+are fused into the reduction, such as the squares of the variance and everything in the
+gradient. Here the pixels are reshaped to rows of at most 32, which XLA does not split:
+it reduces each row with the summands fused, and then reduces over the rows. The
+gradient has the same two-stage form, because the transpose of a broadcast over rows and
+then pixels is a sum over pixels and then rows.
 """
 
 import math
@@ -16,11 +17,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-ROW = 32  # pixels; longer ones are summed in windows
+ROW = 32  # pixels; XLA splits longer rows into windows
 
 
 def batch_norm(*, use_running_average: bool, **options: Any) -> nn.Module:
-    """`flax.linen.BatchNorm`, in the form below when a process on CPUs trains.
+    """`flax.linen.BatchNorm`, or the implementation below for training on CPUs.
 
     Args:
       use_running_average: False in training.
@@ -32,14 +33,14 @@ def batch_norm(*, use_running_average: bool, **options: Any) -> nn.Module:
 
 
 class BatchNorm(nn.Module):
-    """`flax.linen.BatchNorm` in training, with its attributes and its variables.
+    """`flax.linen.BatchNorm` in training, with the same attributes and variables.
 
     Attributes:
-      momentum: the share of the old running statistics that is kept.
-      epsilon: is added to the variance.
+      momentum: the weight of the old running statistics.
+      epsilon: added to the variance.
       dtype: of the result; statistics are computed in float32 or better.
-      use_scale: whether what is normalized is multiplied by a parameter.
-      use_bias: whether a parameter is added to it.
+      use_scale: whether the normalized values are multiplied by a parameter.
+      use_bias: whether a parameter is added to them.
     """
 
     momentum: float = 0.99
@@ -57,6 +58,7 @@ class BatchNorm(nn.Module):
             "mean": self.variable("batch_stats", "mean", jnp.zeros, *kind),
             "var": self.variable("batch_stats", "var", jnp.ones, *kind),
         }
+        # Rows of the largest length up to ROW that divides the pixels.
         pixels = math.prod(x.shape[1:-1])
         row = max(d for d in range(1, ROW + 1) if pixels % d == 0)
         dtype = self.dtype or x.dtype
@@ -64,6 +66,7 @@ class BatchNorm(nn.Module):
         rows = rows.astype(jnp.promote_types(dtype, jnp.float32))
 
         def spread(values: Array) -> Array:
+            # Broadcasts over rows; the barrier keeps the broadcast over pixels apart.
             spread = jnp.broadcast_to(values, (*rows.shape[:2], 1, *channels))
             return jax.lax.optimization_barrier(spread)
 

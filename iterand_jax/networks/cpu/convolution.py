@@ -1,19 +1,19 @@
-"""A convolution that trains faster on CPUs: `flax.linen.Conv` with its own gradient.
+"""A convolution that trains faster on CPUs: `flax.linen.Conv` with a custom gradient.
 
-XLA computes the gradient of a kernel as a convolution that has the output's gradient
-for a kernel and the batch for channels. On CPUs that takes up to four times as long
-where each number is a sum over many pixels, and for 1x1 kernels at any size. Here it is
-a loop that sums over parts of the batch, or, for 1x1 kernels, one matrix product.
-Everything else is XLA's own, and all of it on other devices and where there are
-several, whose parts would be summed one by one.
+XLA computes the gradient of a kernel as a convolution with the output gradient as the
+kernel and the batch as the channels. On CPUs that is up to four times slower when each
+entry is a sum over many pixels, and for 1x1 kernels of any size. Here it is a loop over
+parts of the batch or, for 1x1 kernels, one matrix product. Everything else is XLA's
+own, and so is the gradient on other platforms and with several devices, where the loop
+would run over the shards one after another.
 
-Images that are smaller than the kernel are a case of their own: XLA convolves them on
-CPUs without its matrix products (VGG11's last layers, 3x3 kernels over 2x2 pixels of
-512 channels, took 130 times as long as the products of their patches).
+Images that are smaller than the kernel are a special case: on CPUs XLA does not use
+matrix products for them (VGG11's last layers, 3x3 kernels on 2x2 pixels with 512
+channels, took 130 times as long as a matrix product of patches).
 
-As `jax.custom_vjp` forbids forward-mode differentiation, on a CPU `jax.jvp` of a
-network is not possible, but `jax.jvp` of its `jax.grad` is. `flax.linen.Conv` in the
-place of `Conv` has neither the speed nor the limit.
+`jax.custom_vjp` does not support forward-mode differentiation, so on a CPU `jax.jvp` of
+a network fails, but `jax.jvp` of its `jax.grad` works. `flax.linen.Conv` in place of
+`Conv` is slower, without this limitation.
 """
 
 import math
@@ -27,7 +27,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-PART = 2**18  # numbers of a part's images or outputs; with 2**20 a third of the speed
+PART = 2**18  # entries of a part's images or outputs; 2**20 is three times slower
 
 
 def conv_general_dilated(
@@ -40,7 +40,7 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     **options: Any,
 ) -> Array:
-    """What `flax.linen.Conv` calls in the place of `jax.lax.conv_general_dilated`.
+    """`jax.lax.conv_general_dilated`, in the form in which `flax.linen.Conv` calls it.
 
     Args:
       lhs: images (N, H, W, C), or of any number of spatial axes.
@@ -62,6 +62,7 @@ def conv_general_dilated(
         feature_group_count=feature_group_count,
         **options,
     )
+    # Which of three cases: patches, a custom gradient, or XLA's own convolution.
     sizes, kernel = lhs.shape[1:-1], rhs.shape[:-2]
     pads = (
         lax.padtype_to_pads(sizes, kernel, window_strides, padding)
@@ -113,7 +114,7 @@ def _product_of_patches(
     padding: Sequence[tuple[int, int]],
     precision: lax.PrecisionLike,
 ) -> Array:
-    """The convolution as one matrix product."""
+    """The convolution as one matrix product of patches (im2col)."""
     lhs = lax.pad(
         lhs,
         jnp.zeros((), lhs.dtype),
@@ -142,7 +143,7 @@ def _product(pixels: Array, gradient: Array) -> Array:
 def _sum_of_parts(
     of_part: Callable[[Array, Array], Array], lhs: Array, rhs: Array, gradient: Array
 ) -> Array:
-    """The gradient of the kernel rhs, summed in float32 or better."""
+    """The gradient of the kernel rhs, accumulated in float32 or better."""
     image = math.prod(lhs.shape[1:-1]) * max(lhs.shape[-1], rhs.shape[-1])
     size = max(1, min(len(lhs), PART // max(1, image)))
     count = len(lhs) // size
@@ -154,7 +155,7 @@ def _sum_of_parts(
     shape = (lhs.shape[-1], *rhs.shape[:-2], rhs.shape[-1])
     total = jnp.zeros(shape, jnp.promote_types(rhs.dtype, jnp.float32))
     parts = [x[:whole].reshape(count, size, *x.shape[1:]) for x in (lhs, gradient)]
-    # Two at once: XLA shares one badly among cores.
+    # Two per iteration: XLA distributes a single one badly over the cores.
     total, _ = lax.scan(add, total, parts, unroll=2)
     if whole < len(lhs):
         total += of_part(lhs[whole:], gradient[whole:])
@@ -171,8 +172,9 @@ def _gradient_of_kernel(
 ) -> Array:
     """The gradient of a kernel, (C, height, width, features).
 
-    The images become (C, H, W, N) and their kernel the gradient (H', W', N, features).
-    XLA arranges them so by itself, but not in loops, where it is 30 times slower then.
+    A convolution of the images as (C, H, W, N) with the output gradient as its kernel,
+    (H', W', N, features). XLA chooses these layouts by itself, except in loops, which
+    are then 30 times slower; so they are made explicit here.
     """
     pads = [
         (low, length + (outputs - 1) * stride - pixels - low)

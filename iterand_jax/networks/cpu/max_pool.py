@@ -1,4 +1,4 @@
-"""A 2x2 max-pool whose gradient is a comparison of neighbours, not a scatter."""
+"""A 2x2 max-pool whose gradient needs comparisons only, not a scatter."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,8 +7,8 @@ from jax import Array
 def max_pool(x: Array) -> Array:
     """The maximum of each 2x2 window, (N, H, W, C) to (N, H // 2, W // 2, C).
 
-    Of equal maxima the first has the whole gradient, and NaN is larger than numbers, as
-    in `flax.linen.max_pool`, whose gradient is a scatter, slow on a CPU.
+    The first of equal maxima gets the whole gradient, and NaN counts as the largest, as
+    in `flax.linen.max_pool`, whose gradient is a scatter, which is slow on CPUs.
     """
     n, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
