@@ -1,14 +1,13 @@
 """One short file of differences from `default` per network and dataset.
 
-In a clone these files are the folder configs/; installed, and by the link
-iterand_jax/configs in a clone too, they are this package, so that
+In a clone these files are in configs/. They are also the package iterand_jax.configs
+(in a clone through the symbolic link iterand_jax/configs), so that
 
     from iterand_jax.configs import default
 
-works in a config file anywhere. It is a link because setuptools' package-dir leaves
-the package out of a clone that is not installed, and a second `__init__` whose path
-leads here is not found in a source distribution; a wheel or source distribution has
-the files themselves.
+works in any config file. The link is needed because setuptools' package-dir does not
+apply to a clone that is not installed, and a second `__init__` with a changed path is
+not found in a source distribution; wheels and source distributions contain the files.
 """
 
 import importlib
@@ -37,17 +36,17 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ConfigDict:
-    """A config by its name in `names`, or from a Python file with get_config().
+    """Loads a config by its name in `names`, or from a Python file with get_config().
 
     Args:
-      name: the name, or the path of the file, with ~ for the user's home. What follows
+      name: the name, or the path of the file, with ~ for the home directory. Text after
         a colon is the argument of get_config: "mine.py:large".
 
     Returns:
-      What get_config returns, locked.
+      The ConfigDict returned by get_config, locked.
 
     Raises:
-      ValueError: in one line, that there is no such config, or what is wrong with it.
+      ValueError: there is no such config, or it is invalid.
 
     >>> load("cifar_conv6").network.name
     'conv6'
@@ -62,13 +61,13 @@ def load(name: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ValueError(
             f"get_config() of the config {name} returns a {type(config).__name__}, not "
-            "a ConfigDict; begin with default.get_config() of iterand_jax.configs"
+            "a ConfigDict; start from default.get_config() of iterand_jax.configs"
         )
     missing = [field for field in (*default.FIELDS, "recipe") if _lacks(config, field)]
     if missing:
         raise ValueError(
             f"the config {name} lacks {len(missing)} fields: {', '.join(missing)}; "
-            "begin with default.get_config() of iterand_jax.configs"
+            "start from default.get_config() of iterand_jax.configs"
         )
     return config.lock()
 

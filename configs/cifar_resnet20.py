@@ -5,13 +5,12 @@
     --config.seed=0|1|2
 
 The paper does not give the hyperparameters of IteRand and edge-popup for this network:
-they are ResNet18's here, but for the sparsity, which is the first of the table.
+here they are ResNet18's, except for the sparsity, the first of the table.
 
 Test accuracy of the paper (SC) at sparsity 0.5, 0.7, 0.9, 0.95 and 0.99: IteRand 84.17,
 82.31, 70.96, 55.60, 24.45; edge-popup 76.57, 75.83, 49.25, 42.96, 20.11.
 
-About 10 minutes on a modern GPU: an estimate; its steps are small, and wait for each
-other.
+About 10 minutes on a modern GPU: an estimate; its steps are small and bound by latency.
 """
 
 from iterand_jax.configs import cifar_vgg11

@@ -5,7 +5,7 @@
     --config.seed=0|1|2
 
 The paper does not give the hyperparameters of IteRand and edge-popup for this network:
-they are ResNet18's here, but for the sparsity, which is the first of the table.
+here they are ResNet18's, except for the sparsity, the first of the table.
 
 Test accuracy of the paper (SC) at sparsity 0.5, 0.7, 0.9, 0.95 and 0.99: IteRand 88.46,
 88.29, 87.05, 84.37, 64.93; edge-popup 87.09, 87.34, 85.11, 81.06, 61.71.

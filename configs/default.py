@@ -1,6 +1,6 @@
 """Every field of a config, with its default and meaning; other configs override it.
 
-A field whose default is a type is None by default, and takes a value of that type. For
+A field whose default is a type defaults to None and takes values of that type. For
 fields of the method, None means the value in `config.recipe[config.method]`.
 """
 
@@ -11,75 +11,74 @@ from ml_collections import config_dict
 FIELDS: dict[str, tuple[Any, str]] = {
     "seed": (0, "of initialization, resampling, data order and augmentation"),
     # Data.
-    "dataset.name": ("cifar10", "which dataset"),
-    "dataset.validation_fraction": (0.1, "of the training part, held out"),
-    "dataset.split_seed": (0, "which part: the same for every seed and method"),
+    "dataset.name": ("cifar10", "the dataset"),
+    "dataset.validation_fraction": (0.1, "of the training split, held out"),
+    "dataset.split_seed": (0, "determines what is held out, for all seeds and methods"),
     "dataset.mean": (
         (0.485, 0.456, 0.406),
-        "of each channel, subtracted from pixels in [0, 1]; ImageNet's, as in the "
-        "paper's runs",
+        "per channel, of pixels in [0, 1]; ImageNet's, as in the paper's runs",
     ),
-    "dataset.std": ((0.229, 0.224, 0.225), "of each channel; pixels are divided by it"),
+    "dataset.std": ((0.229, 0.224, 0.225), "per channel, of pixels in [0, 1]"),
     "dataset.workers": (int, "ImageNet: processes that decode; -1: one per core"),
-    "dataset.on_bad_image": (str, "ImageNet, an image that is damaged: skip or refuse"),
+    "dataset.on_bad_image": (str, "ImageNet: skip damaged images, or refuse them"),
     "augmentation": ("resized_crop_flip", "of training images"),
     # The network.
-    "network.name": ("conv6", "which network"),
-    "network.width": (1.0, "rho, a factor of the numbers of channels"),
+    "network.name": ("conv6", "the network"),
+    "network.width": (1.0, "rho, the factor of the numbers of channels"),
     "dtype": ("float32", "of the activations: float32 or bfloat16"),
     "matmul_precision": (
         "default",
         "of float32 products and convolutions: highest (float32), high, or default, "
-        "the device's own (TF32 on recent NVIDIA GPUs, bfloat16 on TPUs, float32 on "
-        "CPU)",
+        "the platform's default (TF32 on recent NVIDIA GPUs, bfloat16 on TPUs, float32 "
+        "on CPU)",
     ),
-    # The method; of what is None, its recipe has the value.
-    "method": ("iterand", "one that recipe has"),
+    # The method; its recipe has the values of fields that are None.
+    "method": ("iterand", "one that has a recipe"),
     "distribution": (str, "D_param, which weights are sampled from"),
-    "learning_rate": (float, "eta, the largest of the schedule"),
+    "learning_rate": (float, "eta, the peak of the schedule"),
     "weight_decay": (float, "lambda"),
     "sparsity": (float, "p, the fraction of the weights that is removed"),
     "k_per": (int, "K_per, the steps from one resampling to the next"),
     "sampling_rate": (float, "r, the fraction of the pruned weights that is resampled"),
-    "retrainings": (int, "imp: how often the network is pruned and trained again"),
-    "rewind_epochs": (int, "imp: retrainings start from the weights after so many"),
+    "retrainings": (int, "imp: how many times the network is pruned and retrained"),
+    "rewind_epochs": (int, "imp: the epoch that weights are rewound to"),
     "unpruned": (tuple, "imp: patterns of the leaves that are not pruned"),
     # The training.
-    "epochs": (100, "passes over the training part"),
+    "epochs": (100, "passes over the training split"),
     "batch_size": (128, "examples in a step, over all devices"),
-    "accumulate_steps": (1, "parts of a batch, one after another, to save memory"),
+    "accumulate_steps": (1, "microbatches per step, to save memory"),
     "eval_batch_size": (512, "examples evaluated at once, over all devices"),
     "momentum": (0.9, "of SGD"),
     "schedule": ("cosine", "of the learning rate"),
-    "warmup_epochs": (int, "warmup_cosine: the learning rate grows during these"),
+    "warmup_epochs": (int, "warmup_cosine: of linear warm-up"),
     "final_epochs": (int, "warmup_cosine: after the cosine, at final_learning_rate"),
     "final_learning_rate": (float, "warmup_cosine: during final_epochs"),
-    "milestones": (tuple, "multistep: the epochs after which the rate falls"),
-    "decay_factor": (float, "multistep: what the rate is multiplied by at each"),
-    "replicas": (1, "seeds from seed on that train in one program"),
+    "milestones": (tuple, "multistep: the epochs after which the rate decays"),
+    "decay_factor": (float, "multistep: the factor of the rate at each milestone"),
+    "replicas": (1, "consecutive seeds that train in one program"),
     "steps_per_dispatch": (
         0,
-        "the most steps in one dispatch, which changes rounding; 0: as the device "
-        "needs (1 on CPU, where gradients of convolutions are slow in a loop)",
+        "the maximum number of steps per dispatch, which changes rounding; 0: chosen "
+        "by platform (1 on CPU, where gradients of convolutions are slow in a loop)",
     ),
     # What is logged and kept.
-    "report_memory": (False, "print what a step needs, before the first one"),
-    "log_every_steps": (50, "from one line of metrics.jsonl to the next"),
+    "report_memory": (False, "print the memory of a step before the first one"),
+    "log_every_steps": (50, "steps between records in metrics.jsonl"),
     "checkpoint_every_steps": (0, "0: by time, or at the end of each epoch"),
     "checkpoint_every_seconds": (
         int,
-        "the most seconds of work that a run is to lose; 0: no such limit; None: 60 on "
+        "the maximum seconds of work that a crash may lose; 0: no limit; None: 60 on "
         "accelerators without checkpoint_every_steps, else 0",
     ),
-    "keep_checkpoints": (2, "how many of the newest"),
-    "keep_best_checkpoints": (0, "besides, those of the best validation accuracy"),
-    "keep_checkpoint_epochs": ((), "besides, those at the end of these epochs"),
+    "keep_checkpoints": (2, "how many of the newest to keep"),
+    "keep_best_checkpoints": (0, "also keep this many of the best validation accuracy"),
+    "keep_checkpoint_epochs": ((), "also keep those at the end of these epochs"),
 }
 """{field: (its default or type, its meaning)}."""
 
 
 def get_config() -> config_dict.ConfigDict:
-    """The config with the defaults, which all configs start from."""
+    """The config with all defaults, which every config starts from."""
     config = config_dict.ConfigDict()
     for field, (default, _) in FIELDS.items():
         if isinstance(default, type):

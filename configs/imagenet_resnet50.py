@@ -18,11 +18,11 @@ def get_config():
     """The paper's ResNet50 run (Appendix B.2): 105 epochs of 10,009 steps."""
     config = default.get_config()
     config.dataset.name = "imagenet2012"
-    config.dataset.validation_fraction = None  # the official validation images validate
+    config.dataset.validation_fraction = None  # the official validation split is used
     config.dataset.split_seed = None
     config.dataset.workers = -1
     config.dataset.on_bad_image = "skip"
-    config.augmentation = None  # the feed has one: random resized crops of 224, flips
+    config.augmentation = None  # done by the feed: random resized crops of 224, flips
     config.network.name = "imagenet_resnet50"
     for recipe in (config.recipe.edge_popup, config.recipe.iterand):
         recipe.sparsity = 0.7
@@ -33,5 +33,5 @@ def get_config():
     config.warmup_epochs = 5
     config.final_epochs = 5
     config.final_learning_rate = 1e-5
-    config.checkpoint_every_steps = 2000  # an epoch takes too long to lose to a crash
+    config.checkpoint_every_steps = 2000  # an epoch is too much to lose in a crash
     return config

@@ -1,1 +1,1 @@
-"""One file per table or figure: what was run, measured and found."""
+"""The paper's tables and figures, their sweeps and reports, and measurements."""

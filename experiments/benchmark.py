@@ -1,15 +1,15 @@
-"""How fast everything is on this machine: `python -m experiments.benchmark`.
+"""Benchmarks the library on this machine: `python -m experiments.benchmark`.
 
-    --peer        PyTorch's step beside ours, on CPU; needs the extra `peer`
-    --quick       tiny sizes: whether it runs, not how fast
+    --peer        also time PyTorch's step, on CPU; needs the extra `peer`
+    --quick       tiny sizes: checks that it runs, the times mean nothing
     --out=DIR     write DIR/DEVICE.json, .txt and .png; default: only print
 
-It measures whole steps of IteRand and SGD and their phases, masks, the re-randomization
-against a copy of as many bytes, the time to a first step, and how all of these grow
-with width, batch and number of parameters; and it says which of the project's targets
-are met. What is compared is sampled by turns after a warm-up: medians and ends are
-recorded. The data are random numbers. On a GPU the networks compute in bfloat16, and
-ResNet50 is among them. Nothing is written before all is measured.
+It times whole steps of IteRand and SGD and their phases, masks, the re-randomization
+against a copy of as many bytes, the time to a first step, and how all of these scale
+with width, batch size and number of parameters; and it reports which of the project's
+targets are met. Compared programs are timed in alternation after a warm-up; the median,
+minimum and maximum are recorded. The data are random. On a GPU the networks compute in
+bfloat16, and include ResNet50. Nothing is written before all measurements are done.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Shows a table or figure beside the paper: `python -m experiments.report table3`.
+"""Compares a table or figure with the paper: `python -m experiments.report table3`.
 
     --results=runs/results    the folder of the ledger; a clone's own is results
-    --out=DIR                 write DIR/table3.md and its figures too; default: print
+    --out=DIR                 also write DIR/table3.md and its figures; default: print
 
-With `all` instead of a name, every table and figure, and a page of all of them,
-DIR/README.md. What was not run is counted, and neither listed nor drawn.
+`all` instead of a name reports every table and figure, with an overview in
+DIR/README.md. Missing runs are counted, but neither listed nor plotted.
 """
 
 import sys
@@ -89,14 +89,14 @@ def _picture(experiment: Experiment, version: Version) -> str:
 
 
 def page(found: Mapping[str, Sequence[Version]]) -> str:
-    """What was run of each experiment, how far that is from the paper, and on what."""
+    """The runs of each experiment, their gaps to the paper, hardware and data."""
     parts = [state(found), "Differences of means, ours minus the paper's:"]
     parts += [distance(found), "On:", devices(found)]
     return "\n\n".join(parts) + "\n"
 
 
 def state(found: Mapping[str, Sequence[Version]]) -> str:
-    """What was run of each experiment."""
+    """The number of finished runs of each experiment."""
     rows = []
     for name, own in found.items():
         ran = any(version.lines for version in own)
@@ -108,7 +108,7 @@ def state(found: Mapping[str, Sequence[Version]]) -> str:
 
 
 def distance(found: Mapping[str, Sequence[Version]]) -> str:
-    """How far full runs and, apart from them, shortened ones are from the paper."""
+    """The gaps to the paper, of full runs and separately of shortened ones."""
     rows = []
     for name, own in found.items():
         metric = EXPERIMENTS[name].metrics[0]
@@ -131,7 +131,7 @@ def distance(found: Mapping[str, Sequence[Version]]) -> str:
 
 
 def devices(found: Mapping[str, Sequence[Version]]) -> str:
-    """What trained, on which data."""
+    """The devices and datasets of the runs."""
     lines = [line for own in found.values() for v in own for line in v.lines]
     texts = [
         f"- {line['device']} in {ledger.precision(line)}, with {tables.data_text(line)}"

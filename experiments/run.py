@@ -1,22 +1,22 @@
-"""Does the work of a table or figure: `python -m experiments.run table3`.
+"""Trains the runs of a table or figure: `python -m experiments.run table3`.
 
-    --only=conv6,width=0.25    some cells; terms of one label are alternatives
+    --only=conv6,width=0.25    a subset of cells; terms of one label are alternatives
     --seeds=3 or --seeds=2-4   default: as many as the paper
-    --epochs=N                 a declared short version, kept apart from full runs
-    --miniature                the experiment's own small version, for a CPU
-    --dtype=bfloat16           of the activations; the report shows such runs apart
+    --epochs=N                 shortened runs, reported separately from full runs
+    --miniature                the experiment's small version, for a CPU
+    --dtype=bfloat16           of the activations; such runs are reported separately
     --matmul_precision=highest the config's field; see the FAQ for what float32 means
-    --shard=2/8                one of eight parts that have no run in common
+    --shard=2/8                one of eight disjoint shards of the runs
     --together                 the seeds of a cell in one program, compiled once
-    --dry_run                  only tell cells, steps and estimated hours
+    --dry_run                  only print cells, steps and estimated hours
     --workdir=runs/cells       the folder of the workdirs
-    --results=runs/results     the folder of the ledger, results in a clone's own lines
-    --data_dir=DIR             where datasets lie
+    --results=runs/results     the folder of the ledger; a clone's own is results
+    --data_dir=DIR             where datasets are stored
 
-Started again, in another process or on another machine with the same folders, it skips
-what is finished, continues what was interrupted, and leaves what others are doing.
-Exit status: 0, 1 if runs failed, 2 for bad input, with everything saved 130 if stopped
-by Ctrl-C and 75 by SIGTERM or a closed terminal.
+Run again, also in parallel or on another machine that shares the folders, it skips
+finished runs, resumes interrupted ones, and leaves alone those that are in progress.
+Exit status: 0; 1 if runs failed; 2 for bad input; 130 if stopped by Ctrl-C and 75 by
+SIGTERM or a closed terminal, both with everything saved.
 """
 
 import functools
@@ -53,15 +53,15 @@ def define_flags() -> None:
     cli.define_data_dir()
     flags.DEFINE_string("only", "", "which cells, such as conv6,width=0.25")
     flags.DEFINE_string("seeds", None, "how many seeds (3), or a range (2-4)")
-    flags.DEFINE_integer("epochs", None, "a declared short version", lower_bound=1)
-    flags.DEFINE_boolean("miniature", False, "the experiment's own small version")
+    flags.DEFINE_integer("epochs", None, "shortened runs", lower_bound=1)
+    flags.DEFINE_boolean("miniature", False, "the experiment's small version")
     flags.DEFINE_enum("dtype", None, DTYPES, "of the activations")
     flags.DEFINE_enum(
         "matmul_precision", None, MATMUL_PRECISIONS, "of float32 products"
     )
-    flags.DEFINE_string("shard", "1/1", "which of how many parts, such as 2/8")
+    flags.DEFINE_string("shard", "1/1", "which of how many shards, such as 2/8")
     flags.DEFINE_boolean("together", False, "the seeds of a cell in one program")
-    flags.DEFINE_boolean("dry_run", False, "only tell what would be done")
+    flags.DEFINE_boolean("dry_run", False, "only print what would be run")
     cli.define_path("workdir", "runs/cells", "the folder of the workdirs")
     cli.define_path("results", ledger.FOLDER, "the folder of the ledger")
 
@@ -108,12 +108,12 @@ def plan(experiment: Experiment) -> list[Run]:
     """The runs of the flags.
 
     Raises:
-      ValueError: flags that are not possible.
+      ValueError: invalid flags.
     """
     values = flags.FLAGS
     if values.miniature and values.epochs:
         raise ValueError(
-            "--epochs and --miniature exclude each other: a miniature has its own"
+            "--epochs and --miniature exclude each other: a miniature sets its epochs"
         )
     if values.miniature:
         cells, seeds = experiment.miniature_cells(), experiment.miniature.seeds
@@ -129,7 +129,7 @@ def plan(experiment: Experiment) -> list[Run]:
 
 
 def tell_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
-    """Reports what the ledger holds in vain."""
+    """Prints the lines of the ledger that cannot be used."""
     stale = [problem for run in runs for problem in known.stale(run)]
     for problem in known.problems:
         print(f"not used: {problem}", file=sys.stderr)
@@ -138,7 +138,7 @@ def tell_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
 
 
 def summary(ended: Mapping[str, Sequence[Job]]) -> str:
-    """What became of the runs, and what to do about those that are not finished."""
+    """A summary of the outcomes, with advice for unfinished runs."""
     count = {status: sum(map(len, jobs)) for status, jobs in ended.items()}
     lines = [f"{count[work.FINISHED]} runs finished"]
     if count[work.ALREADY]:

@@ -1,4 +1,4 @@
-"""Breaks a run at random moments and compares its end with that of an unbroken one.
+"""Fault injection: interrupts a run at random and compares it with an undisturbed one.
 
     python -m experiments.measurements.faults --faults=40 --processes=2 --out=FILE
 

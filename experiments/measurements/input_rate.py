@@ -1,15 +1,16 @@
-"""How many images/s the ImageNet loader gives.
+"""The throughput of the ImageNet loader, in images/s.
 
     python -m experiments.measurements.input_rate
 
     --workers=0,1,2,4    default: 0, and powers of 2 up to the number of cores
     --out=FILE           write the record; default: only print
 
-It writes JPEG files of its own, prepares them as ImageNet, and lets Grain make training
-batches of 128 from them, with no training beside it. The photographs are noise whose
-amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375 pixels at quality
-93, so that a file has about 119 KB; ImageNet's have 115 KB on average. The time to
-decode follows from both numbers. The files lie in memory: a slow disk is not measured.
+It writes synthetic JPEG files, prepares them as ImageNet, and has Grain make training
+batches of 128 from them, without training at the same time. The photographs are noise
+whose amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375 pixels at
+quality 93, so that a file has about 119 KB; ImageNet's have 115 KB on average. The time
+to decode follows from both numbers. The files lie in memory: a slow disk is not
+measured.
 """
 
 import argparse

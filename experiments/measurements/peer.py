@@ -1,9 +1,9 @@
-"""The training of the paper in PyTorch: what the library is compared with.
+"""The paper's training in PyTorch, as a reference for the library.
 
 The networks are written from the paper's tables with PyTorch's own convolutions, batch
 normalization, order statistic, autograd and optimizer. Weights, scores and running
-statistics go by the paths that they have in the library; kernels of convolutions lie
-as PyTorch wants them, outputs first. It needs the extra `peer`.
+statistics are stored by their paths in the library; convolution kernels have PyTorch's
+layout, outputs first. It needs the extra `peer`.
 """
 
 from collections.abc import Callable, Mapping

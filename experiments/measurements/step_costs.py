@@ -1,4 +1,4 @@
-"""What a training step of each config costs here.
+"""Time and memory of a training step of each config on this machine.
 
     python -m experiments.measurements.step_costs
 

@@ -1,4 +1,4 @@
-"""What tickets of the paper's networks take.
+"""The sizes of tickets of the paper's networks.
 
     python -m experiments.measurements.ticket_sizes
 

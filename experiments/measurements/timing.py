@@ -1,4 +1,4 @@
-"""How long programs take, compared fairly: warmed up, and by turns."""
+"""Timing programs for comparison: after a warm-up, and in alternation."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""What reports and figures call the labels of cells and their values."""
+"""Display names of labels and their values in reports and figures."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""What the ledger shows beside the paper: tables, findings and figures."""
+"""Reports that compare the ledger with the paper: tables, findings and figures."""

@@ -1,9 +1,9 @@
-"""What the ledger has for an experiment, kept apart by length, data and precision.
+"""The ledger's runs of an experiment, grouped by length, data and precision.
 
-A full run, the miniature and every other number of epochs are versions of their own: no
-mean and no table mixes them. Within a version, runs on different data stay apart, and
-so do runs in different precision: of bfloat16 activations, or of float32 on a CPU and
-on a GPU that computes products in TF32.
+Full runs, the miniature and every other number of epochs are separate versions: no mean
+and no table mixes them. Within a version, runs on different data are kept separate, and
+so are runs in different precision: with bfloat16 activations, or in float32 on a CPU
+and on a GPU that computes products in TF32.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """The figures of a report: ours as filled markers, the paper's as hollow ones.
 
-What was not run has no panel, and no number of the paper stands without one of ours.
+Cells without runs have no panel, and the paper's numbers are shown only next to ours.
 """
 
 from collections.abc import Sequence

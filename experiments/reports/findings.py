@@ -1,4 +1,4 @@
-"""Whether ours shows the orders that the paper finds, within each set of data."""
+"""Whether our runs reproduce the paper's rankings, separately for each dataset."""
 
 import math
 

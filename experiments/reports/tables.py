@@ -1,4 +1,4 @@
-"""The Markdown of a report: the paper's numbers, ours, and what made ours."""
+"""The Markdown of a report: the paper's numbers, ours, and their provenance."""
 
 from collections.abc import Iterable, Sequence
 
@@ -74,7 +74,7 @@ def numbers(entry: Entry, name: str) -> list[str]:
 
 
 def remarks(entry: Entry, seeds: int) -> str:
-    """What a reader must know of our number: data, precision, length, seeds."""
+    """Caveats of our number: other data, precision or length, too few seeds."""
     told = []
     if not entry.official:
         told.append(f"**not official {entry.lines[0]['dataset']} data**")

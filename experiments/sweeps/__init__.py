@@ -1,1 +1,1 @@
-"""Many runs: which there are, who does them, what they cost, and their ledger."""
+"""Sweeps: enumerating, distributing and estimating runs, and their ledger."""

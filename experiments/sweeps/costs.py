@@ -1,7 +1,7 @@
-"""What runs will cost: steps, and hours estimated from steps that were timed.
+"""Cost estimates of runs: steps, and hours extrapolated from timed steps.
 
-A step's time is taken from the timed step of the network that is most alike, in
-proportion to the multiply-adds: within a factor of two or so for other widths.
+A step's time is scaled by multiply-adds from the timed step of the most similar
+network, which is accurate to a factor of about two for other widths.
 """
 
 import functools
@@ -48,7 +48,7 @@ class Reference(NamedTuple):
 
 
 def steps(cell: Cell) -> int:
-    """The steps of a run; of data that is not here, by its official sizes."""
+    """The steps of a run; if its data is missing, by the official sizes."""
     config = cell.config(seed=0)
     trainings = 1 + (config.retrainings or 0)
     return trainings * config.epochs * _steps_per_epoch(cell.base)
@@ -150,9 +150,9 @@ def work_of(cell: Cell) -> float:
 
 
 def hours(cell: Cell, known: Sequence[Reference]) -> tuple[float, str]:
-    """The estimated hours of a run, and from which timed step; some must be known.
+    """The estimated hours of a run, and the timed step that they are based on.
 
-    Of several that are equally alike, from the median.
+    At least one step must have been timed; the median of equally similar ones is used.
     """
     config = cell.config(seed=0)
     wanted = work(config)
@@ -169,7 +169,7 @@ def hours(cell: Cell, known: Sequence[Reference]) -> tuple[float, str]:
 
 
 def table(runs: Sequence[Run], known: Sequence[Reference]) -> str:
-    """Cells with their steps and estimated hours, the sum, and where it is from."""
+    """A table of cells, steps and estimated hours, the totals, and their basis."""
     lines = [f"{'cell':<52}{'seeds':>6}{'steps':>14}{'time':>12}"]
     total_steps, total_hours = 0, 0.0
     origins: dict[str, None] = {}  # in order
@@ -181,7 +181,7 @@ def table(runs: Sequence[Run], known: Sequence[Reference]) -> str:
         origins[origin] = None
         lines.append(f"{name:<52}{len(of_cell):>6}{number:>14,}{hours_text(took):>12}")
     lines.append(
-        f"{'in all':<52}{len(runs):>6}{total_steps:>14,}{hours_text(total_hours):>12}"
+        f"{'total':<52}{len(runs):>6}{total_steps:>14,}{hours_text(total_hours):>12}"
     )
     lines.append(
         f"estimated on {provenance.device()}, in proportion to multiply-adds, from "

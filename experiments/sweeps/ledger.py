@@ -1,8 +1,8 @@
-"""The ledger: *.jsonl of a folder, a line for each finished run, with its evidence.
+"""The ledger: *.jsonl files with one line per finished run and its provenance.
 
-A line is found by its config, not by the table that trained it. A run is known by
-config, seed, the bytes of its data and the precision that it computed in; the ledger
-holds it once.
+A line is looked up by its config, not by the table that it was trained for. A run is
+identified by config, seed, data fingerprint and the precision that it computed in; the
+ledger holds it once.
 """
 
 import dataclasses
@@ -88,11 +88,11 @@ WITHOUT_INFLUENCE = (
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-    """What a folder of ledger files holds.
+    """The contents of a folder of ledger files.
 
     Attributes:
-      lines: whole ones, each run once, by folder name and seed.
-      problems: what is wrong with the others, each with its file and line.
+      lines: the valid ones, each run once, by folder name and seed.
+      problems: the reasons why others are invalid, each with its file and line.
     """
 
     lines: Mapping[tuple[str, int], Sequence[Line]]
@@ -123,7 +123,7 @@ class Ledger:
 
 
 def read(folder: Path) -> Ledger:
-    """Reads every *.jsonl of a folder; what cannot be used is reported, not raised."""
+    """Reads every *.jsonl of a folder; invalid lines are reported, not raised."""
     lines: dict[tuple[str, int], list[Line]] = {}
     problems: list[str] = []
     first: dict[tuple[Any, ...], str] = {}
@@ -147,8 +147,8 @@ def read(folder: Path) -> Ledger:
 def append(path: Path, line: Line) -> bool:
     """Appends a line to a ledger file unless the folder's ledger holds its run.
 
-    One process at a time writes in the folder. The line is on disk, whole, when this
-    returns, and a line that a crash cut short is left alone, on a line of its own.
+    A lock lets one process at a time write in the folder. The whole line is on disk
+    when this returns. A partial line left by a crash stays, on a separate line.
 
     Returns:
       Whether it was appended.

@@ -1,7 +1,7 @@
-"""Runs of cells: which there are, and which of them a process does.
+"""The runs of a sweep, and their selection by filters, seeds and shards.
 
-A run is known by its resolved config alone. So what one table has trained is finished
-for another that has the same cell, and nothing here depends on the order of cells.
+A run is identified by its resolved config. So a run that was trained for one table also
+counts for another with the same cell, and nothing here depends on the order of cells.
 """
 
 import contextlib
@@ -155,7 +155,8 @@ def parse_seeds(text: str) -> list[int]:
         seeds = range(int(first))
     if not seeds:
         raise ValueError(
-            "--seeds is how many (3: seeds 0, 1 and 2) or a range that ascends (2-4); "
+            "--seeds must be a number (3: seeds 0, 1 and 2) or an ascending range "
+            "(2-4); "
             f"got {text!r}"
         )
     return list(seeds)
@@ -172,23 +173,21 @@ def parse_shard(text: str) -> tuple[int, int]:
         which, of = int(index), int(count)
         if 1 <= which <= of:
             return which, of
-    raise ValueError(
-        f"--shard is which of how many, from 1/N to N/N, such as 2/8; got {text!r}"
-    )
+    raise ValueError(f"--shard must be from 1/N to N/N, such as 2/8; got {text!r}")
 
 
 def shard(
     runs: Sequence[Run], which: int, of: int, *, whole_cells: bool = False
 ) -> list[Run]:
-    """One of `of` parts without a run in common, the same ones on every machine.
+    """One of `of` disjoint shards of the runs, the same on every machine.
 
-    Runs are dealt out in the order of a digest of their names: neighbours in a table
-    have costs in a pattern, which would give one part all the widest networks.
+    Runs are distributed in the order of a hash of their names: in table order costs are
+    periodic, which could put all the widest networks in one shard.
 
     Args:
       runs: all.
-      which: part, from 1.
-      of: how many parts.
+      which: the shard, from 1.
+      of: the number of shards.
       whole_cells: whether the seeds of a cell stay together.
     """
 

@@ -1,8 +1,8 @@
-"""Working through a sweep: each run once, whoever else works on it.
+"""Training the runs of a sweep, each once, with any number of concurrent processes.
 
-A process that begins a run holds its lock file until the run is in the ledger, and the
-system releases the lock of a process that ends, a killed one too. So two processes
-never do one run, and the next one continues what a killed one has left.
+A process locks a run's lock file until the run is in the ledger, and the operating
+system releases the lock of a process that exits or is killed. So no run is trained
+twice, and the next process resumes what a killed one has left.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Sweep(NamedTuple):
       miniature: whether the runs are of its miniature.
       workdirs: holds a folder for each config, with a workdir for each seed.
       ledger: the file that lines are appended to; its folder holds the whole ledger.
-      data_dir: where datasets lie; None for $TFDS_DATA_DIR or TFDS's own.
+      data_dir: where datasets are stored; None for $TFDS_DATA_DIR or TFDS's default.
     """
 
     experiment: str
@@ -59,14 +59,14 @@ class InterruptedSweepError(InterruptedRunError):
 
 
 def work_through(jobs: Sequence[Job], sweep: Sweep) -> Mapping[str, list[Job]]:
-    """Does every job that nobody has done or is doing, in order.
+    """Runs, in order, every job that is neither finished nor in progress elsewhere.
 
-    Those that another process was doing are looked at again at the end. A job that
-    fails is reported, and the rest go on.
+    Jobs in progress elsewhere are checked again at the end. A job that fails is
+    reported, and the others continue.
 
     Returns:
-      The jobs by what became of them: FINISHED here, finished ALREADY, being done
-      ELSEWHERE, FAILED.
+      The jobs by outcome: FINISHED here, finished ALREADY, in progress ELSEWHERE,
+      FAILED.
 
     Raises:
       InterruptedRunError: one of `SIGNALS` came; what was trained is saved.
@@ -168,7 +168,7 @@ def is_done(run: Run, known: ledger.Ledger, data: str | None) -> bool:
 
 
 def _do(job: Job, sweep: Sweep, stop_if_asked: Callable[[], None]) -> tuple[str, str]:
-    """Does a job; what became of it, and in words."""
+    """Runs a job; returns its outcome, and a text for the log."""
     cell = sweep.workdirs / job[0].folder
     with contextlib.ExitStack() as claims:
         for run in job:

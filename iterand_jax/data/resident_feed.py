@@ -136,7 +136,7 @@ class ResidentArrays(Feed):
             yield self._placement.put_batch(self._eval_batch(data, start))
 
     def stack_shapes(self) -> PyTree:
-        """As many batches as the validation split has."""
+        """The shapes of all batches of the validation split, stacked."""
         number = math.ceil(self.sizes["validation"] / self._eval_batch_size)
         (shapes,) = self.eval_shapes()
         several = jax.tree.map(
@@ -145,7 +145,7 @@ class ResidentArrays(Feed):
         return with_sharding(several, self._placement.batches)
 
     def stacks(self, name: str) -> Iterator[PyTree]:
-        """Batches as `split` makes them, as many at once as validate."""
+        """The batches of `split`, stacked: as many at once as validation has."""
         if name != "validation":
             yield from self._stacks_of(self._examples(name))
             return

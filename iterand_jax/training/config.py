@@ -140,9 +140,9 @@ def _check(config: ConfigDict, given: Given) -> None:
 
 
 def _check_seeds(config: ConfigDict) -> None:
-    """A key is made of 32 bits of a seed: others would repeat the bits of smaller ones.
+    """Checks that seeds fit in 32 bits: a key uses no more, so others would repeat.
 
-    With replicas the last of the seeds counts, too.
+    With replicas this holds for the last seed, too.
     """
     last = config.seed + config.replicas - 1
     if config.seed < 0 or last > LARGEST_SEED:

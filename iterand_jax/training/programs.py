@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from iterand_jax.runtime import compilation, hosts
+from iterand_jax.runtime import compilation, hosts, modes
 from iterand_jax.training import parallel
 from iterand_jax.training.churn import mask_churn
 from iterand_jax.training.evaluation import Evaluator
@@ -115,8 +115,9 @@ def compile_programs(
     # Several processes must compile in one order, so one after another.
     threads = hosts.cores() if hosts.are_alone() else 1
     pool = ThreadPoolExecutor(threads, "compilation")
+    compiled = modes.fixed()(startup.program)  # each thread has modes of its own
     made = {
-        name: pool.submit(startup.program, f"program {name}", job)
+        name: pool.submit(compiled, f"program {name}", job)
         for name, job in jobs.items()
     }
     pool.shutdown(wait=False)

@@ -57,7 +57,7 @@ def test_a_taken_name_is_refused_but_the_same_entry_is_no_other(numbers):
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "a/b", None, 3])
 def test_a_name_that_is_not_possible_is_refused(numbers, name):
-    with pytest.raises(ValueError, match="invalid name .* of a number; possible: "):
+    with pytest.raises(ValueError, match=r"invalid name .* of a number; possible: "):
         numbers.register(name, 1)
 
 

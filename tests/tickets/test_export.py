@@ -232,7 +232,7 @@ def test_a_format_that_the_network_cannot_have_is_refused_before_any_work(tmp_pa
     """There is no checkpoint yet, and the format is told first."""
     config = {"network": {"name": "conv2"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="for ResNets; the network here is 'conv2'"):
+    with pytest.raises(ValueError, match="for ResNets; the network is 'conv2'"):
         exporting.export(tmp_path, "torchvision", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

@@ -100,7 +100,7 @@ def test_arrays_are_written_in_their_shape_and_order(tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "resnet" not in n])
 def test_only_resnets_have_torchvision_names(name):
-    with pytest.raises(ValueError, match=f"for ResNets; the network here is '{name}'"):
+    with pytest.raises(ValueError, match=f"for ResNets; the network is '{name}'"):
         formats.torchvision_arrays(ticket_of(name))
 
 

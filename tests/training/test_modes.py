@@ -8,19 +8,27 @@ import jax
 from iterand_jax.training.train import train_config
 from tests.helpers import killed
 
+OTHERS = {
+    "jax_default_prng_impl": "rbg",
+    "jax_threefry_partitionable": False,
+    "jax_enable_x64": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+}
+
 
 @contextlib.contextmanager
 def other_modes():
-    """What the environment of the one who continues a run may ask of JAX."""
-    with (
-        jax.default_prng_impl("rbg"),
-        jax.threefry_partitionable(False),
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("strict"),
-        jax.numpy_rank_promotion("raise"),
-    ):
+    """Within, JAX has the modes of another environment, in all threads."""
+    before = {name: getattr(jax.config, name) for name in OTHERS}
+    for name, value in OTHERS.items():
+        jax.config.update(name, value)
+    try:
         yield
-        assert str(jax.random.key_impl(jax.random.key(0))) == "rbg"  # put back
+        assert {name: getattr(jax.config, name) for name in OTHERS} == OTHERS
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_a_run_continued_in_other_modes_has_the_bits_of_one_that_was_not(
