@@ -229,13 +229,13 @@ def _channels(
         return np.moveaxis(weights, 2, 3).reshape(slices, inputs, units, -1)
 
     live, kept = together(live), together(kept)
-    inputs, outputs = live.any((2, 3)), live.any((1, 3))
-    gone = np.array(~inputs[:, :, None] | ~outputs[:, None, :])
+    inputs, outputs = np.any(live, axis=(2, 3)), np.any(live, axis=(1, 3))
+    stay = np.einsum("si,so->sio", inputs, outputs)
     return {
         "outputs": outputs.size,
         "dead_outputs": int((~outputs).sum()),
         "inputs": inputs.size,
         "dead_inputs": int((~inputs).sum()),
-        "removable": int(np.sum(gone)) * kept.shape[-1],
-        "removable_kept": int(kept[gone].sum()),
+        "removable": int(np.sum(~stay)) * kept.shape[-1],
+        "removable_kept": int(kept[~stay].sum()),
     }
