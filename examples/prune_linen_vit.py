@@ -2,17 +2,16 @@
 
     python examples/prune_linen_vit.py
 
-The heads of its attention read from kernels of `nn.Dense`, which are (inputs, outputs)
-as the default rules take them; the normalization is left alone.
+Its attention has kernels of three axes, of which one or two are inputs. `rules_of`
+reads from the modules which, so that each weight is drawn for what its layer sums over.
 """
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from sklearn import datasets, model_selection
 
-from iterand_jax import Subnetwork, load_ticket, save_ticket
+from iterand_jax import Subnetwork, load_ticket, rules_of, save_ticket
 
 
 class Block(nn.Module):
@@ -21,10 +20,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x):
         """(N, patches, features), as it returns."""
-        q, k, v = jnp.split(nn.Dense(3 * 64)(nn.LayerNorm()(x)), 3, axis=-1)
-        q, k, v = (part.reshape(*x.shape[:2], 4, 16) for part in (q, k, v))
-        mixed = nn.dot_product_attention(q, k, v).reshape(x.shape)
-        x = x + nn.Dense(64)(mixed)
+        x = x + nn.MultiHeadDotProductAttention(num_heads=4)(nn.LayerNorm()(x))
         return x + nn.Dense(64)(nn.gelu(nn.Dense(128)(nn.LayerNorm()(x))))
 
 
@@ -43,7 +39,8 @@ class ViT(nn.Module):
 
 digits = datasets.load_digits(return_X_y=True)
 x, test_x, y, test_y = model_selection.train_test_split(*digits, random_state=0)
-model, key, subnetwork = ViT(), jax.random.key(1), Subnetwork(sparsity=0.5)
+model, key = ViT(), jax.random.key(1)
+subnetwork = Subnetwork(sparsity=0.5, rules=rules_of(model, x[:1]))
 params = model.init(key, x[:1])["params"]
 scores, weights = subnetwork.init(key, params)
 optimizer = optax.adam(optax.cosine_decay_schedule(0.01, 150))

@@ -1,6 +1,7 @@
 """The metadata of a ticket: the network, its inputs, and the source of its weights."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from jax import Array
 from iterand_jax.data import augment
 from iterand_jax.keys import keyed
 from iterand_jax.networks import build_network
+from iterand_jax.rules import DEFAULT_RULES, Rule
+from iterand_jax.rules.patterns import literal
 from iterand_jax.runtime import modes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets import replay
@@ -20,6 +23,8 @@ from iterand_jax.tickets import replay
 PyTree = Any
 MAX_REFRESHES = 5000
 """With more refreshes a ticket stores the weights: a replay would take hours."""
+
+_UNRECORDED = tuple(dataclasses.replace(rule, ndims=None) for rule in DEFAULT_RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Draws:
       step: the number of training steps.
       k_per: the randomization period in steps, 0 for a run without re-randomization.
       sampling_rate: r, 0.0 for a run without re-randomization.
+      fan_ins: of the sampled leaves, by path. None in a ticket written before they were
+        recorded: then all axes of a kernel but the last are inputs.
     """
 
     seed: int
@@ -43,6 +50,7 @@ class Draws:
     step: int
     k_per: int = 0
     sampling_rate: float = 0.0
+    fan_ins: Mapping[str, float] | None = None
 
     def can_be_replayed(self) -> bool:
         """Whether the weights can be rebuilt by a replay, in reasonable time."""
@@ -53,6 +61,18 @@ class Draws:
     def summary(self) -> str:
         """Where the weights come from, in a line."""
         return _summary(f"seed {self.seed}", self)
+
+    @property
+    def subnetwork(self) -> Subnetwork:
+        """How the weights were sampled; its sparsity is not used."""
+        if self.fan_ins is None:
+            return Subnetwork(distribution=self.distribution, rules=_UNRECORDED)
+        rules = [
+            Rule(literal(path), prune=True, fan_in=fan_in)
+            for path, fan_in in self.fan_ins.items()
+        ]
+        rules.append(Rule("*", prune=False))
+        return Subnetwork(distribution=self.distribution, rules=rules)
 
     def numbers(self, weights: PyTree) -> PyTree:
         """`replay.draw_numbers` of the run's weights."""
@@ -67,8 +87,7 @@ class Draws:
             root = jax.random.key(self.seed, impl=modes.GENERATOR)
             return keyed(root, "method"), root
 
-        drawn = Subnetwork(distribution=self.distribution)
-        return _replayed(function, keys, self, drawn, tree)
+        return _replayed(function, keys, self, self.subnetwork, tree)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +106,7 @@ class KeyDraws:
     """
 
     distribution: str
-    fan_ins: Mapping[str, int]
+    fan_ins: Mapping[str, float]
     generator: str
     key: tuple[int, ...]
     refresh_key: tuple[int, ...]
@@ -107,7 +126,7 @@ class KeyDraws:
         """Where the weights come from, in a line."""
         return _summary("a key", self)
 
-    def fan_in(self, path: str, leaf: Any) -> int | None:
+    def fan_in(self, path: str, leaf: Any) -> float | None:
         """The fan-in of a leaf, None for one that was not drawn."""
         del leaf
         return self.fan_ins.get(path)
@@ -317,15 +336,17 @@ def _draws_from(fields: Any) -> Draws | KeyDraws | None:
         )
     rates = {"step": step, "k_per": k_per, "sampling_rate": rate}
     distribution = of_type(fields, "distribution", str)
+    fan_ins = None
+    if fields.get("fan_ins") is not None:
+        fan_ins = of_type(fields, "fan_ins", dict)
+        if not all(0 < of_type(fan_ins, x, (int, float)) < math.inf for x in fan_ins):
+            raise ValueError("its draws have a fan-in that cannot be")
     if "key" not in fields:
         seed = of_type(fields, "seed", int)
-        return Draws(seed=seed, distribution=distribution, **rates)
-    fan_ins = of_type(fields, "fan_ins", dict)
-    if any(of_type(fan_ins, path, int) < 1 for path in fan_ins):
-        raise ValueError("its draws have a fan-in below 1")
+        return Draws(seed=seed, distribution=distribution, fan_ins=fan_ins, **rates)
     return KeyDraws(
         distribution=distribution,
-        fan_ins=fan_ins,
+        fan_ins=fan_ins or {},
         generator=of_type(fields, "generator", str),
         key=_row(fields, "key", int) or (),
         refresh_key=_row(fields, "refresh_key", int) or (),

@@ -39,7 +39,7 @@ class Drawn(Protocol):
     def distribution(self) -> str | Distribution | None:
         """The distribution or its name."""
 
-    def fan_in(self, path: str, leaf: Any) -> int | None:
+    def fan_in(self, path: str, leaf: Any) -> float | None:
         """The fan-in of a leaf, None for one that is not drawn."""
 
 
@@ -169,7 +169,7 @@ class _Draws(NamedTuple):
     """The distribution that the weights of a leaf are sampled from."""
 
     distribution: Distribution
-    fan_in: int
+    fan_in: float
 
 
 def _distribution(subnetwork: Drawn) -> Distribution:

@@ -302,7 +302,8 @@ def load(
     name = "a tree"
     try:
         description = Description.from_json(fields, network)
-        name = f"the network {description.network.get('name', '')!s:.60}"
+        named = " ".join(str(description.network.get("name", "")).split())
+        name = f"the network {named:.60}"
         name = "a tree" if fields["version"] == OF_TREE else name
         ticket = _unpack(description, arrays, like, batch_stats)
         same = fields["rebuilt_sha256"] == _rebuilt_digest(ticket)

@@ -18,6 +18,7 @@ from iterand_jax import (
     Rule,
     Subnetwork,
     load_ticket,
+    rules_of,
     save_ticket,
 )
 from iterand_jax.tickets import container, metadata
@@ -45,6 +46,23 @@ class Classifier(nnx.Module):
         self.last = nnx.Linear(128, 10, rngs=rngs)
 
 
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return x + nn.MultiHeadDotProductAttention(num_heads=2)(x), None
+
+
+class Stack(nn.Module):
+    """Attention three times, whose kernels are stacked."""
+
+    @nn.compact
+    def __call__(self, x):
+        blocks = nn.scan(
+            Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+        )
+        return blocks()(x, None)[0]
+
+
 def trees(library):
     """(params, batch_stats, rules) of a small model."""
     rules = Subnetwork().rules
@@ -52,6 +70,9 @@ def trees(library):
         model = nn.Sequential([nn.Conv(8, (3, 3)), nn.BatchNorm(True), nn.Dense(30)])
         variables = model.init(KEY, jnp.ones((1, 8, 8, 4)))
         return variables["params"], variables["batch_stats"], rules
+    if library == "stacked attention":
+        model, x = Stack(), jnp.ones((1, 8, 16))
+        return model.init(KEY, x)["params"], None, rules_of(model, x)
     if library in ("nnx", "nnx, as dicts"):
         _, params, statistics, _ = nnx.split(
             Classifier(nnx.Rngs(0)), nnx.Param, nnx.BatchStat, ...
@@ -73,7 +94,16 @@ def narrow(leaf):
     return jnp.asarray(leaf, jnp.bfloat16)
 
 
-LIBRARIES = ("linen", "nnx", "nnx, as dicts", "equinox", "dicts", "bfloat16", "array")
+LIBRARIES = (
+    "linen",
+    "stacked attention",
+    "nnx",
+    "nnx, as dicts",
+    "equinox",
+    "dicts",
+    "bfloat16",
+    "array",
+)
 
 
 def assert_same(found, expected):
