@@ -33,8 +33,8 @@ from jax.typing import DTypeLike
 from iterand_jax import distributions, masks
 from iterand_jax.checks import (
     check_array,
+    check_floats,
     check_fraction,
-    check_kernel,
     check_key,
     described,
 )
@@ -303,7 +303,8 @@ class Subnetwork:
         rule = self.rule_of(path, leaf)
         if not rule.prune:
             return None
-        check_kernel(path, leaf)
+        if leaf.size == 0:
+            raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
         return math.prod(leaf.shape) // leaf.shape[rule.out_axis]
 
     def _sparsity_of(self, path: str) -> Scalar:
@@ -326,8 +327,10 @@ class Subnetwork:
             raise ValueError(
                 f"the rules prune none of the leaves {paths or '(no leaves)'}"
             )
-        for path in pruned:
-            self._sparsity_of(path)
+        for path, leaf in leaves:
+            if path in pruned:
+                check_floats(path, leaf)
+                self._sparsity_of(path)
         if isinstance(self.sparsity, Sparsities):
             for pattern in self.sparsity:
                 if not any(matches(pattern, path) for path in pruned):
