@@ -34,8 +34,8 @@ from jax.typing import DTypeLike
 from iterand_jax import distributions, masks
 from iterand_jax.checks import (
     check_array,
+    check_floats,
     check_fraction,
-    check_kernel,
     check_key,
     described,
 )
@@ -395,8 +395,10 @@ class Subnetwork:
             raise ValueError(
                 f"the rules prune none of the leaves {paths or '(no leaves)'}"
             )
-        for path in pruned:
-            self._sparsity_of(path)
+        for path, leaf in leaves:
+            if path in pruned:
+                check_floats(path, leaf)
+                self._sparsity_of(path)
         if isinstance(self.sparsity, Sparsities):
             for pattern in self.sparsity:
                 if not any(matches(pattern, path) for path in pruned):
