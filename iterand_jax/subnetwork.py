@@ -348,6 +348,8 @@ class Subnetwork:
         rule = self.rule_of(path, leaf)
         if not rule.prune:
             return None
+        if leaf.size == 0:
+            raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
         rule.check(path, leaf.shape)
         return rule.fan_in_of(leaf.shape)
 
@@ -387,7 +389,6 @@ class Subnetwork:
         pruned = []
         for path, leaf in leaves:
             if self.rule_of(path, leaf).prune:
-                check_kernel(path, leaf)
                 self.fan_in(path, leaf)  # refuses a leaf whose axes are not known
                 pruned.append(path)
         if not pruned:
