@@ -34,8 +34,8 @@ from jax.typing import DTypeLike
 from iterand_jax import distributions, masks
 from iterand_jax.checks import (
     check_array,
+    check_floats,
     check_fraction,
-    check_kernel,
     check_key,
     described,
 )
@@ -376,6 +376,8 @@ class Subnetwork:
         rule = self.rule_of(path, leaf)
         if not rule.prune:
             return None
+        if leaf.size == 0:
+            raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
         rule.check(path, leaf.shape)
         return rule.fan_in_of(leaf.shape)
 
@@ -415,7 +417,6 @@ class Subnetwork:
         pruned = []
         for path, leaf in leaves:
             if self.rule_of(path, leaf).prune:
-                check_kernel(path, leaf)
                 self.fan_in(path, leaf)  # refuses a leaf whose axes are not known
                 pruned.append(path)
         if not pruned:
@@ -423,8 +424,10 @@ class Subnetwork:
             raise ValueError(
                 f"the rules prune none of the leaves {paths or '(no leaves)'}"
             )
-        for path in pruned:
-            self._sparsity_of(path)
+        for path, leaf in leaves:
+            if path in pruned:
+                check_floats(path, leaf)
+                self._sparsity_of(path)
         if isinstance(self.sparsity, Sparsities):
             for pattern in self.sparsity:
                 if not any(matches(pattern, path) for path in pruned):
