@@ -20,7 +20,7 @@ from iterand_jax.methods import (
     register_method,
     sgd,
 )
-from iterand_jax.rules import DEFAULT_RULES, OUTPUTS_FIRST_RULES, Rule
+from iterand_jax.rules import DEFAULT_RULES, OUTPUTS_FIRST_RULES, Rule, rules_of
 from iterand_jax.subnetwork import Subnetwork, apply_masks
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ __all__ = [
     "register_dataset",
     "register_method",
     "register_network",
+    "rules_of",
     "sgd",
     "threshold",
     "topk_mask",

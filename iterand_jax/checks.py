@@ -16,8 +16,8 @@ from jax import Array
 __all__ = [
     "check_array",
     "check_at_least",
-    "check_floats",
     "check_fraction",
+    "check_kernel",
     "check_key",
     "described",
 ]
@@ -112,15 +112,17 @@ def check_array(path: str, leaf: Any) -> None:
         )
 
 
-def check_floats(path: str, leaf: Any) -> None:
-    """Raises ValueError for a leaf that is to be drawn and is not of floats.
+def check_kernel(path: str, leaf: Any) -> None:
+    """Raises ValueError for a leaf that is to be pruned and has no elements or floats.
 
-    >>> check_floats("Dense_0/kernel", np.zeros((2, 2), np.int8))
+    >>> check_kernel("Dense_0/kernel", np.zeros((2, 2), np.int8))
     Traceback (most recent call last):
     ...
     ValueError: the leaf 'Dense_0/kernel' of int8 cannot be drawn; possible: float16, \
 bfloat16, float32, float64
     """
+    if leaf.size == 0:
+        raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
             f"the leaf {path!r} of {leaf.dtype} cannot be drawn; possible: float16, "

@@ -35,13 +35,13 @@ class Distribution(NamedTuple):
     """A distribution of weights: a name, and (uniform numbers, fan-in) -> weights."""
 
     name: str
-    from_uniform: Callable[[Array, int], Array]
+    from_uniform: Callable[[Array, float], Array]
 
     def sample(
         self,
         key: Array,
         shape: tuple[int, ...],
-        fan_in: int,
+        fan_in: float,
         dtype: DTypeLike = jnp.float32,
         sharding: NamedSharding | None = None,
     ) -> Array:
@@ -56,7 +56,7 @@ class Distribution(NamedTuple):
         return self.from_uniform(_uniform(words, 1.0), fan_in).astype(dtype)
 
     def redraw(
-        self, key: Array, weights: Array, fan_in: int, sampling_rate: Scalar
+        self, key: Array, weights: Array, fan_in: float, sampling_rate: Scalar
     ) -> tuple[Array, Array]:
         """Fresh weights and the Bernoulli(r) choice of which to replace, from one draw.
 
@@ -110,16 +110,16 @@ def _uniform(words: Array, bound: Scalar) -> Array:
     return jnp.minimum((words.astype(jnp.float32) + 0.5) * scale, largest)
 
 
-def _signed_constant(uniform: Array, fan_in: int) -> Array:
+def _signed_constant(uniform: Array, fan_in: float) -> Array:
     size = jnp.float32(math.sqrt(2 / fan_in))
     return jnp.where(uniform < 0.5, -size, size)
 
 
-def _kaiming_uniform(uniform: Array, fan_in: int) -> Array:
+def _kaiming_uniform(uniform: Array, fan_in: float) -> Array:
     return (2 * uniform - 1) * jnp.float32(math.sqrt(6 / fan_in))
 
 
-def _kaiming_normal(uniform: Array, fan_in: int) -> Array:
+def _kaiming_normal(uniform: Array, fan_in: float) -> Array:
     # At -1 and 1, which float32 rounds extreme words to, the inverse is infinite.
     largest = jnp.float32(1 - 2**-24)
     signed = jnp.clip(2 * uniform - 1, -largest, largest)

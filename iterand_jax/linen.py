@@ -44,7 +44,9 @@ def rerandomize(
 ) -> dict:
     """`Subnetwork.rerandomize` of a model's "weights", given the scores in "params".
 
-    The subnetwork's sparsity and distribution must be those of the modules.
+    The subnetwork's sparsity and distribution must be those of the modules. For modules
+    stacked by `nn.scan` or `nn.vmap`, its rules must be those of the model,
+    `iterand_jax.rules_of(model, x)`: the default ones refuse what is stacked once.
 
     Returns:
       The variables, with new "weights".

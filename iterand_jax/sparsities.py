@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from iterand_jax.rules import matches
+from iterand_jax.rules.patterns import matches
 
 __all__ = ["Sparsities"]
 

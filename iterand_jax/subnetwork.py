@@ -21,6 +21,7 @@ the number of devices.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,8 +34,8 @@ from jax.typing import DTypeLike
 from iterand_jax import distributions, masks
 from iterand_jax.checks import (
     check_array,
-    check_floats,
     check_fraction,
+    check_kernel,
     check_key,
     described,
 )
@@ -42,7 +43,9 @@ from iterand_jax.keys import leaf_key
 from iterand_jax.masks import Scalar
 from iterand_jax.pairs import check_pair, leaves_with_paths, map_pair, map_paths
 from iterand_jax.placement import placed_as
-from iterand_jax.rules import DEFAULT_RULES, Rule, matches
+from iterand_jax.rules import DEFAULT_RULES, Axes, Rule
+from iterand_jax.rules.checks import check_normalization, check_rules
+from iterand_jax.rules.patterns import matches
 from iterand_jax.selection import is_spread
 from iterand_jax.sparsities import Sparsities
 
@@ -51,9 +54,16 @@ __all__ = ["Subnetwork", "apply_masks", "check_sampling_rate"]
 PyTree = Any
 
 
+@jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class Subnetwork:
     """How a network is initialized and pruned.
+
+    The rule that claims a leaf says what its axes are. Its fan-in is the product of the
+    axes that are neither outputs nor a stack: by the default rules, all axes of a
+    kernel (..., inputs, outputs) but the last. Each slice along a stack keeps the same
+    fraction of its weights: six layers in a kernel (6, inputs, outputs) with
+    stack_axis=0 have six thresholds, and the fan-in of one layer.
 
     Attributes:
       sparsity: the fraction of weights removed in every pruned leaf, in [0, 1), or a
@@ -62,12 +72,20 @@ class Subnetwork:
         traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
         inside a jitted function lets it follow a schedule.
       distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param.
-      rules: which leaves are pruned; see `Rule`.
+      rules: which leaves are pruned, and what their axes are: see `Rule`. `rules_of`
+        reads them from a model. The default ones know matrices (inputs, outputs),
+        kernels (height, width, inputs, outputs) and embeddings, and refuse others.
       scores_dtype: of all scores; None for float32, or float64 where the weights are.
         bfloat16 has 8 significant bits: of 10^6 scores, thousands tie at a threshold,
         and at sparsity 0.99 a mask keeps 1.3 times as many weights as asked for.
 
-    It is hashable, so a static argument of `jit`, unless a sparsity is an array.
+    It is hashable, so a static argument of `jit`, unless a sparsity is an array. It is
+    also a pytree with its sparsities as leaves: as an argument of `jit` these may
+    change without a new compilation.
+
+    >>> subnetwork = Subnetwork({"conv/*": 0.2, "*": 0.8})
+    >>> jax.tree.map(lambda sparsity: sparsity / 2, subnetwork).sparsity
+    Sparsities({'conv/*': 0.1, '*': 0.4})
     """
 
     sparsity: Scalar | Mapping[str, Scalar] = 0.5
@@ -85,6 +103,7 @@ class Subnetwork:
         for rule in self.rules:
             if not isinstance(rule, Rule):
                 raise ValueError(f"rules are Rule objects; got {described(rule)}")
+        check_rules(self.rules)
         if isinstance(self.sparsity, Mapping):
             object.__setattr__(self, "sparsity", Sparsities(self.sparsity))
         if self.scores_dtype is not None:
@@ -95,6 +114,20 @@ class Subnetwork:
                 masks.check_sparsity(sparsity)
         else:
             masks.check_sparsity(self.sparsity)
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, ...]]:
+        """The sparsities, and the other fields."""
+        return (self.sparsity,), (self.distribution, self.rules, self.scores_dtype)
+
+    @classmethod
+    def tree_unflatten(cls, others: tuple, children: tuple) -> "Subnetwork":
+        """With other sparsities, which may be anything and are not checked."""
+        self = object.__new__(cls)
+        for field, value in zip(
+            dataclasses.fields(cls), (*children, *others), strict=True
+        ):
+            object.__setattr__(self, field.name, value)
+        return self
 
     def init(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
         """Draws trainable scores and frozen weights for a network's parameters.
@@ -158,14 +191,23 @@ class Subnetwork:
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
         """
-        leaves, structure = jax.tree.flatten(scores)
-        paths = [path for path, _ in leaves_with_paths(scores)]
-        for path, leaf in zip(paths, leaves, strict=True):
+        leaves = dict(leaves_with_paths(scores))
+        for path, leaf in leaves.items():
             check_array(path, leaf)
         if isinstance(self.sparsity, Sparsities):
-            self.sparsity.check_used(paths)
-        sparsities = [self._sparsity_of(path) for path in paths]
-        return jax.tree.unflatten(structure, masks.topk_masks(leaves, sparsities))
+            self.sparsity.check_used(leaves)
+        sparsities = {path: self._sparsity_of(path) for path in leaves}
+        found = {
+            path: _masks_of_slices(leaf, stack, sparsities[path])
+            for path, leaf in leaves.items()
+            if (stack := self._stack(path, leaf))
+        }
+        whole = [path for path in leaves if path not in found]
+        of_whole = masks.topk_masks(
+            [leaves[path] for path in whole], [sparsities[path] for path in whole]
+        )
+        found |= zip(whole, of_whole, strict=True)
+        return map_paths(lambda path, _: found[path], scores)
 
     def prune(self, scores: PyTree, weights: PyTree) -> PyTree:
         """The parameters that the network sees: weights * mask, straight-through.
@@ -274,7 +316,10 @@ class Subnetwork:
         for path, leaf in leaves_with_paths(params):
             removed = 0
             if self.fan_in(path, leaf) is not None:
-                removed = int(masks.num_pruned(leaf.size, self._sparsity_of(path)))
+                stack = self._stack(path, leaf)
+                slices = math.prod(leaf.shape[axis] for axis in stack)
+                of_one = masks.num_pruned(leaf.size // slices, self._sparsity_of(path))
+                removed = slices * int(of_one)
             total += leaf.size
             kept += leaf.size - removed
         return total, kept
@@ -294,7 +339,7 @@ class Subnetwork:
         patterns = ", ".join(rule.pattern for rule in self.rules)
         raise ValueError(f"no rule claims the leaf {path!r}; rules: {patterns}")
 
-    def fan_in(self, path: str, leaf: Array) -> int | None:
+    def fan_in(self, path: str, leaf: Array) -> float | None:
         """The fan-in of a leaf, or None for one that is not pruned.
 
         >>> Subnetwork().fan_in("Conv_0/kernel", jnp.zeros((3, 3, 4, 20)))
@@ -303,9 +348,27 @@ class Subnetwork:
         rule = self.rule_of(path, leaf)
         if not rule.prune:
             return None
-        if leaf.size == 0:
-            raise ValueError(f"the leaf {path!r} of shape {leaf.shape} is empty")
-        return math.prod(leaf.shape) // leaf.shape[rule.out_axis]
+        rule.check(path, leaf.shape)
+        return rule.fan_in_of(leaf.shape)
+
+    def axes(self, path: str, leaf: Array) -> Axes:
+        """What the axes of a leaf are, by the rule that claims it.
+
+        Raises:
+          ValueError: no rule claims it, or its rule does not know.
+
+        >>> Subnetwork().axes("kernel", jnp.zeros((8, 5)))
+        Axes(inputs=(0,), outputs=(1,), stack=(), window=())
+        """
+        rule = self.rule_of(path, leaf)
+        rule.check(path, leaf.shape)
+        return rule.axes(leaf.ndim)
+
+    def _stack(self, path: str, leaf: Array) -> tuple[int, ...]:
+        """The axes along which a pruned leaf is many maps: () for most."""
+        rule = self.rule_of(path, leaf)
+        rule.check(path, leaf.shape)
+        return rule.axes(leaf.ndim).stack if rule.prune and rule.stack_axis else ()
 
     def _sparsity_of(self, path: str) -> Scalar:
         if isinstance(self.sparsity, Sparsities):
@@ -321,16 +384,19 @@ class Subnetwork:
         leaves = leaves_with_paths(params)
         for path, leaf in leaves:
             check_array(path, leaf)
-        pruned = [path for path, leaf in leaves if self.fan_in(path, leaf) is not None]
+        pruned = []
+        for path, leaf in leaves:
+            if self.rule_of(path, leaf).prune:
+                check_kernel(path, leaf)
+                self.fan_in(path, leaf)  # refuses a leaf whose axes are not known
+                pruned.append(path)
         if not pruned:
             paths = ", ".join(path for path, _ in leaves)
             raise ValueError(
                 f"the rules prune none of the leaves {paths or '(no leaves)'}"
             )
-        for path, leaf in leaves:
-            if path in pruned:
-                check_floats(path, leaf)
-                self._sparsity_of(path)
+        for path in pruned:
+            self._sparsity_of(path)
         if isinstance(self.sparsity, Sparsities):
             for pattern in self.sparsity:
                 if not any(matches(pattern, path) for path in pruned):
@@ -339,6 +405,7 @@ class Subnetwork:
                         f"leaves {', '.join(pruned)}"
                     )
             self.sparsity.check_used(pruned)
+        check_normalization(self.rule_of, leaves)
 
 
 def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
@@ -363,6 +430,14 @@ def check_sampling_rate(sampling_rate: Scalar) -> None:
     """
     meaning = "sampling_rate is the fraction of pruned weights resampled"
     check_fraction(sampling_rate, meaning, or_one=True)
+
+
+def _masks_of_slices(scores: Array, stack: Sequence[int], sparsity: Scalar) -> Array:
+    """The mask of a leaf that is a stack: each slice has a threshold of its own."""
+    masked = functools.partial(masks.topk_mask, sparsity=sparsity)
+    for axis in sorted(stack):
+        masked = jax.vmap(masked, in_axes=axis, out_axes=axis)
+    return masked(scores)
 
 
 def _counted(array: Array) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 
 from iterand_jax.analysis.liveness import is_table
 from iterand_jax.networks.lstm import gates_of
+from iterand_jax.rules import Axes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets.replay import NO_DRAW
 from iterand_jax.trees import leaves_of
@@ -125,7 +126,7 @@ def inspect_layers(
                     path,
                     kept,
                     kept if live is None else live[path],
-                    subnetwork.rule_of(path, kept).out_axis,
+                    subnetwork.axes(path, kept),
                 ),
             )
         )
@@ -208,27 +209,33 @@ def _ages(last_redraws: np.ndarray | None, refreshes: int) -> dict[str, Any]:
 
 
 def _channels(
-    path: str, kept: np.ndarray, live: np.ndarray, out_axis: int
+    path: str, kept: np.ndarray, live: np.ndarray, axes: Axes
 ) -> dict[str, Any]:
-    """The fields of a layer about its channels."""
-    out_axis %= kept.ndim
-    if is_table(path):
-        out_axis = kept.ndim - 1  # its features, whatever counts as its fan-in
-    in_axis = out_axis - 1 if out_axis else 1  # (..., in, out) or (out, in, ...)
+    """The fields of a layer about its channels; along a stack, each slice has its."""
+    inputs_at, outputs_at = axes.inputs, axes.outputs
+    if is_table(path):  # its features, whatever counts as its fan-in
+        inputs_at, outputs_at = axes.outputs, axes.inputs
 
-    def together(weights):  # (inputs, outputs, weights of each pair)
-        weights = np.moveaxis(weights, (in_axis, out_axis), (0, 1))
+    def together(weights):  # (slices, inputs, outputs, weights of each pair)
+        order = (*axes.stack, *inputs_at, *outputs_at, *axes.window)
+        sizes = [
+            math.prod(weights.shape[axis] for axis in kind)
+            for kind in (axes.stack, inputs_at, outputs_at)
+        ]
         gates = gates_of(path)
-        weights = weights.reshape(len(weights), gates, weights.shape[1] // gates, -1)
-        return np.moveaxis(weights, 1, 2).reshape(len(weights), weights.shape[2], -1)
+        slices, inputs, outputs = sizes
+        units = outputs // gates
+        weights = weights.transpose(order).reshape(slices, inputs, gates, units, -1)
+        return np.moveaxis(weights, 2, 3).reshape(slices, inputs, units, -1)
 
     live, kept = together(live), together(kept)
-    inputs, outputs = live.any((1, 2)), live.any((0, 2))
+    inputs, outputs = np.any(live, axis=(2, 3)), np.any(live, axis=(1, 3))
+    stay = np.einsum("si,so->sio", inputs, outputs)
     return {
         "outputs": outputs.size,
         "dead_outputs": int((~outputs).sum()),
         "inputs": inputs.size,
         "dead_inputs": int((~inputs).sum()),
-        "removable": kept.size - kept[inputs][:, outputs].size,
-        "removable_kept": int(kept.sum() - kept[inputs][:, outputs].sum()),
+        "removable": int(np.sum(~stay)) * kept.shape[-1],
+        "removable_kept": int(kept[~stay].sum()),
     }

@@ -17,6 +17,7 @@ from iterand_jax.analysis.layers import (
 )
 from iterand_jax.analysis.liveness import live_weights
 from iterand_jax.keys import keyed
+from iterand_jax.rules import rules_of
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets.metadata import MAX_REFRESHES
 from iterand_jax.tickets.replay import last_redraws
@@ -205,16 +206,20 @@ def _of_ticket(path: Path) -> Subject:
     if drawn and drawn.k_per:
         root = jax.random.key(drawn.seed)
         draws = root, drawn.step, drawn.k_per, drawn.sampling_rate
+    network = about.build()
+    inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in about.inputs]
     return Subject(
-        network=about.build(),
-        inputs=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in about.inputs],
+        network=network,
+        inputs=inputs,
         title=_title(
             about.network,
             about.run,
             seed=drawn.seed if drawn else None,
             step=about.run["step"],
         ),
-        subnetwork=Subnetwork(distribution=about.run["distribution"]),
+        subnetwork=Subnetwork(
+            distribution=about.run["distribution"], rules=rules_of(network, *inputs)
+        ),
         weights=ticket.params,
         masks=ticket.masks,
         scores=None,

@@ -13,6 +13,8 @@ from jax import Array
 from iterand_jax.data import augment
 from iterand_jax.keys import keyed
 from iterand_jax.networks import build_network
+from iterand_jax.rules import DEFAULT_RULES, Rule
+from iterand_jax.rules.patterns import literal
 from iterand_jax.runtime import modes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets import replay
@@ -20,6 +22,8 @@ from iterand_jax.tickets import replay
 PyTree = Any
 MAX_REFRESHES = 5000
 """With more refreshes a ticket stores the weights: a replay would take hours."""
+
+_UNRECORDED = tuple(dataclasses.replace(rule, ndims=None) for rule in DEFAULT_RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Draws:
       step: the number of training steps.
       k_per: the randomization period in steps, 0 for a run without re-randomization.
       sampling_rate: r, 0.0 for a run without re-randomization.
+      fan_ins: of the sampled leaves, by path. None in a ticket written before they were
+        recorded: then all axes of a kernel but the last are inputs.
     """
 
     seed: int
@@ -43,11 +49,24 @@ class Draws:
     step: int
     k_per: int = 0
     sampling_rate: float = 0.0
+    fan_ins: Mapping[str, float] | None = None
 
     def can_be_replayed(self) -> bool:
         """Whether the weights can be rebuilt by a replay, in reasonable time."""
         refreshes = self.step // self.k_per if self.k_per else 0
         return self.distribution != "signed_constant" and refreshes <= MAX_REFRESHES
+
+    @property
+    def subnetwork(self) -> Subnetwork:
+        """How the weights were sampled; its sparsity is not used."""
+        if self.fan_ins is None:
+            return Subnetwork(distribution=self.distribution, rules=_UNRECORDED)
+        rules = [
+            Rule(literal(path), prune=True, fan_in=fan_in)
+            for path, fan_in in self.fan_ins.items()
+        ]
+        rules.append(Rule("*", prune=False))
+        return Subnetwork(distribution=self.distribution, rules=rules)
 
     def numbers(self, weights: PyTree) -> PyTree:
         """`replay.draw_numbers` of the run's weights."""
@@ -65,7 +84,7 @@ class Draws:
                 root,
                 self.step,
                 tree,
-                Subnetwork(distribution=self.distribution),
+                self.subnetwork,
                 k_per=self.k_per,
                 sampling_rate=self.sampling_rate,
             )

@@ -159,7 +159,7 @@ class _Draws(NamedTuple):
     """The distribution that the weights of a leaf are sampled from."""
 
     distribution: Distribution
-    fan_in: int
+    fan_in: float
 
 
 def _map_drawn(f, tree: PyTree, subnetwork: Subnetwork) -> PyTree:

@@ -127,7 +127,7 @@ def words_of(
 def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> Ticket:
     """The ticket of a state; for a run without masks, its dense weights."""
     config, method = run.config, run.method
-    draws, masks = None, run.masks(state)
+    draws, masks, weights = None, run.masks(state), run.weights(state)
     if method.resampling is not None:
         k_per, sampling_rate = method.resampling
         draws = Draws(
@@ -136,8 +136,12 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
             step=int(state.step),
             k_per=k_per,
             sampling_rate=sampling_rate,
+            fan_ins={
+                path: fan_in
+                for path, leaf in leaves_of(weights).items()
+                if (fan_in := run.subnetwork.fan_in(path, leaf)) is not None
+            },
         )
-    weights = run.weights(state)
     if masks is None:
         masks = jax.tree.map(lambda _: None, weights)
     of_pixels = "mean" in run.dataset.options

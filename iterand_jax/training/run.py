@@ -25,7 +25,7 @@ from iterand_jax.data.feeds import Feed, Placement
 from iterand_jax.data.sources import Source
 from iterand_jax.methods import Method, build_method
 from iterand_jax.networks import build_network
-from iterand_jax.rules import DEFAULT_RULES, Rule
+from iterand_jax.rules import Rule, rules_of
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.training import parallel
 from iterand_jax.training.churn import packed_masks
@@ -149,25 +149,26 @@ def describe(config: ConfigDict, given: Given = NOTHING_GIVEN) -> Run:
       ValueError: in one line, an unknown name or a size the network does not support.
     """
     dataset = given.dataset or get_dataset(config.dataset.name)
-    unpruned = (Rule(pattern, prune=False) for pattern in config.unpruned or ())
-    subnetwork = Subnetwork(
-        config.sparsity or 0.0, config.distribution, (*unpruned, *DEFAULT_RULES)
+    draws = Subnetwork(config.sparsity or 0.0, config.distribution)
+    # Whether it has biases follows from the method, and the rules from the network.
+    affine = build_method(config.method, draws, config).trains_weights
+    network = given.network or build_network(
+        config.network.name,
+        num_classes=dataset.outputs,
+        width=config.network.width,
+        affine=affine,
+        dtype=jnp.dtype(config.dtype),
     )
-    method = build_method(config.method, subnetwork, config)
+    unpruned = (Rule(pattern, prune=False) for pattern in config.unpruned or ())
+    rules = (*unpruned, *rules_of(network, *dataset.inputs))
+    subnetwork = dataclasses.replace(draws, rules=rules)
     optimizer = _optimizer(config, optax.constant_schedule(config.learning_rate))
     run = Run(
         config=config,
         dataset=dataset,
         subnetwork=subnetwork,
-        method=method,
-        network=given.network
-        or build_network(
-            config.network.name,
-            num_classes=dataset.outputs,
-            width=config.network.width,
-            affine=method.trains_weights,
-            dtype=jnp.dtype(config.dtype),
-        ),
+        method=build_method(config.method, subnetwork, config),
+        network=network,
         optimizer=optimizer,
         abstract=None,  # type: ignore[arg-type]  # it takes the rest to know it
     )

@@ -71,7 +71,7 @@ def test_before_the_first_refresh_nothing_was_redrawn():
 
 
 def test_signed_constants_are_refused():
-    with pytest.raises(ValueError, match="two values; possible: kaiming_uniform"):
+    with pytest.raises(ValueError, match="from its value; possible: kaiming_uniform"):
         last_redraws(KEY, 9, PARAMS, Subnetwork(), k_per=3, sampling_rate=0.1)
 
 

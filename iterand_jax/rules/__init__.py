@@ -1,0 +1,16 @@
+"""What the leaves of a tree are: which are pruned, and what their axes mean.
+
+The first rule that matches claims the leaf. Paths are joined by slashes.
+
+    rule       a rule: the leaves it claims, and their inputs, outputs and stack
+    defaults   rules for bare trees, by names and numbers of axes
+    models     exact rules, read from a model by `rules_of`: of linen, nnx, equinox
+    checks     rules that cannot be meant
+    patterns   shell-style, of paths
+"""
+
+from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES
+from iterand_jax.rules.models import rules_of
+from iterand_jax.rules.rule import Axes, Rule
+
+__all__ = ["DEFAULT_RULES", "OUTPUTS_FIRST_RULES", "Axes", "Rule", "rules_of"]

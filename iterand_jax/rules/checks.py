@@ -1,0 +1,74 @@
+"""Rules that cannot be meant: one is never used, or prunes a normalization's scale."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from jax import Array
+
+from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES
+from iterand_jax.rules.patterns import covers
+from iterand_jax.rules.rule import ModelRule, Rule
+
+__all__ = ["check_normalization", "check_rules"]
+
+DEFAULTS = (*DEFAULT_RULES, *OUTPUTS_FIRST_RULES)
+
+
+def check_rules(rules: Sequence[Rule]) -> None:
+    """Raises ValueError for a rule that is never used, though it says something else.
+
+    Default rules and those of a model may come after others, which override them.
+
+    >>> check_rules([Rule("*", True), Rule("a/b", False)])
+    Traceback (most recent call last):
+    ...
+    ValueError: the rule for 'a/b' is never used: '*' before it claims all that it does
+    """
+    wide: list[Rule] = []
+    exact: dict[str, Rule] = {}
+    for rule in rules:
+        if not (isinstance(rule, ModelRule) or rule in DEFAULTS):
+            for earlier in (*wide, *filter(None, [exact.get(rule.pattern)])):
+                same = dataclasses.replace(
+                    earlier, pattern=rule.pattern, min_ndim=rule.min_ndim
+                )
+                if (
+                    same != rule
+                    and earlier.min_ndim <= rule.min_ndim
+                    and covers(earlier.pattern, rule.pattern)
+                ):
+                    raise ValueError(
+                        f"the rule for {rule.pattern!r} is never used: "
+                        f"{earlier.pattern!r} before it claims all that it does"
+                    )
+        if set("*?[") & set(rule.pattern):
+            wide.append(rule)
+        else:
+            exact.setdefault(rule.pattern, rule)
+
+
+def check_normalization(
+    rule_of: Callable[[str, Array], Rule], leaves: Sequence[tuple[str, Array]]
+) -> None:
+    """Raises ValueError where a name alone would prune what looks like a scale.
+
+    A linear map of two and more axes has no bias of its own shape; a normalization
+    over several axes has.
+
+    Args:
+      rule_of: (path, leaf) -> the rule that claims it.
+      leaves: (path, leaf) of the whole tree.
+    """
+    shapes = {path: leaf.shape for path, leaf in leaves}
+    for path, leaf in leaves:
+        rule = rule_of(path, leaf)
+        if not rule.prune or rule.ndims is None:
+            continue  # it is not by its name alone that it is pruned
+        bias = "/".join((*path.split("/")[:-1], "bias"))
+        if shapes.get(bias) == leaf.shape:
+            raise ValueError(
+                f"the leaf {path!r} of shape {leaf.shape} has a bias of the same "
+                f"shape, as a normalization has, and the rule {rule.pattern!r} would "
+                f"prune it; put Rule({path!r}, False) before it, or take rules from "
+                f"the model by iterand_jax.rules_of"
+            )

@@ -1,0 +1,44 @@
+"""Shell-style patterns of paths."""
+
+import fnmatch
+import glob
+
+__all__ = ["covers", "literal", "matches"]
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a shell-style pattern matches a path, at the root or below.
+
+    >>> matches("*/kernel", "kernel"), matches("*/kernel", "Conv_0/bias")
+    (True, False)
+    """
+    if not glob.has_magic(pattern):  # a path: of many rules most are
+        return pattern in (path, f"/{path}")
+    return fnmatch.fnmatchcase("/" + path, pattern) or fnmatch.fnmatchcase(
+        path, pattern
+    )
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Whether a pattern certainly matches every path that another one matches.
+
+    >>> covers("*", "conv/*"), covers("*/kernel", "a/kernel"), covers("a/*", "*/b")
+    (True, True, False)
+    """
+    if "[" in other:
+        return pattern in (other, "*")
+    # What stands for anything becomes nothing, and then text that no pattern spells.
+    short = other.replace("*", "").replace("?", "\0")
+    long = other.replace("*", "\0/\0").replace("?", "\0")
+    return pattern == other or (
+        fnmatch.fnmatchcase(short, pattern) and fnmatch.fnmatchcase(long, pattern)
+    )
+
+
+def literal(path: str) -> str:
+    """The pattern that matches this path alone.
+
+    >>> literal("layers/0/kernel"), literal("a[0]")
+    ('layers/0/kernel', 'a[[]0]')
+    """
+    return glob.escape(path)

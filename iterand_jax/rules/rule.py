@@ -1,0 +1,204 @@
+"""A rule: which leaves it claims, and what their axes are."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+from jax import Array
+
+from iterand_jax.rules.patterns import matches
+
+__all__ = ["Axes", "ModelRule", "Rule"]
+
+Axis = int | Sequence[int]
+
+
+class Axes(NamedTuple):
+    """What the axes of a leaf are, each counted from 0 and in one of the four.
+
+    Attributes:
+      inputs: the inputs of the map that the leaf is.
+      outputs: its outputs.
+      stack: the layers, experts or heads that each have a slice of their own.
+      window: of a convolution; every output sums over it, as it does over the inputs.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    stack: tuple[int, ...]
+    window: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Claims the leaves whose path matches a pattern, and says whether to prune them.
+
+    A pruned leaf is a linear map, or a stack of linear maps of one shape. Its axes are
+    named as in `jax.nn.initializers.variance_scaling`, whose batch_axis is the stack:
+
+    - The fan-in is the product of all axes that are neither outputs nor stack: the
+      number of products that one output sums. Weights have the variance 2 / fan-in.
+    - Each slice along the stack has a threshold of its own, so that every one keeps the
+      same fraction. What is one map, such as the heads of a projection, has one.
+
+        layer                                 shape        rule
+        Dense                                 (i, o)       out_axis=-1
+        Conv of Flax, of 1 to 3 dimensions    (..., i, o)  out_axis=-1
+        Conv, Linear of Equinox and PyTorch   (o, i, ...)  out_axis=0
+        query, key, value of Flax attention   (i, h, d)    in_axis=0, out_axis=(1, 2)
+        out of Flax attention                 (h, d, o)    in_axis=(0, 1), out_axis=2
+        Dense by nn.scan or vmap, experts     (n, i, o)    stack_axis=0
+        ConvTranspose(transpose_kernel=True)  (..., o, i)  out_axis=-2
+        ConvLocal of one dimension            (x, i, o)    in_axis=1, out_axis=(0, 2)
+        Embed                                 (words, f)   out_axis=0
+
+    `rules_of` reads all this from a model.
+
+    Attributes:
+      pattern: shell-style, matched against the path joined by slashes: "*/kernel"
+        claims "Conv_0/kernel", and "kernel" at the root.
+      prune: whether the leaf has scores.
+      out_axis: the axis or axes of the outputs of a pruned leaf: -1 for the (...,
+        inputs, outputs) of Flax, 0 for the (outputs, inputs, ...) of Equinox and
+        PyTorch, and for the (words, features) of an embedding.
+      min_ndim: leaves of fewer dimensions fall through to the next rules.
+      in_axis: the axis or axes of the inputs. What is neither inputs, outputs nor stack
+        is the window of a convolution. By default the inputs are the axis before a last
+        one of outputs, or after a first one; where the window is and where the inputs
+        are does not change the fan-in.
+      stack_axis: the axis or axes of the stack; none by default.
+      ndims: the numbers of axes for which the rule knows what they are, as those that
+        go by names alone do not for others; a pruned leaf with another number is
+        refused. None for a rule that states its axes.
+      fan_in: the fan-in where the axes do not have it: with strides, a transposed
+        convolution sums only a part of its window for each output.
+
+    >>> Rule("query/kernel", True, in_axis=0, out_axis=(1, 2)).fan_in_of((256, 8, 32))
+    256
+    >>> Rule("layers/kernel", True, stack_axis=0).fan_in_of((6, 64, 32))
+    64
+    """
+
+    pattern: str
+    prune: bool
+    out_axis: Axis = -1
+    min_ndim: int = 0
+    in_axis: Axis | None = None
+    stack_axis: Axis = ()
+    ndims: Sequence[int] | None = None
+    fan_in: float | None = None
+
+    def __post_init__(self):
+        """Lists become tuples, so that a rule can be hashed."""
+        for name in ("out_axis", "in_axis", "stack_axis", "ndims"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int):
+                object.__setattr__(self, name, tuple(value))
+        if self.fan_in is not None and not self.fan_in > 0:
+            raise ValueError(
+                f"the rule {self.pattern!r}: fan_in is a number above 0; got "
+                f"{self.fan_in}"
+            )
+
+    def claims(self, path: str, leaf: Array | jax.ShapeDtypeStruct) -> bool:
+        """Whether this rule matches a leaf of this path and shape.
+
+        >>> import numpy as np
+        >>> rule = Rule("*/kernel", prune=True, min_ndim=2)
+        >>> rule.claims("Conv_0/kernel", np.zeros((3, 3, 1, 8)))
+        True
+        >>> rule.claims("Conv_0/bias", np.zeros(8))
+        False
+        """
+        return leaf.ndim >= self.min_ndim and matches(self.pattern, path)
+
+    def check(self, path: str, shape: tuple[int, ...]) -> None:
+        """Raises ValueError, in one line, for a leaf whose axes are not known.
+
+        >>> rule = Rule("*/kernel", prune=True, ndims=(2, 4))
+        >>> rule.check("query/kernel", (256, 8, 32))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: the leaf 'query/kernel' of shape (256, 8, 32): ...
+        """
+        if not self.prune:
+            return
+        if self.ndims is not None and len(shape) not in self.ndims:
+            known = " or ".join(map(str, self.ndims))
+            raise ValueError(
+                f"the leaf {path!r} of shape {shape}: which axes are inputs, outputs "
+                f"and stack is not known; "
+                + (
+                    f"the rule {self.pattern!r} assumes leaves of {known} axes (a "
+                    f"matrix or a convolution); "
+                    if known
+                    else ""
+                )
+                + f"put Rule({path!r}, True, in_axis=..., out_axis=..., "
+                f"stack_axis=...) before it, or take rules from the model by "
+                f"iterand_jax.rules_of"
+            )
+        try:
+            self.axes(len(shape))
+        except ValueError as error:
+            raise ValueError(f"the leaf {path!r} of shape {shape}: {error}") from None
+
+    def axes(self, ndim: int) -> Axes:
+        """What the axes of a leaf with so many are.
+
+        Raises:
+          ValueError: an axis that the leaf does not have, or one that is two things.
+
+        >>> Rule("*", True).axes(4)
+        Axes(inputs=(2,), outputs=(3,), stack=(), window=(0, 1))
+        >>> Rule("*", True, out_axis=0, stack_axis=0).axes(3)
+        Traceback (most recent call last):
+        ...
+        ValueError: out_axis=0 and stack_axis=0 are both axis 0
+        """
+        claimed: dict[int, str] = {}
+        outputs, stack = (
+            self._axes_of(name, ndim, claimed) for name in ("out_axis", "stack_axis")
+        )
+        if self.in_axis is not None:
+            inputs = self._axes_of("in_axis", ndim, claimed)
+        else:
+            free = [a for a in range(ndim) if a not in claimed]
+            before = [a for a in free if not outputs or a < max(outputs)]
+            inputs = tuple(before[-1:] or free[:1])
+        window = tuple(a for a in range(ndim) if a not in {*inputs, *outputs, *stack})
+        return Axes(inputs, outputs, stack, window)
+
+    def _axes_of(
+        self, name: str, ndim: int, claimed: dict[int, str]
+    ) -> tuple[int, ...]:
+        value = getattr(self, name)
+        found = []
+        for axis in (value,) if isinstance(value, int) else value:
+            if not -ndim <= axis < ndim:
+                raise ValueError(f"{name}={value} is not possible with {ndim} axes")
+            axis %= ndim
+            if axis in claimed:
+                raise ValueError(
+                    f"{claimed[axis]} and {name}={value} are both axis {axis}"
+                )
+            claimed[axis] = f"{name}={value}"
+            found.append(axis)
+        return tuple(found)
+
+    def fan_in_of(self, shape: tuple[int, ...]) -> float:
+        """The fan-in of a leaf of a shape.
+
+        >>> Rule("*", prune=True, out_axis=0).fan_in_of((20, 4, 3, 3))
+        36
+        """
+        if self.fan_in is not None:
+            return self.fan_in
+        axes = self.axes(len(shape))
+        return math.prod(shape[axis] for axis in (*axes.inputs, *axes.window))
+
+
+class ModelRule(Rule):
+    """A `Rule` that was read from a model: any other rule before it overrides it."""
