@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flax import linen as nn
+    from jax import Array
 
     from iterand_jax.data.datasets import Dataset
     from iterand_jax.tickets.ticket import Ticket
@@ -51,6 +52,7 @@ __all__ = [
     "register_method",
     "register_network",
     "rules_of",
+    "save_ticket",
     "sgd",
     "threshold",
     "topk_mask",
@@ -58,21 +60,110 @@ __all__ = [
 ]
 
 
+def save_ticket(
+    path: "str | PathLike[str]",
+    weights: "Any",
+    masks: "Any",
+    batch_stats: "Any" = None,
+    *,
+    subnetwork: Subnetwork | None = None,
+    key: "Array | None" = None,
+    refresh_key: "Array | None" = None,
+    step: int = 0,
+    k_per: int = 0,
+    sampling_rate: float = 0.0,
+) -> None:
+    """Writes the weights of any tree and their masks as one small file.
+
+    It holds a bit for each masked weight, and of what is kept the values, or, with
+    `subnetwork` and `key`, only what the seed does not give: nothing for edge-popup,
+    and for IteRand the number of the refresh that drew each weight last. A leaf whose
+    kept weights are not those draws is stored as values, so what is read back is always
+    bit for bit what was written, with 0.0 where weights are pruned.
+
+    Args:
+      path: of the file, in a folder that is there.
+      weights: a tree of arrays: of Linen, of NNX (a state or a pure dict), of Equinox
+        (what `equinox.partition` returns), or of your own.
+      masks: as `Subnetwork.masks` returns them: 1 kept and 0 pruned in the shape of the
+        leaf, None for a leaf without a mask, which is stored whole.
+      batch_stats: a tree of running statistics, stored whole; None for none.
+      subnetwork: that drew the weights; None for given or trained ones.
+      key: that `subnetwork.init` was given.
+      refresh_key: into which refreshes folded their steps, as those of `iterand` do; by
+        default `key`.
+      step: steps done.
+      k_per: steps between two refreshes, 0 for weights that were never resampled.
+      sampling_rate: r of the refreshes.
+
+    Raises:
+      ValueError: in one line, what is no tree of arrays, masks that do not fit the
+        weights, a key without a subnetwork, or a folder that is not there.
+
+    >>> import jax, tempfile
+    >>> subnetwork, key = Subnetwork(0.5, "kaiming_uniform"), jax.random.key(0)
+    >>> params = {"kernel": jax.numpy.zeros((300, 40)), "bias": jax.numpy.ones(40)}
+    >>> scores, weights = subnetwork.init(key, params)
+    >>> masks = subnetwork.masks(scores)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = folder + "/ticket.safetensors"
+    ...     save_ticket(path, weights, masks, subnetwork=subnetwork, key=key)
+    ...     ticket = load_ticket(path, like=params)
+    >>> ticket
+    Ticket of a tree of arrays: 12,040 parameters in 2 leaves
+      masks keep 6,000 of 12,000 weights in 1 leaves
+      weights: kaiming_uniform of a key
+    >>> pruned = subnetwork.prune(scores, weights)
+    >>> bool((ticket.params["kernel"] == pruned["kernel"]).all())
+    True
+    """
+    from iterand_jax.tickets import ticket as tickets
+    from iterand_jax.tickets import tree
+
+    file, statistics = tree.target(path), {} if batch_stats is None else batch_stats
+    draws = tree.key_draws(
+        weights,
+        subnetwork,
+        key=key,
+        refresh_key=refresh_key,
+        step=step,
+        k_per=k_per,
+        sampling_rate=sampling_rate,
+    )
+    description, mask_tree = tree.describe(weights, masks, statistics, draws)
+    tickets.save(tickets.Ticket.of(description, weights, mask_tree, statistics), file)
+
+
 def load_ticket(
-    path: "str | PathLike[str]", network: "nn.Module | None" = None
+    path: "str | PathLike[str]",
+    network: "nn.Module | None" = None,
+    *,
+    like: "Any" = None,
+    batch_stats: "Any" = None,
 ) -> "Ticket":
-    """Reads a packed ticket and rebuilds it bit for bit: see `iterand_jax.tickets`.
+    """A packed ticket, read and rebuilt bit for bit: see `iterand_jax.tickets`.
 
         ticket = iterand_jax.load_ticket("ticket.safetensors")
         logits = ticket.apply(images)  # pixels from 0 to 255, (N, H, W, C)
 
-    A network from outside this library is passed as `network`, registered by
-    `register_network`, or defined in a module that was imported before. The arrays are
-    `ticket.params`, `ticket.masks` and `ticket.batch_stats`.
+    A network that is not this library's is given, registered by `register_network`, or
+    of a module that was imported before. Its arrays are `ticket.params`,
+    `ticket.masks` and `ticket.batch_stats`.
+
+    What `save_ticket` wrote is put into your own model:
+
+        params = iterand_jax.load_ticket("ticket.safetensors", like=params).params
+
+    Args:
+      path: of the file.
+      network: that the ticket names and does not contain.
+      like: a tree of the structure, shapes and dtypes of the parameters (arrays or
+        `jax.ShapeDtypeStruct`). Without it the params of a tree are {path: array}.
+      batch_stats: the same of the running statistics, if the file has some.
 
     Raises:
-      ValueError: in one line, a file that is missing, not a ticket, truncated, of
-        another version, or corrupt.
+      ValueError: in one line, a file that is not there, is not a ticket, is cut short,
+        of another version, or damaged; or of another tree than `like`.
 
     >>> load_ticket("nowhere.safetensors")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -81,7 +172,7 @@ def load_ticket(
     """
     from iterand_jax.tickets import ticket as tickets
 
-    return tickets.load(path, network)
+    return tickets.load(path, network, like=like, batch_stats=batch_stats)
 
 
 def register_network(

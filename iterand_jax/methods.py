@@ -197,7 +197,7 @@ def edge_popup(subnetwork: Subnetwork) -> Method:
         params=lambda scores, weights, step: subnetwork.prune(scores, weights),
         weights=lambda scores, weights: weights,
         masks=lambda scores, weights, step: subnetwork.masks(scores),
-        resampling=(0, 0.0),
+        resampling=None if subnetwork.distribution is None else (0, 0.0),
     )
 
 
@@ -212,7 +212,8 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
       sampling_rate: r in [0, 1], the probability that a pruned weight is resampled.
 
     Raises:
-      ValueError: k_per below 1, or a sampling rate outside [0, 1].
+      ValueError: k_per below 1, a sampling rate outside [0, 1], or a subnetwork of
+        given weights (distribution=None), which nothing can resample.
 
     >>> method = iterand(Subnetwork(sparsity=0.5), k_per=300, sampling_rate=1.0)
     >>> params = {"kernel": jnp.zeros((8, 2))}
@@ -224,6 +225,7 @@ def iterand(subnetwork: Subnetwork, *, k_per: int, sampling_rate: float) -> Meth
     _check_subnetwork(subnetwork)
     check_at_least(1, k_per, "k_per is the period in steps")
     check_sampling_rate(sampling_rate)
+    subnetwork.drawn_from  # noqa: B018 - given weights are refused before training
 
     def refresh(key, step, scores, weights):
         key = jax.random.fold_in(key, step)

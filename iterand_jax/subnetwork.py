@@ -71,7 +71,8 @@ class Subnetwork:
         (kept as `Sparsities`: JAX sorts the keys of a dict that passes `jit`). A
         traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
         inside a jitted function lets it follow a schedule.
-      distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param.
+      distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param. None keeps
+        the given weights, pretrained ones say, which are masked and never resampled.
       rules: which leaves are pruned, and what their axes are: see `Rule`. `rules_of`
         reads them from a model. The default ones know matrices (inputs, outputs),
         kernels (height, width, inputs, outputs) and embeddings, and refuse others.
@@ -89,7 +90,7 @@ class Subnetwork:
     """
 
     sparsity: Scalar | Mapping[str, Scalar] = 0.5
-    distribution: str | distributions.Distribution = "signed_constant"
+    distribution: str | distributions.Distribution | None = "signed_constant"
     rules: Sequence[Rule] = DEFAULT_RULES
     scores_dtype: DTypeLike | None = None
 
@@ -108,12 +109,31 @@ class Subnetwork:
             object.__setattr__(self, "sparsity", Sparsities(self.sparsity))
         if self.scores_dtype is not None:
             masks.check_scores_dtype(self.scores_dtype)
-        distributions.get_distribution(self.distribution)
+        if self.distribution is not None:
+            distributions.get_distribution(self.distribution)
         if isinstance(self.sparsity, Mapping):
             for sparsity in self.sparsity.values():
                 masks.check_sparsity(sparsity)
         else:
             masks.check_sparsity(self.sparsity)
+
+    @property
+    def drawn_from(self) -> distributions.Distribution:
+        """The distribution that weights are drawn and resampled from.
+
+        Raises:
+          ValueError: it is None, so that weights are given and not drawn.
+
+        >>> Subnetwork(distribution="kaiming_uniform").drawn_from.name
+        'kaiming_uniform'
+        """
+        if self.distribution is None:
+            raise ValueError(
+                "distribution=None keeps the given weights, so they cannot be "
+                "resampled; possible: edge_popup, or a distribution of "
+                f"{', '.join(distributions.DISTRIBUTIONS)}"
+            )
+        return distributions.get_distribution(self.distribution)
 
     def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, ...]]:
         """The sparsities, and the other fields."""
@@ -140,9 +160,9 @@ class Subnetwork:
 
         Returns:
           (scores, weights), two trees of the structure of params. Pruned leaves of
-          weights follow D_param with the leaf's fan-in, those of scores are Kaiming
-          uniform with the same fan-in (raw: they may be negative). The scores of other
-          leaves are None.
+          weights follow D_param with the leaf's fan-in, or are those of params if the
+          distribution is None; those of scores are Kaiming uniform with the same fan-in
+          (raw: they may be negative). The scores of other leaves are None.
 
         Raises:
           ValueError: no leaf is pruned, a leaf is claimed by no rule, is no array or,
@@ -160,16 +180,23 @@ class Subnetwork:
         (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
         >>> scores["kernel"].shape, scores["bias"]
         ((8, 2), None)
+        >>> pretrained = {"kernel": jnp.array([[3.0], [-4.0]]), "bias": jnp.zeros(1)}
+        >>> keeping = Subnetwork(sparsity=0.5, distribution=None)
+        >>> scores, weights = keeping.init(jax.random.key(0), pretrained)
+        >>> keeping.prune(scores, weights)["kernel"].tolist()
+        [[0.0], [-4.0]]
         """
         check_key(key)
         self._check(params)
-        draw = distributions.get_distribution(self.distribution).sample
+        draw = None if self.distribution is None else self.drawn_from.sample
         draw_scores = distributions.DISTRIBUTIONS["kaiming_uniform"].sample
 
         def init_weights(path, leaf):
             fan_in = self.fan_in(path, leaf)
             if fan_in is None:
                 return leaf
+            if draw is None:
+                return _given(path, leaf)
             own_key = leaf_key(key, path, "weights")
             return placed_as(leaf, draw, own_key, leaf.shape, fan_in, leaf.dtype)
 
@@ -247,7 +274,8 @@ class Subnetwork:
           sampling_rate: r in [0, 1]; may be a traced scalar.
 
         Raises:
-          ValueError: a sampling rate outside [0, 1].
+          ValueError: a sampling rate outside [0, 1], or weights that are given and not
+            drawn (distribution=None).
 
         >>> key, subnetwork = jax.random.key(0), Subnetwork(0.5, "kaiming_uniform")
         >>> params = {"kernel": jnp.zeros((40, 30))}
@@ -270,10 +298,10 @@ class Subnetwork:
         >>> subnetwork.rerandomize_and_count(jax.random.key(1), scores, weights, 1.0)[1]
         Array(600, dtype=int32)
         """
+        redraw = self.drawn_from.redraw
         check_key(key)
         check_sampling_rate(sampling_rate)
         check_pair(scores, weights)
-        redraw = distributions.get_distribution(self.distribution).redraw
         counts = []
 
         def one_leaf(path, mask, leaf_weights):
@@ -433,6 +461,16 @@ def check_sampling_rate(sampling_rate: Scalar) -> None:
     """
     meaning = "sampling_rate is the fraction of pruned weights resampled"
     check_fraction(sampling_rate, meaning, or_one=True)
+
+
+def _given(path: str, leaf: Any) -> Array:
+    """A leaf that keeps its values, if it has them."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"the leaf {path!r} has a shape and no values; distribution=None keeps "
+            f"given ones"
+        )
+    return leaf
 
 
 def _masks_of_slices(scores: Array, stack: Sequence[int], sparsity: Scalar) -> Array:

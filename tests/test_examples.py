@@ -10,8 +10,12 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LEAST = {  # accuracies in %, in the order in which they are printed
     "edge_popup_from_scratch": [90, 94],
+    "fine_tune_fixed_mask": [94, 92],
+    "mask_pretrained_mlp": [95, 93],
     "prune_equinox_model": [93],
     "prune_flax_module": [90],
+    "prune_linen_vit": [92],
+    "prune_nnx_model": [93],
 }
 
 
@@ -21,7 +25,8 @@ def test_each_example_is_tested():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEAST)
-def test_an_example_finds_an_accurate_subnetwork(name, capsys):
+def test_an_example_finds_an_accurate_subnetwork(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
     accuracies = [float(a) for a in re.findall(r"([\d.]+)% of the test", printed)]
@@ -52,6 +57,11 @@ def test_code_lines_are_counted():
 
 def test_the_flax_example_is_30_lines_of_code():
     assert code_lines((EXAMPLES / "prune_flax_module.py").read_text()) <= 30
+
+
+@pytest.mark.parametrize("name", ["fine_tune_fixed_mask", "mask_pretrained_mlp"])
+def test_an_example_of_given_weights_is_50_lines_of_code(name):
+    assert code_lines((EXAMPLES / f"{name}.py").read_text()) <= 50
 
 
 def imported(tree):

@@ -19,7 +19,7 @@ from iterand_jax.analysis.liveness import live_weights
 from iterand_jax.keys import keyed
 from iterand_jax.rules import rules_of
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.tickets.metadata import MAX_REFRESHES
+from iterand_jax.tickets.metadata import MAX_REFRESHES, Draws
 from iterand_jax.tickets.replay import last_redraws
 from iterand_jax.tickets.ticket import load
 from iterand_jax.training.logs import read_lines
@@ -199,7 +199,13 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
 
 def _of_ticket(path: Path) -> Subject:
     ticket = load(path)
-    about, drawn = ticket.description, ticket.description.draws
+    about = ticket.description
+    if "method" not in about.run or not isinstance(about.draws, Draws | None):
+        raise ValueError(
+            f"the ticket {path} is not of a run, which analyze describes; its arrays "
+            f"are those of iterand_jax.load_ticket({str(path)!r})"
+        )
+    drawn = about.draws
     if not leaves_of(ticket.masks):
         raise _no_masks(f"the ticket {path}", about.run["method"])
     draws = None

@@ -1,6 +1,7 @@
 """The metadata of a ticket: the network, its inputs, and the source of its weights."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,6 +58,11 @@ class Draws:
         return self.distribution != "signed_constant" and refreshes <= MAX_REFRESHES
 
     @property
+    def summary(self) -> str:
+        """Where the weights come from, in a line."""
+        return _summary(f"seed {self.seed}", self)
+
+    @property
     def subnetwork(self) -> Subnetwork:
         """How the weights were sampled; its sparsity is not used."""
         if self.fan_ins is None:
@@ -77,18 +83,99 @@ class Draws:
         return self._replay(replay.drawn, numbers)
 
     def _replay(self, function: Callable[..., PyTree], tree: PyTree) -> PyTree:
-        with jax.default_device(_cpu()):
+        def keys():
             root = jax.random.key(self.seed, impl=modes.GENERATOR)
-            replayed = function(
-                keyed(root, "method"),
-                root,
-                self.step,
-                tree,
-                self.subnetwork,
-                k_per=self.k_per,
-                sampling_rate=self.sampling_rate,
+            return keyed(root, "method"), root
+
+        return _replayed(function, keys, self, self.subnetwork, tree)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyDraws:
+    """Where the frozen weights of any tree come from, replayed as those of `Draws`.
+
+    Attributes:
+      distribution: a name in `DISTRIBUTIONS`.
+      fan_ins: of the leaves that were drawn, by path.
+      generator: the name of the keys' generator, `jax.random.key_impl`.
+      key: the data of the key that `Subnetwork.init` was given.
+      refresh_key: the data of the key into which refreshes folded their steps.
+      step: steps done.
+      k_per: the randomization period in steps, 0 for weights never resampled.
+      sampling_rate: r.
+    """
+
+    distribution: str
+    fan_ins: Mapping[str, float]
+    generator: str
+    key: tuple[int, ...]
+    refresh_key: tuple[int, ...]
+    step: int = 0
+    k_per: int = 0
+    sampling_rate: float = 0.0
+
+    def can_be_replayed(self) -> bool:
+        """Whether a replay can rebuild the weights, in reasonable time."""
+        if self.k_per == 0:
+            return True
+        many = self.step // self.k_per > MAX_REFRESHES
+        return self.distribution != "signed_constant" and not many
+
+    @property
+    def summary(self) -> str:
+        """Where the weights come from, in a line."""
+        return _summary("a key", self)
+
+    def fan_in(self, path: str, leaf: Any) -> float | None:
+        """The fan-in of a leaf, None for one that was not drawn."""
+        del leaf
+        return self.fan_ins.get(path)
+
+    def numbers(self, weights: PyTree) -> PyTree:
+        """`replay.draw_numbers` of the weights, None for what jax would narrow."""
+
+        def as_in_jax(leaf):
+            return (
+                leaf
+                if jax.dtypes.canonicalize_dtype(leaf.dtype) == leaf.dtype
+                else None
             )
-            return jax.tree.map(np.asarray, replayed)
+
+        weights = jax.tree.map(as_in_jax, weights)
+        return _replayed(replay.draw_numbers, self._keys, self, self, weights)
+
+    def weights(self, numbers: PyTree) -> PyTree:
+        """`replay.drawn` of these numbers."""
+        return _replayed(replay.drawn, self._keys, self, self, numbers)
+
+    def _keys(self) -> tuple[Array, Array]:
+        words = [np.array(data, np.uint32) for data in (self.key, self.refresh_key)]
+        first, second = (
+            jax.random.wrap_key_data(jnp.asarray(data), impl=self.generator)
+            for data in words
+        )
+        return first, second
+
+
+def _summary(origin: str, draws: "Draws | KeyDraws") -> str:
+    resampled = ""
+    if draws.k_per:
+        resampled = f", resampled {draws.step // draws.k_per:,} times"
+    return f"{draws.distribution} of {origin}{resampled}"
+
+
+def _replayed(
+    function: Callable[..., PyTree],
+    keys: Callable[[], tuple[Array, Array]],
+    times: "Draws | KeyDraws",
+    drawn: replay.Drawn,
+    tree: PyTree,
+) -> PyTree:
+    """What a function of `replay` makes of a tree, on the CPU."""
+    with jax.default_device(_cpu()):
+        rates = {"k_per": times.k_per, "sampling_rate": times.sampling_rate}
+        replayed = function(*keys(), times.step, tree, drawn, **rates)
+        return jax.tree.map(np.asarray, replayed)
 
 
 def _cpu() -> jax.Device:
@@ -107,11 +194,14 @@ class Description:
     """The metadata of a ticket.
 
     Attributes:
-      network: the arguments of `build_network`; dtype as a name.
+      network: the arguments of `build_network`; dtype as a name. {} for a tree of
+        arrays whose network the ticket does not name.
       inputs: (shape, dtype) of each input of the network, for a batch of one.
       mean: per channel, of pixels / 255; None for inputs that are not pixels.
       std: per channel, of pixels / 255.
       draws: how the weights were sampled; None for trained weights.
+      leaves: (shape, dtype) of each array of a tree by its path ("params/..."); None
+        for a network, from which they follow.
       run: further information: dataset, method, sparsity.
       module: the network itself, which is not stored; None to look up its name.
     """
@@ -120,7 +210,8 @@ class Description:
     inputs: tuple[tuple[tuple[int, ...], str], ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    draws: Draws | None = None
+    draws: Draws | KeyDraws | None = None
+    leaves: Mapping[str, tuple[tuple[int, ...], str]] | None = None
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     module: nn.Module | None = dataclasses.field(
         default=None, repr=False, compare=False
@@ -130,6 +221,8 @@ class Description:
         """The fields that a file stores, the inverse of `from_json`."""
         names = [field.name for field in dataclasses.fields(self)]
         fields = {name: getattr(self, name) for name in names if name != "module"}
+        if self.leaves is None:
+            del fields["leaves"]
         draws = None if self.draws is None else dataclasses.asdict(self.draws)
         return fields | {"draws": draws}
 
@@ -139,17 +232,25 @@ class Description:
     ) -> "Description":
         """The description with the fields that `to_json` returned."""
 
-        def as_tuple(value):
-            return None if value is None else tuple(value)
-
-        draws = fields["draws"]
+        numbers = (int, float)
+        of_leaves = fields.get("leaves")
+        network, run = of_type(fields, "network", dict), of_type(fields, "run", dict)
+        if of_leaves is not None:
+            of_leaves = {
+                path: (_shape(leaf[0]), of_type(leaf, 1, str))
+                for path, leaf in of_type(fields, "leaves", dict).items()
+            }
         return cls(
-            network=fields["network"],
-            inputs=tuple((tuple(shape), dtype) for shape, dtype in fields["inputs"]),
-            mean=as_tuple(fields["mean"]),
-            std=as_tuple(fields["std"]),
-            draws=None if draws is None else Draws(**draws),
-            run=fields["run"],
+            network=network,
+            inputs=tuple(
+                (_shape(value[0]), of_type(value, 1, str))
+                for value in of_type(fields, "inputs", list)
+            ),
+            mean=_row(fields, "mean", numbers),
+            std=_row(fields, "std", numbers),
+            draws=_draws_from(fields["draws"]),
+            leaves=of_leaves,
+            run=run,
             module=module,
         )
 
@@ -157,13 +258,27 @@ class Description:
         """The network.
 
         Raises:
-          ValueError: its name is not registered, or its module is not imported.
+          ValueError: its name is not registered or its module not imported, or it
+            is of a tree of arrays.
         """
         if self.module is not None:
             return self.module
-        return build_network(
-            **{**self.network, "dtype": jnp.dtype(self.network["dtype"])}
-        )
+        if "name" not in self.network:
+            raise ValueError(
+                "the ticket is of a tree of arrays and names no network to build or "
+                "apply; its params are put into your own model"
+            )
+        if "num_classes" not in self.network:
+            raise ValueError(
+                f"the network {self.network['name']!r} is described without "
+                f"num_classes; pass the module, or load with like="
+            )
+        return build_network(**{**self.network, "dtype": self.dtype})
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the network's activations, float32 unless it says another."""
+        return jnp.dtype(self.network.get("dtype", "float32"))
 
     def abstract(self) -> PyTree:
         """The network's variables, as shapes and dtypes."""
@@ -175,7 +290,65 @@ class Description:
         network = self.build()
         if self.mean is not None and self.std is not None:
             images, *rest = inputs
-            dtype = jnp.dtype(self.network["dtype"])
-            images = augment.normalize(images, self.mean, self.std, dtype)
+            images = augment.normalize(images, self.mean, self.std, self.dtype)
             inputs = images, *rest
         return network.apply(variables, *inputs)  # type: ignore[return-value]
+
+
+def of_type(fields: Any, name: Any, types: type | tuple[type, ...]) -> Any:
+    """A field of a type; True and False are no numbers.
+
+    Raises:
+      ValueError: there is none, or one of another type.
+    """
+    try:
+        value = fields[name]
+    except (LookupError, TypeError):
+        raise ValueError(f"it has no field {name!r}") from None
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise ValueError(f"its field {name!r} is {value!r:.60}")
+    return value
+
+
+def _row(fields: Mapping, name: str, types) -> tuple | None:
+    if fields.get(name) is None:
+        return None
+    row = of_type(fields, name, list)
+    return tuple(of_type(row, i, types) for i in range(len(row)))
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    shape = tuple(of_type(sizes, i, int) for i in range(len(sizes)))
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a shape of the file is {shape}")
+    return shape
+
+
+def _draws_from(fields: Any) -> Draws | KeyDraws | None:
+    """The draws of a file's fields, which are checked as they start a computation."""
+    if fields is None:
+        return None
+    step, k_per = of_type(fields, "step", int), of_type(fields, "k_per", int)
+    rate = of_type(fields, "sampling_rate", (int, float))
+    if min(step, k_per) < 0 or max(step, k_per) > 2**31 - 1 or not 0 <= rate <= 1:
+        raise ValueError(
+            f"its draws have the step {step}, k_per {k_per}, sampling_rate {rate}"
+        )
+    rates = {"step": step, "k_per": k_per, "sampling_rate": rate}
+    distribution = of_type(fields, "distribution", str)
+    fan_ins = None
+    if fields.get("fan_ins") is not None:
+        fan_ins = of_type(fields, "fan_ins", dict)
+        if not all(0 < of_type(fan_ins, x, (int, float)) < math.inf for x in fan_ins):
+            raise ValueError("its draws have a fan-in that cannot be")
+    if "key" not in fields:
+        seed = of_type(fields, "seed", int)
+        return Draws(seed=seed, distribution=distribution, fan_ins=fan_ins, **rates)
+    return KeyDraws(
+        distribution=distribution,
+        fan_ins=fan_ins or {},
+        generator=of_type(fields, "generator", str),
+        key=_row(fields, "key", int) or (),
+        refresh_key=_row(fields, "refresh_key", int) or (),
+        **rates,
+    )

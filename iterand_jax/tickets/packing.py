@@ -25,6 +25,7 @@ import numpy as np
 from iterand_jax.tickets.replay import NO_DRAW
 
 _WINDOW = -15  # raw deflate, without header and checksum
+MOST = 2**31 - 1  # weights of a leaf
 
 
 class Leaf(NamedTuple):
@@ -53,6 +54,8 @@ def pack(path: str, leaf: Leaf) -> dict[str, np.ndarray]:
     # Signs and one magnitude, else draw numbers, else the weights.
     kept = weights[mask]
     packed = {f"mask/{path}": np.packbits(mask)}
+    if numbers is not None and not numbers[mask].any():
+        return packed  # the first draw
     sizes = np.abs(kept)
     if kept.size and np.all(sizes == sizes[0]):
         packed[f"sign/{path}"] = np.packbits(np.signbit(kept))
@@ -60,8 +63,6 @@ def pack(path: str, leaf: Leaf) -> dict[str, np.ndarray]:
         return packed
     if numbers is not None and NO_DRAW not in numbers[mask]:
         redrawn = np.flatnonzero(numbers[mask])
-        if not redrawn.size:
-            return packed
         gap = encode(np.diff(redrawn, prepend=-1) - 1)
         draw = encode(numbers[mask][redrawn])
         if gap.nbytes + draw.nbytes < kept.nbytes:
@@ -76,39 +77,61 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
       ValueError: an array is missing, or has the wrong number of entries.
     """
 
-    def get(kind: str, count: int) -> np.ndarray | None:
+    def get(kind: str, count: int, dtype=None) -> np.ndarray | None:
         array = packed.get(f"{kind}/{path}")
-        if array is not None and array.size != count:
+        if array is None:
+            return None
+        if array.size != count:
             raise ValueError(
                 f"{kind}/{path} has {array.size} entries where {count} are needed"
             )
-        return array
+        if dtype is not None and array.dtype != dtype:
+            raise ValueError(f"{kind}/{path} is of {array.dtype}; possible: {dtype}")
+        return array.ravel()
 
     whole = get("leaf", like.size)
     if whole is not None:
         return Leaf(whole.reshape(like.shape))
-    bits = get("mask", -(-like.size // 8))
+    bits = get("mask", -(-like.size // 8), np.uint8)
     if bits is None:
         raise ValueError(f"there is neither leaf/{path} nor mask/{path}")
     mask = np.unpackbits(bits, count=like.size).astype(bool).reshape(like.shape)
     weights = np.zeros(like.shape, like.dtype)
     count = int(np.count_nonzero(mask))
-    signs, kept = get("sign", -(-count // 8)), get("kept", count)
+    signs, kept = get("sign", -(-count // 8), np.uint8), get("kept", count)
     if signs is not None:
-        scale = packed[f"scale/{path}"]
+        scale = get("scale", 1)
+        if scale is None:
+            raise ValueError(f"there is sign/{path} and no scale/{path}")
         negative = np.unpackbits(signs, count=count).astype(bool)
         weights[mask] = np.where(negative, -scale, scale)
         return Leaf(weights, mask)
     if kept is not None:
         weights[mask] = kept
         return Leaf(weights, mask)
-    of_kept = np.zeros(count, np.int32)
-    if f"draw/{path}" in packed:
-        redrawn = np.cumsum(decode(packed[f"gap/{path}"]) + 1) - 1
-        of_kept[redrawn] = decode(packed[f"draw/{path}"])
     numbers = np.zeros(like.shape, np.int32)
-    numbers[mask] = of_kept
+    numbers[mask] = _draw_numbers(path, packed, count)
     return Leaf(weights, mask, numbers)
+
+
+def _draw_numbers(
+    path: str, packed: Mapping[str, np.ndarray], count: int
+) -> np.ndarray:
+    """The number of the draw of each kept weight, (count,) int32."""
+    numbers = np.zeros(count, np.int32)
+    if f"draw/{path}" not in packed:
+        return numbers
+    if f"gap/{path}" not in packed:
+        raise ValueError(f"there is draw/{path} and no gap/{path}")
+    gaps = decode(packed[f"gap/{path}"], count)
+    drawn = decode(packed[f"draw/{path}"], count)
+    places = np.cumsum(gaps.astype(np.int64) + 1) - 1
+    if gaps.size != drawn.size or min(gaps.min(initial=0), drawn.min(initial=0)) < 0:
+        raise ValueError(f"gap/{path} and draw/{path} are not of the same weights")
+    if places.max(initial=0) >= max(count, 1):
+        raise ValueError(f"gap/{path} leads past the last of {count} kept weights")
+    numbers[places] = drawn
+    return numbers
 
 
 def encode(numbers: np.ndarray) -> np.ndarray:
@@ -127,10 +150,23 @@ def encode(numbers: np.ndarray) -> np.ndarray:
     return np.frombuffer(bytes([width]) + code, np.uint8)
 
 
-def decode(code: np.ndarray) -> np.ndarray:
-    """The integers (n,), int32: the inverse of `encode`."""
-    width = int(code[0])
-    planes = np.frombuffer(zlib.decompress(code[1:].tobytes(), _WINDOW), np.uint8)
+def decode(code: np.ndarray, most: int = MOST) -> np.ndarray:
+    """The integers (n,), int32: the inverse of `encode`.
+
+    Raises:
+      ValueError: a code that no numbers have, or of more numbers than `most`.
+    """
+    width = int(code.flat[0]) if code.size and code.dtype == np.uint8 else 0
+    if not 1 <= width <= 4:
+        raise ValueError("a code of numbers does not start with their bytes, 1 to 4")
+    inflate = zlib.decompressobj(_WINDOW)
+    try:
+        content = inflate.decompress(code[1:].tobytes(), width * most + 1)
+    except zlib.error as error:
+        raise ValueError(f"a code of numbers is damaged: {error}") from error
+    if len(content) > width * most or not inflate.eof or len(content) % width:
+        raise ValueError(f"a code does not hold whole numbers, at most {most}")
+    planes = np.frombuffer(content, np.uint8)
     numbers = np.zeros((planes.size // width, 4), np.uint8)
     numbers[:, :width] = planes.reshape(width, -1).T
     return numbers.view("<i4").ravel()

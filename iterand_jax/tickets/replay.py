@@ -16,7 +16,7 @@ weights from them.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from jax import Array, lax
 
 from iterand_jax.distributions import Distribution, get_distribution
 from iterand_jax.keys import leaf_key
-from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import path_string
 
 __all__ = ["last_redraws"]
@@ -33,11 +32,22 @@ PyTree = Any
 NO_DRAW = -1
 
 
+class Drawn(Protocol):
+    """What says how weights are drawn: a `Subnetwork`, or what a ticket has of it."""
+
+    @property
+    def distribution(self) -> str | Distribution | None:
+        """The distribution or its name."""
+
+    def fan_in(self, path: str, leaf: Any) -> float | None:
+        """The fan-in of a leaf, None for one that is not drawn."""
+
+
 def last_redraws(
     key: Array,
     step: int,
     weights: PyTree,
-    subnetwork: Subnetwork,
+    subnetwork: Drawn,
     *,
     k_per: int,
     sampling_rate: float,
@@ -64,7 +74,7 @@ def last_redraws(
       ValueError: signed constants, whose draws cannot be distinguished.
 
     >>> import jax
-    >>> from iterand_jax import iterand
+    >>> from iterand_jax import Subnetwork, iterand
     >>> subnetwork = Subnetwork(sparsity=0.5, distribution="kaiming_uniform")
     >>> key, options = jax.random.key(0), {"k_per": 10, "sampling_rate": 1.0}
     >>> method = iterand(subnetwork, **options)
@@ -78,7 +88,7 @@ def last_redraws(
     >>> last["kernel"].tolist()
     [[0, 0], [1, 1]]
     """
-    distribution = get_distribution(subnetwork.distribution)
+    distribution = _distribution(subnetwork)
     if distribution.name == "signed_constant":
         raise ValueError(
             "the last resampling of a signed constant cannot be found from its value; "
@@ -100,7 +110,7 @@ def draw_numbers(
     key: Array,
     step: int,
     weights: PyTree,
-    subnetwork: Subnetwork,
+    subnetwork: Drawn,
     *,
     k_per: int,
     sampling_rate: float,
@@ -138,7 +148,7 @@ def drawn(
     key: Array,
     step: int,
     numbers: PyTree,
-    subnetwork: Subnetwork,
+    subnetwork: Drawn,
     *,
     k_per: int,
     sampling_rate: float,
@@ -162,13 +172,21 @@ class _Draws(NamedTuple):
     fan_in: float
 
 
-def _map_drawn(f, tree: PyTree, subnetwork: Subnetwork) -> PyTree:
+def _distribution(subnetwork: Drawn) -> Distribution:
+    if subnetwork.distribution is None:
+        raise ValueError("distribution=None: the weights were given and never drawn")
+    return get_distribution(subnetwork.distribution)
+
+
+def _map_drawn(f, tree: PyTree, subnetwork: Drawn) -> PyTree:
     """Maps f(path, leaf, draws) over the sampled leaves; the others become None."""
-    distribution = get_distribution(subnetwork.distribution)
+    distribution = _distribution(subnetwork)
 
     def one_leaf(key_path, leaf):
         path = path_string(key_path)
-        fan_in = subnetwork.fan_in(path, leaf)
+        # The leaf may be of numbers of draws, and a rule asks for floats.
+        like = jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+        fan_in = subnetwork.fan_in(path, like)
         return None if fan_in is None else f(path, leaf, _Draws(distribution, fan_in))
 
     return jax.tree_util.tree_map_with_path(one_leaf, tree)
@@ -185,7 +203,7 @@ def _redraw_keys(key: Array, path: str, step: int, k_per: int) -> Array:
 def _first_number(init_key: Array, path: str, leaf: Array, draws: _Draws) -> Array:
     """0 where the initial draw equals the weight, else `NO_DRAW`."""
     first = _first(leaf_key(init_key, path, "weights"), leaf, draws)
-    return jnp.where(first == leaf, 0, NO_DRAW)
+    return jnp.where(first.astype(leaf.dtype) == leaf, 0, NO_DRAW)
 
 
 @functools.partial(jax.jit, static_argnames="draws")

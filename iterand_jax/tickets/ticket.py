@@ -12,7 +12,6 @@ Pruned weights are read back as 0.0, whatever their sign was.
 
 import dataclasses
 import functools
-import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,20 +25,19 @@ from jax import Array
 
 from iterand_jax.data.text import WORDS, Vocabulary, as_lines, from_lines
 from iterand_jax.runtime import compilation, modes
-from iterand_jax.runtime.files import write_atomically
-from iterand_jax.tickets import packing
+from iterand_jax.tickets import container, packing, tree
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.trees import leaves_of, path_string, sha256
 
 __all__ = ["Ticket"]
 
 PyTree = Any
-VERSION = 1
-METADATA = "iterand_jax_ticket"
+OF_NETWORK, OF_TREE = 1, 2  # versions of the file
 VOCABULARY = "vocabulary"
+MOST_WORDS = 2**26  # bytes of a vocabulary
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Ticket:
     """A subnetwork that can be applied; its arrays are on the host.
 
@@ -100,6 +98,8 @@ class Ticket:
         >>> kernel, mask = np.array([1.0, 2.0, 3.0]), np.array([0, 1, 1])
         >>> Ticket.of(described, {"kernel": kernel}, {"kernel": mask}, {}).params
         {'kernel': array([0., 2., 3.])}
+
+        A file of it is read with `load(path, like={"kernel": kernel})`.
         """
         masks = jax.tree.map(lambda mask: np.asarray(mask) != 0, masks)
         params = jax.tree.map(
@@ -115,6 +115,25 @@ class Ticket:
             batch_stats=jax.tree.map(np.asarray, batch_stats),
             words=None if words is None else tuple(words),
         )
+
+    def __repr__(self) -> str:
+        """What it is of, how much is kept, and where the weights come from."""
+        leaves, masks = leaves_of(self.params), leaves_of(self.masks)
+        total = sum(leaf.size for leaf in leaves.values())
+        of_masks = sum(mask.size for mask in masks.values())
+        kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+        about = self.description
+        network = about.network.get("name", "a tree of arrays")
+        lines = [
+            f"Ticket of {network}: {total:,} parameters in {len(leaves)} leaves",
+            f"  masks keep {kept:,} of {of_masks:,} weights in {len(masks)} leaves",
+            f"  weights: {'as stored' if about.draws is None else about.draws.summary}",
+        ]
+        if self.batch_stats:
+            lines.append(f"  batch_stats: {len(leaves_of(self.batch_stats))} arrays")
+        if self.words is not None:
+            lines.append(f"  vocabulary: {len(self.words):,} words")
+        return "\n".join(lines)
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -165,7 +184,7 @@ class Ticket:
                [3, 0, 0]], dtype=int32), array([3, 1], dtype=int32))
         """
         if self._vocabulary is None:
-            name = self.description.network["name"]
+            name = self.description.network.get("name")
             raise ValueError(f"the ticket of the network {name} has no vocabulary")
         if isinstance(texts, str):
             raise ValueError(f"texts is one text, {texts[:30]!r}; possible: a list")
@@ -178,7 +197,7 @@ class Ticket:
     @functools.cached_property
     def _program(self):
         description = self.description
-        options = compilation.compiler_options(description.network["dtype"])
+        options = compilation.compiler_options(description.dtype.name)
         return jax.jit(description.logits, compiler_options=options)
 
     @functools.cached_property
@@ -186,6 +205,11 @@ class Ticket:
         return jax.device_put(self.variables)
 
     def _check(self, inputs) -> None:
+        if not self.description.inputs:
+            raise ValueError(
+                "the ticket says no inputs of a network, so it has nothing to apply; "
+                "its params are put into your own model"
+            )
         expected = [("N", *shape[1:]) for shape, _ in self.description.inputs]
         shapes = [np.shape(x) for x in inputs]
         ranks = [len(shape) for shape in shapes]
@@ -214,79 +238,85 @@ class Ticket:
 
 
 def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
-    """Writes a ticket; returns its arrays by their names in the file."""
-    from safetensors import numpy as safetensors
+    """Writes a ticket; returns its arrays by their names in the file.
 
+    Raises:
+      ValueError: an array of a dtype that a file cannot hold.
+    """
     # Safetensors writes the memory buffer, which is wrong for a transposed array.
     packed = _pack(ticket)
-    arrays = {name: np.asarray(array, order="C") for name, array in packed.items()}
-    fields = {"version": VERSION, **ticket.description.to_json()}
+    as_bits = container.as_bits if ticket.description.leaves is not None else np.asarray
+    arrays = {
+        name: as_bits(np.asarray(array, order="C")) for name, array in packed.items()
+    }
+    for name, array in arrays.items():
+        if array.dtype.name not in container.NATIVE:
+            raise ValueError(
+                f"the leaf {name.split('/', 1)[1]!r} is of {array.dtype}; possible: "
+                f"{', '.join(container.DTYPES)}"
+            )
+    version = OF_NETWORK if ticket.description.leaves is None else OF_TREE
+    fields = {"version": version, **ticket.description.to_json()}
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
-    fields["sha256"] = _content_digest(fields, arrays)
-    metadata = {METADATA: json.dumps(fields, sort_keys=True)}
-    write_atomically(path, safetensors.save(arrays, metadata))
+    container.write(path, fields, arrays)
     return arrays
 
 
 @modes.fixed()
-def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> Ticket:
+def load(
+    path: str | os.PathLike[str],
+    network: nn.Module | None = None,
+    *,
+    like: PyTree = None,
+    batch_stats: PyTree = None,
+) -> Ticket:
     """Reads a ticket and rebuilds its weights, bit for bit.
 
     A custom network is passed as an argument, registered, or in an imported module.
+    Any other tree is read in the structure of `like`.
 
     Weights that follow from a seed are rebuilt by replaying the draws of the run: from
     under a second for a small network to minutes for a large one that was re-randomized
     a thousand times.
 
+    Args:
+      path: of the file.
+      network: that the ticket names and does not contain.
+      like: a tree of the parameters' structure, shapes and dtypes (arrays or
+        `jax.ShapeDtypeStruct`). Without it, params of a tree are {path: array}.
+      batch_stats: a tree of the running statistics' structure; without it they are
+        {path: array} where no network says their structure.
+
     Raises:
-      ValueError: the file is missing, truncated, not a ticket or of another version, or
-        a checksum does not match.
+      ValueError: in one line: the file is missing, truncated, not a ticket, of another
+        version, a checksum does not match, or it is of another tree than `like`.
     """
-    fields, arrays = _read(Path(path))
-    if fields.get("version") != VERSION:
+    fields, arrays = container.read(Path(path))
+    if fields.get("version") not in (OF_NETWORK, OF_TREE):
         raise ValueError(
-            f"{path} is a ticket of version {fields.get('version')!r}; "
-            f"possible: {VERSION!r}"
+            f"{path} is a ticket of version {fields.get('version')!r:.60}; "
+            f"possible: {OF_NETWORK!r}, {OF_TREE!r}"
         )
-    if fields.pop("sha256", None) != _content_digest(fields, arrays):
+    if fields.pop("sha256", None) != container.content_digest(fields, arrays):
         raise ValueError(f"{path} is damaged: its checksum does not match")
-    description = Description.from_json(fields, network)
+    name = "a tree"
     try:
-        ticket = _unpack(description, arrays)
-    except ValueError as error:
-        network = description.network["name"]
+        description = Description.from_json(fields, network)
+        named = " ".join(str(description.network.get("name", "")).split())
+        name = f"the network {named:.60}"
+        name = "a tree" if fields["version"] == OF_TREE else name
+        ticket = _unpack(description, arrays, like, batch_stats)
+        same = fields["rebuilt_sha256"] == _rebuilt_digest(ticket)
+    except Exception as error:  # of a made-up file any
         raise ValueError(
-            f"{path} cannot be rebuilt as the network {network}: {error}"
+            f"{path} cannot be rebuilt as {name}: {container.one_line(error)}"
         ) from error
-    if fields["rebuilt_sha256"] != _rebuilt_digest(ticket):
+    if not same:
         raise ValueError(
             f"{path} is intact, but jax {jax.__version__} samples other weights here "
             f"than where it was written"
         )
     return ticket
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The metadata and the arrays of a file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get(METADATA)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise ValueError(f"cannot read the ticket {path}: {error}") from error
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete ticket: {error}") from error
-    if text is None:
-        raise ValueError(f"{path} is a safetensors file, but not a ticket")
-    try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: its metadata is not JSON") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} is damaged: its metadata is not a JSON object")
-    return fields, arrays
 
 
 def _pack(ticket: Ticket) -> dict[str, np.ndarray]:
@@ -306,33 +336,57 @@ def _pack(ticket: Ticket) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _unpack(description: Description, arrays: Mapping[str, np.ndarray]) -> Ticket:
-    abstract = description.abstract()
+def _unpack(
+    description: Description,
+    arrays: Mapping[str, np.ndarray],
+    like: PyTree,
+    like_statistics: PyTree,
+) -> Ticket:
+    abstract, statistics = tree.abstract(description, arrays, like, like_statistics)
+    arrays = tree.in_their_dtypes(description, arrays)
     leaves = {
-        path: packing.unpack(path, like, arrays)
-        for path, like in leaves_of(abstract["params"]).items()
+        path: packing.unpack(path, leaf, arrays)
+        for path, leaf in leaves_of(abstract).items()
     }
-    structure = jax.tree.structure(abstract["params"])
-    weights, masks, numbers = (
-        jax.tree.unflatten(structure, column)
-        for column in zip(*leaves.values(), strict=True)
-    )
+    structure = jax.tree.structure(abstract)
+    columns = zip(*leaves.values(), strict=True) if leaves else ((), (), ())
+    weights, masks, numbers = (jax.tree.unflatten(structure, x) for x in columns)
     # Leaves with draw numbers are rebuilt by a replay; the others were stored.
     if leaves_of(numbers):
-        if description.draws is None:
-            raise ValueError("kept weights are missing")
-        drawn = description.draws.weights(numbers)
-        weights = jax.tree.map(
-            lambda w, d: w if d is None else d, weights, drawn, is_leaf=_is_none
-        )
-    statistics = jax.tree_util.tree_map_with_path(
-        lambda path, _: arrays[f"batch_stats/{path_string(path)}"],
-        abstract.get("batch_stats", {}),
-    )
-    words = None
-    if VOCABULARY in arrays:
-        words = from_lines(zlib.decompress(arrays[VOCABULARY].tobytes()).decode())
+        weights = _drawn(description, weights, numbers)
+
+    def statistic(path, leaf):
+        name = f"batch_stats/{path_string(path)}"
+        if arrays[name].shape != leaf.shape:
+            raise ValueError(f"{name} is of {arrays[name].shape}, not {leaf.shape}")
+        return arrays[name]
+
+    statistics = jax.tree_util.tree_map_with_path(statistic, statistics)
+    words = _words(arrays[VOCABULARY]) if VOCABULARY in arrays else None
     return Ticket.of(description, weights, masks, statistics, words)
+
+
+def _drawn(description: Description, weights: PyTree, numbers: PyTree) -> PyTree:
+    """The weights, those with numbers of draws drawn again."""
+    draws = description.draws
+    if draws is None:
+        raise ValueError("kept weights are missing")
+    if not draws.can_be_replayed():
+        raise ValueError(f"its weights would have to be replayed: {draws.summary}")
+    return jax.tree.map(
+        lambda w, d: w if d is None else d.astype(w.dtype),
+        weights,
+        draws.weights(numbers),
+        is_leaf=_is_none,
+    )
+
+
+def _words(lines: np.ndarray) -> tuple[str, ...]:
+    inflate = zlib.decompressobj()
+    text = inflate.decompress(lines.tobytes(), MOST_WORDS)
+    if not inflate.eof:
+        raise ValueError(f"its vocabulary is cut, or of over {MOST_WORDS:,} bytes")
+    return from_lines(text.decode())
 
 
 def _is_none(leaf) -> bool:
@@ -340,10 +394,5 @@ def _is_none(leaf) -> bool:
 
 
 def _rebuilt_digest(ticket: Ticket) -> str:
-    trees = {"masks": ticket.masks, **ticket.variables}
-    return sha256(leaves_of(trees))
-
-
-def _content_digest(fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    text = np.frombuffer(json.dumps(fields, sort_keys=True).encode(), np.uint8)
-    return sha256({"metadata": text, **arrays})
+    leaves = leaves_of({"masks": ticket.masks, **ticket.variables})
+    return sha256({path: container.as_bits(leaf) for path, leaf in leaves.items()})

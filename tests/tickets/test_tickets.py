@@ -17,7 +17,7 @@ from iterand_jax.methods import METHODS
 from iterand_jax.networks import NETWORKS
 from iterand_jax.runtime import modes
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.tickets import metadata
+from iterand_jax.tickets import container, metadata
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description, Draws
 from iterand_jax.tickets.ticket import Ticket
@@ -182,7 +182,7 @@ def test_a_ticket_is_the_same_bytes_twice_and_reads_like_a_text(tmp_path):
     content = (tmp_path / "a").read_bytes()
     assert content == (tmp_path / "b").read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
-    text = json.loads(content[8 : 8 + size])["__metadata__"][tickets.METADATA]
+    text = json.loads(content[8 : 8 + size])["__metadata__"][container.METADATA]
     fields = json.loads(text)
     assert fields["network"]["name"] == "conv2"
     assert fields["draws"]["seed"] == 3
@@ -259,9 +259,9 @@ def rewrite(path, change):
     """Changes the fields of a ticket's metadata."""
     arrays = safetensors.load_file(path)
     with tickets_open(path) as file:
-        fields = json.loads(file.metadata()[tickets.METADATA])
+        fields = json.loads(file.metadata()[container.METADATA])
     change(fields, arrays)
-    path.write_bytes(safetensors.save(arrays, {tickets.METADATA: json.dumps(fields)}))
+    path.write_bytes(safetensors.save(arrays, {container.METADATA: json.dumps(fields)}))
 
 
 def tickets_open(path):
@@ -297,12 +297,12 @@ def test_a_changed_bit_anywhere_is_refused(written):
 
 def test_other_versions_files_and_contents_are_refused(written, tmp_path):
     content = written.read_bytes()
-    rewrite(written, lambda fields, _: fields.update(version=2))
-    assert "of version 2; possible: 1" in refused(written)
+    rewrite(written, lambda fields, _: fields.update(version=3))
+    assert "of version 3; possible: 1, 2" in refused(written)
 
     written.write_bytes(content)
     rewrite(written, lambda fields, _: fields.update(version="1"))
-    assert "of version '1'; possible: 1" in refused(written)
+    assert "of version '1'; possible: 1, 2" in refused(written)
 
     written.write_bytes(content)
     rewrite(written, lambda fields, _: fields["network"].update(width=0.5))
@@ -311,7 +311,7 @@ def test_other_versions_files_and_contents_are_refused(written, tmp_path):
     def other_network(fields, arrays):
         fields["network"]["name"] = "lenet"
         del fields["sha256"]
-        fields["sha256"] = tickets._content_digest(fields, arrays)
+        fields["sha256"] = container.content_digest(fields, arrays)
 
     written.write_bytes(content)
     rewrite(written, other_network)
@@ -326,7 +326,7 @@ def test_other_versions_files_and_contents_are_refused(written, tmp_path):
 @pytest.mark.parametrize("text", ["3", "[]", "null", '"x"', "true", "{", ""])
 def test_metadata_that_is_no_object_is_refused(text, tmp_path):
     path = tmp_path / "ticket"
-    safetensors.save_file({"x": np.zeros(3)}, path, {tickets.METADATA: text})
+    safetensors.save_file({"x": np.zeros(3)}, path, {container.METADATA: text})
     assert "is damaged: its metadata is " in refused(path)
 
 
