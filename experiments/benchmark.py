@@ -40,14 +40,14 @@ METHODS = ("iterand", "sgd")
 
 
 class Plan(NamedTuple):
-    """What is measured.
+    """What the benchmark measures.
 
     Attributes:
-      networks: by name, the config and its fields that are set.
-      scaled: the config whose width and batch vary, and its fields.
-      widths: rho.
+      networks: by name, the config and the fields to set.
+      scaled: the config whose width and batch size vary, and the fields to set.
+      widths: rho, the width factors.
       batches: batch sizes.
-      parameters: numbers of weights of which masks are made.
+      parameters: numbers of weights for the scaling of masks.
       repetitions: samples of each program.
     """
 
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
 
 def plan(platform: str, *, quick: bool) -> Plan:
-    """What is measured on a platform, "cpu" or "gpu"."""
+    """The plan for a platform, "cpu" or "gpu"."""
     fields = {} if platform == "cpu" else {"dtype": "bfloat16"}
     if quick:
         tiny = {
@@ -83,7 +83,7 @@ def plan(platform: str, *, quick: bool) -> Plan:
         widths=(0.25, 0.5, 1, 2),
         batches=(32, 64, 128, 256),
         parameters=[10**n for n in range(4, 9)],
-        repetitions=3 if platform == "cpu" else 20,  # of seconds each on a CPU
+        repetitions=3 if platform == "cpu" else 20,  # each takes seconds on a CPU
     )
 
 
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the folder that the record, tables and plot go to",
     )
     flags = parser.parse_args(arguments)
-    # Asked of another process: this one must not take the device's memory yet.
+    # Queried in another process: this one must not allocate device memory yet.
     platform = _python("import jax; print(jax.default_backend())", os.environ)
     peer = _peer(parser, platform) if flags.peer else None
     try:
@@ -126,7 +126,7 @@ def file_name(device: str) -> str:
 
 
 def measure(platform: str, *, quick: bool, peer: Any = None) -> dict[str, Any]:
-    """The record; peer is the module `benchmark_peer`, if it is to be measured."""
+    """Measures everything; `peer` is the module `benchmark_peer`, if to be measured."""
     start = time.perf_counter()
 
     def say(what: str) -> None:
@@ -165,7 +165,7 @@ def measure(platform: str, *, quick: bool, peer: Any = None) -> dict[str, Any]:
 def measure_network(
     name: str, fields: Fields, repetitions: int, peer: Any = None
 ) -> dict[str, Any]:
-    """All programs of a network, by turns."""
+    """Times all programs of a network, interleaved."""
     calls: dict[str, Callable[[], Any]] = {}
     units = {}
     runs = {m: synthetic.build(name, method=m, **fields) for m in METHODS}
@@ -179,7 +179,7 @@ def measure_network(
     calls |= programs.phases(run, states["iterand"], batch)
     pruning = programs.pruning(run.weights(run.abstract), sparsity=run.config.sparsity)
     calls["all masks"] = pruning.pop("masks")
-    del pruning["re-randomization"]  # the run's own is there
+    del pruning["re-randomization"]  # the phases of the run include it
     calls |= pruning
     if peer:
         theirs = peer.programs(run, states["iterand"], batch)
@@ -198,7 +198,7 @@ def measure_network(
 
 
 def measure_widths(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """IteRand's step against the parameters of a network that widens."""
+    """IteRand's step by the number of parameters, as the network widens."""
     name, fields = todo.scaled
     rows = []
     for width in todo.widths:
@@ -209,7 +209,7 @@ def measure_widths(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any
 
 
 def measure_batches(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """IteRand's step against the images of a batch."""
+    """IteRand's step by the batch size."""
     name, fields = todo.scaled
     rows = []
     for size in todo.batches:
@@ -220,7 +220,7 @@ def measure_batches(todo: Plan, say: Callable[[str], None]) -> list[dict[str, An
 
 
 def measure_replicas(todo: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """A step of one seed, alone and beside two others in one program."""
+    """A step of one seed alone, and of three seeds in one program."""
     name, fields = todo.scaled
     width = todo.widths[0]
     say(f"{name} at width {width:g}: three seeds in one program")
@@ -236,7 +236,7 @@ def measure_replicas(todo: Plan, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def measure_parameters(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Masks, re-randomization and a copy against the number of weights."""
+    """Masks, re-randomization and a copy by the number of weights."""
     rows = []
     for number in todo.parameters:
         say(f"masks and re-randomization of {number:,} weights")
@@ -249,9 +249,9 @@ def measure_parameters(todo: Plan, say: Callable[[str], None]) -> list[dict[str,
 
 
 def measure_first_step(name: str, fields: Fields) -> dict[str, Any]:
-    """Seconds of two processes that take a first step, the second with a cache.
+    """Seconds to the first step of two processes, the second with a warm cache.
 
-    "process" is from its start to its end, imports included.
+    "process" is the whole process, imports included.
     """
     with tempfile.TemporaryDirectory() as cache:
         kinds = ("compiled", "cached")
@@ -268,7 +268,7 @@ def _first_step_of_a_process(name: str, fields: Fields, cache: str) -> dict[str,
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA doubts that cached programs fit the machine
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA warns of cached programs' CPU features
     }
     start = time.perf_counter()
     printed = _python(script, environment)

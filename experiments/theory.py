@@ -35,7 +35,7 @@ TEMPLATE = Path(__file__).with_name("theorem") / "template.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs every measurement, draw the figures and write the page."""
+    """Runs every measurement, draws the figures and writes the page."""
     parser = argparse.ArgumentParser(prog="python -m experiments.theory")
     parser.add_argument("--out", type=files.path, help="the folder to write to")
     parser.add_argument("--quick", action="store_true", help="tiny, to test the code")
@@ -173,7 +173,7 @@ def slopes(data: Data) -> str:
 
 
 def networks(data: Data) -> str:
-    """Returns how networks fared at the first R, the first beyond (B)'s, the last."""
+    """Returns networks' results at the first R, the first beyond (B)'s, the last."""
     rows = []
     for dims, result in data["results"].items():
         R = result["R"]
@@ -189,7 +189,7 @@ def networks(data: Data) -> str:
 
 
 def blind(data: Data) -> str:
-    """Returns blind re-draws at the end of the run beside the oracle's R."""
+    """Returns blind resampling at the end of the run beside the oracle's R."""
     rows = []
     for (w, width), panel in data["panels"].items():
         enough = [
@@ -238,7 +238,7 @@ def coverage(data: Data) -> str:
 
 
 def comparison() -> str:
-    """Returns the comparators' hidden widths for one small setting."""
+    """Returns the hidden widths of the compared theorems for a small setting."""
     rows = theory.compare_bounds((16, 16, 16), 0.1, 0.1, 5000, C=1.0)
     return markdown(
         ["theorem", "hidden widths", "remark"],
@@ -247,7 +247,7 @@ def comparison() -> str:
 
 
 def provenance(seconds: float) -> str:
-    """Returns how long the run took and with what."""
+    """Returns the duration of the run, the platform and the versions."""
     device = jax.devices()[0].platform
     return (
         f"{seconds:.0f} s on {os.cpu_count()} cores, "

@@ -1,8 +1,8 @@
-"""What a function was given in the place of what it takes, said in one line.
+"""Checks of arguments, which raise errors of one line.
 
-Mistakes of hand (a key and a tree swapped, an activation function among the arrays, a
+Simple mistakes (a key and a tree swapped, an activation function among the arrays, a
 number as text) are refused here, by name or path, before anything compiles. Traced
-values have a type and no value yet: of them only the type is checked.
+values have a type but no value yet: only their type is checked.
 """
 
 import numbers
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def described(value: Any) -> str:
-    """A value as an error names it: an array by dtype and shape, others as they print.
+    """A value as errors show it: an array by dtype and shape, others by their repr.
 
     >>> described(np.zeros((2, 3))), described("0.5"), described([1] * 100)
     ('an array of float64 (2, 3)', "'0.5'", 'a list')
@@ -64,17 +64,19 @@ def check_fraction(value: Any, meaning: str, *, or_one: bool) -> None:
 
 
 def check_at_least(least: int, value: Any, meaning: str) -> None:
-    """Raises ValueError unless a value is a whole number of at least `least`.
+    """Raises ValueError unless a value is an integer of at least `least`.
 
     >>> check_at_least(1, 1.5, "k_per is the period in steps")
     Traceback (most recent call last):
     ...
-    ValueError: k_per is the period in steps, a whole number of at least 1; got 1.5
+    ValueError: k_per is the period in steps and must be an integer of at least 1; \
+got 1.5
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(
-            f"{meaning}, a whole number of at least {least}; got {described(value)}"
+            f"{meaning} and must be an integer of at least {least}; got "
+            f"{described(value)}"
         )
 
 
@@ -97,7 +99,7 @@ def check_key(key: Any) -> None:
 
 
 def check_array(path: str, leaf: Any) -> None:
-    """Raises ValueError for a leaf that is no array and has no shape and dtype.
+    """Raises ValueError for a leaf that is not an array: without shape and dtype.
 
     >>> check_array("activation", abs)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -113,7 +115,7 @@ def check_array(path: str, leaf: Any) -> None:
 
 
 def check_floats(path: str, leaf: Any) -> None:
-    """Raises ValueError for a leaf that is to be drawn and is not of floats.
+    """Raises ValueError for a leaf to be sampled whose dtype is not floating.
 
     >>> check_floats("Dense_0/kernel", np.zeros((2, 2), np.int8))
     Traceback (most recent call last):

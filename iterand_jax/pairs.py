@@ -1,6 +1,6 @@
-"""Two trees of one structure: scores or masks, and the weights they belong to.
+"""Two trees of the same structure: scores or masks, and the weights they apply to.
 
-Where the first tree holds None, nothing is pruned, and the second keeps what it has.
+Where the first tree holds None, the leaf of the second is not pruned and kept as it is.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PyTree = Any
 
 
 def leaves_with_paths(tree: PyTree) -> list[tuple[str, Array]]:
-    """(path, leaf) of all leaves, in the order of the tree; None is no leaf.
+    """(path, leaf) of all leaves, in tree order; None is not a leaf.
 
     >>> leaves_with_paths({"Dense_0": {"kernel": 1, "bias": None}})
     [('Dense_0/kernel', 1)]
@@ -41,7 +41,7 @@ def map_paths(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
 def map_pair(
     f: Callable[[str, Any, Any], Any], scored: PyTree, weights: PyTree
 ) -> PyTree:
-    """The tree of f(path, scored, weight); weights beside None stay as they are.
+    """The tree of f(path, scored, weight); weights paired with None are unchanged.
 
     >>> map_pair(lambda path, s, w: s * w, {"a": 2, "b": None}, {"a": 3, "b": 5})
     {'a': 6, 'b': 5}
@@ -55,10 +55,10 @@ def map_pair(
 
 
 def check_pair(scored: PyTree, weights: PyTree, *, what: str = "score") -> None:
-    """Raises ValueError, by a leaf's path, where two trees do not belong together.
+    """Raises ValueError, with the path of a leaf, if two trees do not match.
 
-    Swapped trees are told apart by leaves that are not pruned, which have weights and
-    no scores. Where every leaf is pruned nothing does.
+    Swapped trees are detected by leaves that are not pruned, which have weights but no
+    scores. If every leaf is pruned, they cannot be detected.
 
     >>> check_pair({"kernel": jax.numpy.ones((2, 2))}, {"kernel": jax.numpy.ones(3)})
     Traceback (most recent call last):

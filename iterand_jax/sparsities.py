@@ -1,7 +1,7 @@
-"""A sparsity for each leaf, by patterns of paths in the order they were written.
+"""Sparsities per leaf, by patterns of paths in the order in which they were written.
 
-JAX sorts the keys of a dict wherever a tree passes it, which would change the pattern
-that comes first. `Sparsities` is a mapping that keeps its order in `jit`, `scan` and
+JAX sorts the keys of a dict whenever it flattens a tree, which would change which
+pattern comes first. `Sparsities` is a mapping that keeps its order in `jit`, `scan` and
 `jax.tree.map`, and that can be part of a static argument.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["Sparsities"]
 
 @jax.tree_util.register_pytree_with_keys_class
 class Sparsities(Mapping):
-    """An immutable mapping from patterns to fractions, whose order counts.
+    """An immutable, ordered mapping from patterns to fractions.
 
     >>> sparsities = Sparsities({"conv/*": 0.2, "*": 0.9})
     >>> jax.tree.map(lambda sparsity: sparsity / 2, sparsities)
@@ -27,7 +27,7 @@ class Sparsities(Mapping):
     """
 
     def __init__(self, of_patterns: Mapping[str, Any]):
-        """Takes over the patterns and their order."""
+        """Copies the patterns in their order."""
         self._of_patterns = dict(of_patterns)
 
     def __getitem__(self, pattern: str) -> Any:
@@ -39,7 +39,7 @@ class Sparsities(Mapping):
         return iter(self._of_patterns)
 
     def __len__(self) -> int:
-        """How many patterns there are."""
+        """The number of patterns."""
         return len(self._of_patterns)
 
     def __eq__(self, other: object) -> bool:
@@ -47,18 +47,18 @@ class Sparsities(Mapping):
         return isinstance(other, Mapping) and [*self.items()] == [*other.items()]
 
     def __hash__(self) -> int:
-        """Of patterns, fractions and their order."""
+        """A hash of patterns, fractions and their order."""
         return hash(tuple(self.items()))
 
     def __repr__(self) -> str:
-        """As it is written."""
+        """The expression that creates it."""
         return f"Sparsities({self._of_patterns})"
 
     def of(self, path: str) -> Any:
         """The sparsity of a leaf: that of the first pattern that matches its path.
 
         Raises:
-          ValueError: none does.
+          ValueError: no pattern matches.
         """
         for pattern, sparsity in self.items():
             if matches(pattern, path):
@@ -68,7 +68,7 @@ class Sparsities(Mapping):
         )
 
     def check_used(self, paths: Iterable[str]) -> None:
-        """Raises ValueError for a pattern that earlier ones leave without a leaf.
+        """Raises ValueError for a pattern that is shadowed by earlier ones.
 
         >>> Sparsities({"*": 0.9, "conv/*": 0.2}).check_used(["conv/kernel"])
         Traceback (most recent call last):
@@ -90,11 +90,11 @@ and matches 'conv/kernel', too
                 )
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
-        """The fractions, in order."""
+        """The fractions as children, in order, and the patterns as static data."""
         key = jax.tree_util.DictKey
         return [(key(p), s) for p, s in self.items()], tuple(self)
 
     @classmethod
     def tree_unflatten(cls, patterns: tuple[str, ...], fractions: Any) -> "Sparsities":
-        """The mapping of the same patterns to other fractions."""
+        """Rebuilds the mapping from the same patterns and new fractions."""
         return cls(dict(zip(patterns, fractions, strict=True)))

@@ -202,7 +202,7 @@ def test_a_fixed_mask_keeps_pruned_weights_at_zero():
     [
         ({"name": "sgdm"}, "unknown method 'sgdm'; possible: sgd, edge_popup, iterand"),
         ({"k_per": None}, "the method 'iterand' needs a value for k_per"),
-        ({"k_per": 0}, "the period in steps, a whole number of at least 1; got 0"),
+        ({"k_per": 0}, "in steps and must be an integer of at least 1; got 0"),
         ({"k_per": -3}, "at least 1; got -3"),
         ({"sampling_rate": 1.5}, r"\[0, 1\]; got 1.5"),
         ({"sampling_rate": float("nan")}, r"\[0, 1\]; got nan"),

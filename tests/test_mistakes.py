@@ -1,4 +1,4 @@
-"""Mistakes of hand are one line that names the value or the path."""
+"""Simple mistakes raise errors of one line that names the value or the path."""
 
 import equinox as eqx
 import jax
@@ -124,7 +124,7 @@ MISTAKES = {
     ),
     "half a period": (
         lambda: iterand(HALF, k_per=1.5, sampling_rate=0.1),
-        "k_per is the period in steps, a whole number of at least 1; got 1.5",
+        "k_per is the period in steps and must be an integer of at least 1; got 1.5",
     ),
     "a period that is true": (
         lambda: iterand(HALF, k_per=True, sampling_rate=0.1),

@@ -1,1 +1,1 @@
-"""How fast, how large and how robust the library is, measured."""
+"""Measurements of the library: speed, size and robustness."""

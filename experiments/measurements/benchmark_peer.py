@@ -12,7 +12,7 @@ from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 from iterand_jax.trees import path_string
 
-# Else PyTorch's threads take the cores from XLA's for a while after each call.
+# Otherwise PyTorch's threads spin on XLA's cores for a while after each call.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -25,9 +25,9 @@ NETWORKS = {"conv6": peer.conv6, "resnet18": peer.resnet18}
 def programs(
     run: DataRun, state: State, arguments: Any
 ) -> dict[str, Callable[[], Any]]:
-    """IteRand's step, from a state of a run, and its masks and redraw.
+    """IteRand's step from the state of a run, its masks and its resampling.
 
-    The batch is augmented beforehand: what that costs is in our step and not in this.
+    The batch is augmented beforehand, so only our step includes that cost.
     """
     torch.set_num_threads(cores())
     config = run.config
@@ -58,5 +58,5 @@ def by_path(tree: Any) -> dict[str, np.ndarray]:
 
 
 def version() -> str:
-    """PyTorch's."""
+    """PyTorch's version."""
     return torch.__version__

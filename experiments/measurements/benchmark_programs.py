@@ -1,7 +1,7 @@
-"""What the benchmark times: a training step, its phases, masks and re-randomization.
+"""The programs that the benchmark times: steps, phases, masks, re-randomization.
 
-Every function compiles and returns programs by name: calls without arguments on arrays
-that lie on the device.
+Every function compiles programs and returns them by name, as calls without arguments
+on arrays that are on the device.
 """
 
 import functools
@@ -37,10 +37,10 @@ def first_state(run: DataRun) -> State:
 def training(
     run: DataRun, state: State, arguments: PyTree, *, replicas: int = 1
 ) -> tuple[Program, int]:
-    """Whole steps, as many in a call as the training loop takes at most; how many.
+    """Whole steps, as many per call as the training loop dispatches; and that number.
 
-    Each call trains on, from copies of the state, one for each replica, whose steps are
-    counted one by one.
+    Each call continues training from copies of the state, one per replica, whose steps
+    are counted separately.
     """
     count = parallel.steps_per_dispatch()
     states = tuple(jax.tree.map(jnp.copy, state) for _ in range(replicas))
@@ -57,11 +57,11 @@ def training(
 
 
 def phases(run: DataRun, state: State, arguments: PyTree) -> dict[str, Program]:
-    """The parts of a step as programs of their own, and the refresh if there is one.
+    """The phases of a step as separate programs, and the refresh if there is one.
 
-    Backward has no program: it is "forward and backward" less "forward". Masks are
-    thresholds, masks and effective weights, and the way back from the gradient of these
-    to that of the scores.
+    Backward has no program: it is "forward and backward" minus "forward". "masks"
+    computes thresholds, masks and effective weights, and the scores' gradient from
+    that of the effective weights.
     """
     inputs, labels = jax.jit(run.feed.train_inputs)(arguments, state.step, run.root)
     params = jax.jit(run.method.params)(state.trainable, state.frozen, state.step)
@@ -101,12 +101,12 @@ def phases(run: DataRun, state: State, arguments: PyTree) -> dict[str, Program]:
 def pruning(
     params: PyTree, *, sparsity: float, both_ways: bool = True
 ) -> dict[str, Program]:
-    """Masks, the re-randomization, and a copy that moves as many bytes as this must.
+    """Masks, the re-randomization, and its floor: a copy of the bytes it must move.
 
     Args:
-      params: a network's shapes.
+      params: the shapes of a network's parameters.
       sparsity: the fraction removed of each leaf.
-      both_ways: whether the two ways of selection are programs of their own, too.
+      both_ways: whether to add a program for each of the two selection algorithms.
     """
     key, subnetwork = jax.random.key(0), Subnetwork(sparsity)
     scores, weights = jax.jit(subnetwork.init)(key, params)
@@ -128,7 +128,7 @@ def pruning(
 
 
 def first_step(name: str, fields: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds to build and compile a run, and of its first call: "setup", "steps"."""
+    """Seconds to build and compile a run ("setup") and of its first call ("steps")."""
     start = time.perf_counter()
     run = synthetic.build(name, **fields)
     arguments = synthetic.batch(run.feed.train_shapes()[0])

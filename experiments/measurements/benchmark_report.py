@@ -1,6 +1,6 @@
 """The benchmark's record as tables, targets and a plot.
 
-A record's times are those of `timing.Times` as a mapping, by name, in seconds.
+A record has the times of `timing.Times` as a mapping, by name, in seconds.
 """
 
 import io
@@ -11,26 +11,26 @@ from experiments.measurements.benchmark_programs import PHASES
 
 Record = Mapping[str, Any]
 
-MASKS = {"cpu": 0.03, "gpu": 0.05}  # of ResNet18's step
+MASKS = {"cpu": 0.03, "gpu": 0.05}  # fraction of ResNet18's step
 REDRAW = {"cpu": 10, "gpu": 5}  # times the floor
 REDRAW_OF_TRAINING = 0.002
 K_PER = 300
 DENSE = {"resnet18": 1.10, "resnet50": 1.05}  # IteRand over SGD on GPU
 RUN_STEPS = 35_100  # 100 epochs of CIFAR-10
 RUN_SECONDS = {"conv6": 180, "resnet18": 600}  # on GPU
-GROWTH = 2  # O(n) is 1; a weight that no cache holds takes longer
+GROWTH = 2  # O(n) is 1; a weight that misses the cache takes longer
 
 
 class Target(NamedTuple):
-    """A ratio of medians, or seconds, and the limit.
+    """A ratio of medians, or a time in seconds, and its limit.
 
     Attributes:
       name: what is compared.
-      measured: None for what was not measured.
-      limit: at most, or at least.
-      at_least: which of these.
-      platform: "cpu" or "gpu" where the record is one of the other and the target is
-        for this alone.
+      measured: the value; None if it was not measured.
+      limit: the largest value that meets the target, or the smallest.
+      at_least: whether the limit is the smallest.
+      platform: the only platform of the target, "cpu" or "gpu", if the record is of
+        the other.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Target(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether it is met.
+        """Whether the target is met.
 
         >>> Target("masks", measured=0.02, limit=0.03).verdict
         'met'
@@ -60,7 +60,7 @@ class Target(NamedTuple):
 
 
 def targets(record: Record) -> list[Target]:
-    """The project's targets, with what the machine of a record reached of them."""
+    """The project's targets, with what a record's machine reached."""
     platform = "cpu" if record["platform"] == "cpu" else "gpu"
 
     def median(label: str, name: str) -> float | None:
@@ -143,9 +143,9 @@ def target_table(found: Sequence[Target]) -> str:
 
 
 def network_table(label: str, network: Record) -> str:
-    """All programs of a network, with what they take of IteRand's step.
+    """All programs of a network, with their share of IteRand's step.
 
-    The re-randomization is of as many steps as there are from one to the next.
+    The share of a re-randomization is of all steps between two of them.
     """
     times = network["times"]
     step = times["iterand"]["median"]
@@ -184,7 +184,7 @@ def _steps_between(name: str) -> int:
 
 
 def replicas_line(replicas: Record) -> str:
-    """What three seeds in one program are worth."""
+    """The speedup of three seeds in one program."""
     alone, of_three = (
         replicas["times"][name]["median"] for name in ("alone", "of three")
     )
@@ -196,7 +196,7 @@ def replicas_line(replicas: Record) -> str:
 
 
 def scaling_table(title: str, rows: Sequence[Record]) -> str:
-    """Times against a size; "per unit" is in ns and constant for O(n)."""
+    """Times by size; "per unit" is in ns and constant for O(n)."""
     names = list(rows[0]["times"])
     head = "".join(f"{name + ' (ms)':>24}{'per unit':>11}" for name in names)
     lines = [f"{title:<14}{'units':>13}{head}"]
@@ -254,7 +254,7 @@ def plot(record: Record) -> bytes:
         axes.plot([], [], color="grey", ls=":", lw=1, label="O(n)")
         axes.set(xscale="log", yscale="log", title=f"against {title}")
         axes.set(xlabel=rows[0]["unit"], ylabel="time")
-        # Ticks at what was measured, and of the times as many as are apart.
+        # Ticks at the measured sizes, and at as many times as do not overlap.
         axes.set_xticks(units, [short(n) for n in units])
         few = max(seconds) < 100 * min(seconds)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))

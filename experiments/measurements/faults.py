@@ -2,14 +2,14 @@
 
     python -m experiments.measurements.faults --faults=40 --processes=2 --out=FILE
 
-Each round starts the same run again, lets it come further, and injects a fault at a
+Each round restarts the same run, lets it make progress, and injects a fault at a
 random moment: SIGKILL or SIGTERM to one of its processes, SIGKILL to the one that is
 writing a checkpoint, or SIGKILL and then a truncated file or a flipped bit in the
-newest checkpoint. One kill in four comes before the run has come further. After the
-last fault the run goes on to its end. A fault is survived if the next start that came
-further did so from the newest checkpoint that the fault left whole, or from a later
-one. In the end the bits are compared: every leaf of the state, and every number of the
-log but the speed. The config is that of a first run, with Conv6 at width 1/16.
+newest checkpoint. One kill in four comes before the run has made progress. After the
+last fault the run continues to its end. A fault is survived if the next start that
+made progress continued from the newest checkpoint that the fault left intact, or from
+a later one. At the end the bits are compared: every leaf of the state, and every
+number of the log but the speed. The config is the default, with Conv6 at width 1/16.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TOLD = (
     "Terminating process because the JAX distributed service",
     "stopped at step .* by SIGTERM",
 )
-SECONDS = 600  # for a run to come further, or to end
+SECONDS = 600  # timeout for a run to make progress, or to end
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,9 +67,9 @@ class Run:
     """A run of several processes, and where it writes.
 
     Attributes:
-      folder: of its workdirs.
-      processes: how many, with two devices each.
-      epochs: of 20 steps; a checkpoint is written every 10.
+      folder: holds its workdirs.
+      processes: their number, with two devices each.
+      epochs: of 20 steps; a checkpoint is written every 10 steps.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class Run:
 
     @contextlib.contextmanager
     def started(self, name: str) -> Iterator["Started"]:
-        """Starts it in a workdir; ends it, if it still runs, with SIGTERM."""
+        """Starts it in a workdir; on exit sends SIGTERM if it still runs."""
         command = [
             *(sys.executable, "-m", "iterand_jax.launch", "--devices_per_process=2"),
             *(f"--processes={self.processes}", "--", f"--workdir={self.folder / name}"),
@@ -100,11 +100,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """A run that has been started.
+    """A started run.
 
     Attributes:
-      launcher: of its processes.
-      output: what it printed.
+      launcher: the process that started its processes.
+      output: the file with its output.
       workdir: where it writes.
     """
 
@@ -113,21 +113,21 @@ class Started:
     workdir: Path
 
     def pids(self) -> list[int]:
-        """Its processes, in their order."""
+        """The ids of its processes, in order."""
         self.wait_for(lambda: "launch: processes" in self.output.read_text())
         found = re.search(r"launch: processes (.*)", self.output.read_text())
         assert found is not None
         return [int(pid) for pid in found[1].split(", ")]
 
     def newest(self, *, but: Collection[int] = ()) -> int:
-        """The step of its newest checkpoint, without some of them; 0 if it has none."""
+        """The step of its newest checkpoint, ignoring those in `but`; 0 without any."""
         folder = self.workdir / "checkpoints"
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
         steps = {int(name) for name in names if name.isdigit()}
         return max(steps.difference(but), default=0)
 
     def continued_from(self) -> int:
-        """The step of the checkpoint that it continued from, 0 if from none."""
+        """The step of the checkpoint that it continued from; 0 without one."""
         found = re.search(r"the checkpoint at step ([\d,]+)", self.output.read_text())
         return int(found[1].replace(",", "")) if found else 0
 
@@ -140,7 +140,7 @@ class Started:
         return self.wait_for(lambda: self.newest() > step)
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Waits until a condition holds; False if the run ends without that."""
+        """Waits until a condition holds; False if the run ends before it does."""
         deadline = time.monotonic() + SECONDS
         while not condition():
             if self.launcher.poll() is not None:
@@ -154,17 +154,17 @@ class Started:
 def campaign(
     run: Run, kinds: Sequence[str], generator: random.Random
 ) -> dict[str, Any]:
-    """Injects faults of these kinds into a run; returns what came of them.
+    """Injects faults of these kinds into a run and returns the outcomes.
 
     Returns:
-      "injected" and "survived", the numbers by kind; "rounds", what each did; "same",
-      whether the ends are equal, and "bytes_compared", "lines_compared", of which size;
-      and what it ran on.
+      "injected" and "survived", the counts by kind; "rounds", the events of each;
+      "same", whether the final states and logs are equal, with "bytes_compared" and
+      "lines_compared"; and the hardware and versions.
     """
     with run.started("whole") as whole:
         assert whole.launcher.wait(SECONDS) == 0, whole.output.read_text()
     survived: Counter[str] = Counter()
-    pending: list[tuple[str, int]] = []  # faults, and the step that was whole after
+    pending: list[tuple[str, int]] = []  # faults, and the newest intact step after each
     damaged: set[int] = set()
     rounds = []
 
@@ -200,7 +200,7 @@ def campaign(
 
 
 def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]:
-    """Injects a fault; returns what happened."""
+    """Injects a fault; returns its record."""
     pids = run.pids()
     time.sleep(generator.uniform(0, 1))
     victim = generator.randrange(len(pids))

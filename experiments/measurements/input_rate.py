@@ -5,12 +5,12 @@
     --workers=0,1,2,4    default: 0, and powers of 2 up to the number of cores
     --out=FILE           write the record; default: only print
 
-It writes synthetic JPEG files, prepares them as ImageNet, and has Grain make training
-batches of 128 from them, without training at the same time. The photographs are noise
-whose amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375 pixels at
-quality 93, so that a file has about 119 KB; ImageNet's have 115 KB on average. The time
-to decode follows from both numbers. The files lie in memory: a slow disk is not
-measured.
+It writes synthetic JPEG files, prepares them as ImageNet, and times Grain making
+training batches of 128 from them, without training at the same time. The photographs
+are noise whose amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375
+pixels at quality 93, so that a file has about 119 KB; ImageNet's have 115 KB on
+average. The time to decode depends on both numbers. The files are in memory: a slow
+disk is not measured.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from iterand_jax.runtime.hosts import cores
 NEEDED = 2500  # images/s of ResNet50 on an A100
 BATCH_SIZE = 128
 SIZE = 224
-WINDOWS = 5  # that are timed; the median counts
-IMAGES = 512  # of which epochs are made
+WINDOWS = 5  # timed; the median is reported
+IMAGES = 512  # per epoch
 QUALITY = 93  # of JPEG
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints a table and what to set, and writes the record."""
+    """Measures, prints a table and the settings to use, and writes the record."""
     parser = argparse.ArgumentParser(prog="experiments.measurements.input_rate")
     parser.add_argument("--workers", help="numbers of processes, with commas")
     parser.add_argument("--out", type=files.path, help="where the record goes")
@@ -70,17 +70,17 @@ def powers() -> list[int]:
 
 
 def report(rates: dict[str, float], cores: int) -> str:
-    """The table of a measurement, and what to set.
+    """The table of a measurement, and the settings to use.
 
-    The fewest workers that gave enough are scaled down, and the fastest that did not
-    are scaled up to the cores, unless more of them were no faster.
+    If some numbers of workers suffice, the smallest is scaled down; otherwise the
+    fastest is scaled up to the number of cores, unless more workers were no faster.
     """
     lines = ["workers  images/s"]
     lines += [f"{workers:>7}  {rate:8,.0f}" for workers, rate in rates.items()]
     measured = {int(workers): rate for workers, rate in rates.items()}
     enough = [workers for workers, rate in measured.items() if rate >= NEEDED]
     best = min(enough) if enough else max(measured, key=lambda n: measured[n])
-    threads = max(best, 1)  # that decode: 0 workers are a thread of the process
+    threads = max(best, 1)  # decoding: with 0 workers, a thread of this process
     per_worker = measured[best] / min(threads, cores)
     wanted = math.ceil(NEEDED / per_worker)
     lines.append(
@@ -106,7 +106,7 @@ def measure(folder: str, workers: int, batch_size: int) -> float:
     batches = imagenet.train_batches(source, seed=0, size=SIZE, batch_size=batch_size)
     window = max(4, 2 * workers)
     with contextlib.closing(imagenet.iterate(batches, workers=workers)) as iterator:
-        # More than are kept ready, so that none was made before the clock started.
+        # More batches than are prefetched, so that none was made before timing began.
         for _ in range(3 * window):
             next(iterator)
         rates = []
@@ -119,7 +119,7 @@ def measure(folder: str, workers: int, batch_size: int) -> float:
 
 
 def write_dataset(folder: Path, images: int) -> float:
-    """Prepares a dataset of photographs; the mean size of a file, in bytes."""
+    """Prepares a dataset of photographs; returns the mean file size in bytes."""
     sizes = []
     for split, number in (("train", images), ("val", 1)):
         path = folder / "files" / split / "n01440764"
@@ -132,7 +132,7 @@ def write_dataset(folder: Path, images: int) -> float:
 
 
 def photographs(number: int, height: int = 375, width: int = 500) -> Iterator[bytes]:
-    """JPEG files of noise with the spectrum of photographs, in three alike channels."""
+    """JPEG files of noise with the spectrum of photographs, in three equal channels."""
     rows, columns = np.fft.fftfreq(height), np.fft.rfftfreq(width)
     frequency = np.hypot(rows[:, None], columns)
     frequency[0, 0] = 1

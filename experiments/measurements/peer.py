@@ -20,19 +20,19 @@ Network = Callable[..., Tensor]
 
 
 def tensors(arrays: Arrays) -> dict[str, Tensor]:
-    """The arrays of a Flax tree by path, with the kernels of convolutions turned."""
+    """The arrays of a Flax tree by path; convolution kernels are transposed."""
     return {path: torch.tensor(outputs_first(x)) for path, x in arrays.items()}
 
 
 def outputs_first(array: np.ndarray) -> np.ndarray:
-    """A kernel (H, W, in, out) as (out, in, H, W), contiguous; others as they are."""
+    """A kernel (H, W, in, out) as (out, in, H, W), contiguous; others unchanged."""
     return (
         np.ascontiguousarray(array.transpose(3, 2, 0, 1)) if array.ndim == 4 else array
     )
 
 
 def channels_first(array: np.ndarray) -> Tensor:
-    """Images (N, H, W, C) as (N, C, H, W); others as they are."""
+    """Images (N, H, W, C) as (N, C, H, W); others unchanged."""
     tensor = torch.tensor(array)
     return tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
 
@@ -42,20 +42,20 @@ class TopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scores: Tensor, sparsity: float) -> Tensor:
-        """The mask of which a fraction is 0."""
+        """The mask, of which the fraction `sparsity` is 0."""
         removed = round(sparsity * scores.numel())
         return (scores >= scores.flatten().kthvalue(removed + 1).values).to(scores)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        """Straight through."""
+        """The straight-through gradient."""
         return gradient, None
 
 
 class Peer:
     """SGD, or edge-popup and IteRand, on a network of this module.
 
-    `trained` are what the optimizer trains by path: scores, or the weights for SGD.
+    `trained` is what the optimizer trains, by path: scores, or the weights for SGD.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Peer:
         momentum: float,
         weight_decay: float,
     ):
-        """Takes copies of the arrays; no scores are those of SGD."""
+        """Copies the arrays; without scores it trains by SGD."""
         self.network = network
         self.sparsity = sparsity
         self.weights = tensors(weights)
@@ -91,7 +91,7 @@ class Peer:
         return {path: TopK.apply(s, self.sparsity) for path, s in self.trained.items()}
 
     def logits(self, inputs: tuple[Tensor, ...], *, train: bool) -> Tensor:
-        """What the network answers; in training the statistics follow."""
+        """The network's logits; in training its running statistics are updated."""
         params = self.weights
         if self.trained is not self.weights:
             params = params | {k: m * params[k] for k, m in self.masks().items()}
@@ -101,7 +101,7 @@ class Peer:
         return logits
 
     def train(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """Takes a step on a batch; its logits. The gradients stay at `trained`."""
+        """Takes a step on a batch; returns its logits. Gradients stay in `trained`."""
         logits = self.logits(inputs, train=True)
         loss = torch.nn.functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
@@ -111,7 +111,7 @@ class Peer:
 
     @torch.no_grad()
     def rerandomize(self, sampling_rate: float) -> None:
-        """Redraws pruned weights as signed constants, each with this probability."""
+        """Resamples each pruned weight as a signed constant with this probability."""
         for path, mask in self.masks().items():
             weights = self.weights[path]
             redrawn = (mask == 0) & (torch.rand_like(weights) < sampling_rate)
@@ -121,14 +121,14 @@ class Peer:
 
 
 class Layers:
-    """PyTorch's layers on parameters by path, with biases and scales if there are."""
+    """PyTorch's layers on parameters by path, with any biases and scales."""
 
     def __init__(
         self, params: dict[str, Tensor], statistics: dict[str, Tensor], *, train: bool
     ):
-        """The statistics change in training."""
+        """Running statistics are updated in training."""
         self.params, self.statistics, self.train = params, statistics, train
-        # By normalization: the numbers that a statistic is of.
+        # By normalization: how many values each statistic is computed from.
         self.averaged: dict[str, int] = {}
 
     def conv(self, path: str, x: Tensor, stride: int = 1) -> Tensor:
@@ -160,7 +160,7 @@ def conv6(layers: Layers, x: Tensor) -> Tensor:
         x = relu(layers.conv(f"Conv_{index}", x))
         if index % 2:
             x = pool(x, 2)
-    x = x.permute(0, 2, 3, 1).flatten(1)  # in Flax the channels are last
+    x = x.permute(0, 2, 3, 1).flatten(1)  # Flax has channels last
     x = relu(layers.linear("Dense_0", x))
     x = relu(layers.linear("Dense_1", x))
     return layers.linear("Dense_2", x)
@@ -197,7 +197,7 @@ def blocks(
     stages: tuple[int, ...],
     strides_of: Callable[[int], tuple[int, ...]],
 ) -> Tensor:
-    """The stages of a residual network, its average pool and its linear layer."""
+    """The stages of a residual network, the average pool and the linear layer."""
     starts = [sum(stages[:i]) for i in range(1, len(stages))]
     for index in range(sum(stages)):
         stride = 2 if index in starts else 1
@@ -219,7 +219,7 @@ def imagenet_resnet50(layers: Layers, x: Tensor) -> Tensor:
 
 
 def lstm(layers: Layers, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """On packed sequences, forward and, where there are weights for it, backward."""
+    """An LSTM on packed sequences; bidirectional if there are weights for that."""
     x = layers.params["Embed_0/embedding"][tokens]
     x = torch.nn.utils.rnn.pack_padded_sequence(
         x, lengths, batch_first=True, enforce_sorted=False

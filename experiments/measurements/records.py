@@ -1,4 +1,4 @@
-"""Records of measurements: what was measured, on what, by which versions."""
+"""Records of measurements: the results, the device and the versions."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def origin() -> dict[str, Any]:
 
 
 def write(out: Path | None, record: Mapping[str, Any]) -> None:
-    """Writes a record as JSON to a file, and says so; nothing if there is no file."""
+    """Writes a record as JSON to a file and logs that; does nothing without a file."""
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, json.dumps(record, indent=2) + "\n")

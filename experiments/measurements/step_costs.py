@@ -7,11 +7,11 @@
     --out=FILE                         write the record; default: only print
 
 For every config: the median time of IteRand's step and its spread, the largest memory
-of the process, and what the compiler says a step needs, at the batch measured and at
-the config's own (which is only compiled); then the size of a checkpoint, for how long
-training stands still for it, and when it is on the disk of the temporary folder. The
-data are random numbers in the shapes of the config's batches: what a step costs does
-not depend on them. Each config has a process of its own.
+of the process, and the compiler's memory estimate of a step, at the batch measured and
+at the config's own (which is only compiled); then the size of a checkpoint, how long it
+blocks training, and how long until it is written to the temporary folder. The data are
+random numbers in the shapes of the config's batches: the cost of a step does not depend
+on them. Each config is measured in a separate process.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from iterand_jax.training.programs import compile_steps
 from iterand_jax.training.replica import Record
 
 NAMES = [name for name in configs.names() if name != "default"]
-STEPS = 3  # timed, after one that is not
+STEPS = 3  # timed, after a warm-up step
 MIB = 2**20
 
 
@@ -92,7 +92,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def measure(name: str, imagenet_batch: int) -> list[dict[str, Any]]:
-    """A row for each form of the batches of a config."""
+    """A row for each batch shape of a config."""
     own = synthetic.build(name)
     streamed = own.config.dataset.name == "imagenet2012"
     run = synthetic.build(name, batch_size=imagenet_batch) if streamed else own
@@ -132,7 +132,7 @@ def measure(name: str, imagenet_batch: int) -> list[dict[str, Any]]:
 def checkpoint_cost(state: Any) -> dict[str, float]:
     """The size of a checkpoint of a state, and the seconds that it takes.
 
-    Of several, so that nothing is made for the first time: the smallest of each.
+    The minimum of several, which excludes one-time setup.
     """
     stops, written = [], []
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Runs of the configs on random data: what a step costs does not depend on the data."""
+"""Runs of the configs on random data, on which the cost of a step does not depend."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +25,13 @@ SIZES = {
 def build(
     name: str, *, sizes: Mapping[str, int] | None = None, **fields: Any
 ) -> building.DataRun:
-    """The run of a config; of magnitude pruning, the dense training.
+    """Builds the run of a config; for magnitude pruning, the dense training.
 
     Args:
       name: of a file in `configs`.
-      sizes: of the splits; by default those of the dataset if it is there, else the
-        official ones.
-      fields: of the config, to be set; "network.width" and the like too.
+      sizes: of the splits; by default those of the dataset if it is available, else
+        the official ones.
+      fields: of the config to set; nested ones as "network.width".
     """
     config = load(name)
     config.update_from_flattened_dict(fields)
@@ -57,7 +57,7 @@ def build(
 
 
 def batch(shapes: Any) -> Any:
-    """Arrays for a step: grey levels are random, indices, labels and tokens are 1."""
+    """Arrays for a step: pixels are random; indices, labels and tokens are 1."""
     generator = np.random.default_rng(0)
 
     def array(shape):

@@ -6,9 +6,9 @@
     --out=FILE      write the record; default: only print
 
 Bytes of all parameters at width 1 with random masks, packed as in a ticket. Masks,
-signs and seeds have these sizes whatever is trained; draw numbers of IteRand have not.
-"At worst", they are those of masks that are random at every refresh of the whole run;
-"as measured", those of the kept weights of a run, resampled.
+signs and seeds have these sizes whatever is trained; the draw numbers of IteRand do
+not. "At worst", they are those of masks that are random at every refresh of the whole
+run; "as measured", a bootstrap sample of those of a run's kept weights.
 """
 
 import argparse
@@ -31,13 +31,13 @@ TOLD = (
     *("network", "width", "distribution", "sparsity", "seed", "epochs", "steps"),
     *("dataset", "dataset_official", "test_accuracy", "state_sha256", "commit"),
 )
-"""What of a run's result is told."""
+"""The fields of a run's result that are recorded."""
 
 
 def bytes_of(
     name: str, measured: np.ndarray | None = None, **fields: Any
 ) -> dict[str, int]:
-    """Bytes of a config's network by kind; its fields may be set."""
+    """Bytes of a config's network by kind; config fields may be set."""
     run = synthetic.build(name, **fields)
     config, rng = run.config, np.random.default_rng(0)
     refreshes = run.total_steps // config.k_per
@@ -69,10 +69,10 @@ def bytes_of(
 
 
 def measured_in(workdir: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The draw numbers of the kept weights of a run, and what run it is.
+    """The draw numbers of a run's kept weights, and the run's result.
 
     Raises:
-      ValueError: a run without refreshes, or by signed constants.
+      ValueError: a run without refreshes, or with signed constants.
     """
     model, state, _ = restore(workdir)
     ticket, result = ticket_of(model, state), read_json(workdir / "result.json")

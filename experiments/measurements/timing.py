@@ -1,4 +1,4 @@
-"""Timing programs for comparison: after a warm-up, and in alternation."""
+"""Times programs for comparison, interleaved and after a warm-up."""
 
 import math
 import statistics
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-SAMPLE = 0.02  # seconds at least, of as many calls as that takes
+SAMPLE = 0.02  # seconds at least, over as many calls as needed
 
 Programs = Mapping[str, Callable[[], Any]]
 
 
 class Times(NamedTuple):
-    """Seconds per call or unit: of the middle, the fastest, the slowest sample.
+    """Seconds per call or unit: of the median, the fastest, the slowest sample.
 
-    `processor` is the middle of the seconds that this process had of all cores.
+    `processor` is the median of the CPU seconds of this process on all cores.
     """
 
     median: float
@@ -29,16 +29,16 @@ class Times(NamedTuple):
 def interleaved(
     programs: Programs, repetitions: int, units: Mapping[str, int] | None = None
 ) -> dict[str, Times]:
-    """The times of some programs, each sampled once in every round.
+    """Times programs, sampling each once per round.
 
-    Load that comes and goes falls on all alike. A call before each sample is not
-    counted: it brings back what the program before took from caches and threads. The
-    first sample of each, of one call, says how many calls the others take.
+    Varying load thus affects all equally. The call before each sample is not timed: it
+    warms the caches and threads that the program before used. The first sample of each
+    is of one call and determines the number of calls of the others.
 
     Args:
-      programs: by name, compiled; what a call returns is waited for.
+      programs: by name, compiled; times include the wait for the last result.
       repetitions: rounds.
-      units: steps, say, of a call, by which its time is divided; 1 where it is silent.
+      units: by name, such as steps per call, by which times are divided; default 1.
     """
     units = units or {}
     calls = {
@@ -64,7 +64,7 @@ def _summary(samples: list[tuple[float, float]], units: int) -> Times:
 
 
 def _seconds(program: Callable[[], Any], calls: int) -> tuple[float, float]:
-    """Seconds of the clock and of the processors for each of some calls."""
+    """Wall-clock and CPU seconds per call, after one call that is not timed."""
     jax.block_until_ready(program())
     start, processor = time.perf_counter(), time.process_time()
     for _ in range(calls):

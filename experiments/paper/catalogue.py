@@ -32,15 +32,15 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 PAPER = Path(__file__).with_name("paper.toml")
 
 Place = tuple[frozenset[tuple[str, Any]], str]
-"""Labels and a metric: where a table has a number."""
+"""Labels and a metric: the key of a number in a table."""
 
 
 class Number(NamedTuple):
-    """A number of the paper.
+    """A number printed in the paper.
 
     Attributes:
       text: as printed.
-      mean: its value.
+      mean: the value, a mean over seeds.
       deviation: one standard deviation; None where none is printed.
     """
 
@@ -50,7 +50,7 @@ class Number(NamedTuple):
 
 
 def get_experiment(name: str) -> Experiment:
-    """The experiment of a name.
+    """Returns the experiment with this name.
 
     Raises:
       ValueError: an unknown name.
@@ -74,7 +74,7 @@ def published() -> Mapping[str, Any]:
 
 @functools.cache
 def paper_numbers(name: str) -> Mapping[Place, Number]:
-    """What the paper prints in a table, by place; a figure has none."""
+    """The paper's numbers of a table, by place; figures print none."""
     table = published().get(name, {})
     numbers: dict[Place, Number] = {}
     for row in table.get("rows", ()):

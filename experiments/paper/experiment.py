@@ -28,10 +28,10 @@ DISTRIBUTIONS = {"SC": "signed_constant", "KU": "kaiming_uniform"}
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One place of a table.
+    """One cell of a table: a config to train.
 
     Attributes:
-      labels: what the table calls it, in the order of the table's columns.
+      labels: its labels in the table, in the order of the columns.
       base: the name of a config file, which holds the paper's run.
       overrides: fields of the config that differ from it.
     """
@@ -46,7 +46,7 @@ class Cell:
         return " ".join(label_text(*label) for label in self.labels.items())
 
     def draft(self, seed: int, replicas: int = 1) -> ConfigDict:
-        """The config of a run, as a config file gives it."""
+        """The config of a run before it is resolved, as a config file returns it."""
         config = load(self.base)
         own = {"seed": seed, "replicas": replicas}
         config.update_from_flattened_dict({**self.overrides, **own})
@@ -56,18 +56,18 @@ class Cell:
         """The resolved config of a run.
 
         Raises:
-          ValueError: the config is not possible.
+          ValueError: the config is invalid.
         """
         return resolve(self.draft(seed))
 
 
 class Part(NamedTuple):
-    """Cells of a miniature that are shortened alike.
+    """Cells of a miniature that are shortened in the same way.
 
     Attributes:
-      rows: their labels.
-      epochs: of each.
-      overrides: what else differs from the config file.
+      rows: the labels of each cell.
+      epochs: of each cell.
+      overrides: other fields that differ from the config file.
     """
 
     rows: Sequence[Labels]
@@ -76,14 +76,14 @@ class Part(NamedTuple):
 
 
 class Miniature(NamedTuple):
-    """The declared small version of an experiment, for a CPU.
+    """A small version of an experiment for a CPU, reported as such.
 
     Attributes:
-      note: what it is, for the report.
+      note: a description for the report.
       parts: its cells. K_per follows the epochs in proportion, unless it is a label
         or an override.
       seeds: of each cell.
-      configs: config files of networks, where they are not the experiment's own.
+      configs: config files of networks, where they differ from the experiment's.
     """
 
     note: str
@@ -93,11 +93,11 @@ class Miniature(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """A figure of lines: panels by one label, x by another, and lines by the rest.
+    """A line plot: panels by one label, x by another, and lines by the rest.
 
     Attributes:
       x: the label on the x-axis, or a metric that the paper prints.
-      panel: the label that has a panel for each of its values; None for one panel.
+      panel: the label with one panel per value; None for a single panel.
       log: whether x is logarithmic.
     """
 
@@ -107,17 +107,17 @@ class Lines(NamedTuple):
 
 
 class HeatMap(NamedTuple):
-    """A figure of colours over two labels."""
+    """A heat map over two labels."""
 
     x: str
     y: str
 
 
 class Order(NamedTuple):
-    """What the paper finds: cells alike but for one label do better with one value.
+    """A ranking that the paper reports, between cells that differ in one label.
 
     Attributes:
-      label: in which they differ.
+      label: the one that differs.
       better: its value in the better cell.
       worse: its value in the other.
     """
@@ -135,16 +135,16 @@ class Experiment:
     """A table or figure of the paper.
 
     Attributes:
-      name: of the command.
+      name: as on the command line.
       title: what the paper shows there.
       configs: network, or "network method", -> config file of the paper's run.
       rows: the labels of each cell.
       seeds: of each cell.
-      figure: how it is drawn.
+      figure: how it is plotted.
       miniature: its small version.
       overrides: fields of the config that all cells share.
-      metrics: what is compared, names in `metrics.METRICS`; the first is drawn.
-      orders: what the paper finds in pairs of cells.
+      metrics: what is compared, names in `metrics.METRICS`; the first is plotted.
+      orders: the rankings that the paper reports.
       note: what a reader should know, for the report.
     """
 
@@ -161,7 +161,7 @@ class Experiment:
     note: str = ""
 
     def cells(self, epochs: int | None = None) -> list[Cell]:
-        """The cells as in the paper, or all of them with other epochs."""
+        """The cells as in the paper, or all of them with this number of epochs."""
         cells = [make_cell(row, self.configs, self.overrides) for row in self.rows]
         return cells if epochs is None else [shortened(cell, epochs) for cell in cells]
 
@@ -178,7 +178,7 @@ class Experiment:
 
 
 def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
-    """Labels of every combination, the last axis varying fastest.
+    """The labels of every combination; the last axis varies fastest.
 
     >>> grid(method=["sgd"], width=[0.5, 1.0])
     [{'method': 'sgd', 'width': 0.5}, {'method': 'sgd', 'width': 1.0}]
@@ -192,7 +192,7 @@ def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
 def make_cell(
     labels: Labels, configs: Mapping[str, str], overrides: Mapping[str, Any]
 ) -> Cell:
-    """The cell of labels: each sets its field of the network's config file."""
+    """Makes the cell of labels: each sets a field of the network's config."""
     fields = {}
     for label, value in labels.items():
         if label != "network":
@@ -203,12 +203,13 @@ def make_cell(
 
 
 def shortened(cell: Cell, epochs: int, *, k_per: bool = False) -> Cell:
-    """A cell with other epochs; what its schedule counts in epochs, in proportion.
+    """A cell with other epochs; its schedule's epochs are scaled in proportion.
 
     Args:
-      cell: the paper's.
+      cell: as in the paper.
       epochs: instead of the paper's.
-      k_per: whether IteRand's K_per follows too: as many randomizations as in full.
+      k_per: whether to scale IteRand's K_per too, so that the number of
+        re-randomizations stays the same.
     """
     full = load(cell.base)
     share = epochs / full.epochs
@@ -226,7 +227,7 @@ def shortened(cell: Cell, epochs: int, *, k_per: bool = False) -> Cell:
 
 
 def with_precision(cell: Cell, **fields: str | None) -> Cell:
-    """A cell with another dtype or matmul_precision; None leaves what it has."""
+    """A cell with another dtype or matmul_precision; None keeps the cell's own."""
     given = {field: value for field, value in fields.items() if value is not None}
     return dataclasses.replace(cell, overrides={**cell.overrides, **given})
 

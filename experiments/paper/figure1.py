@@ -6,7 +6,7 @@ NETWORKS = ("conv6", "resnet18", "resnet34")
 
 
 def rows(networks, periods):
-    """IteRand with each K_per, then the level of edge-popup."""
+    """IteRand with each K_per, then edge-popup as the baseline."""
     for network in networks:
         yield from grid(
             network=[network], method=["iterand"], distribution=["KU"], k_per=periods

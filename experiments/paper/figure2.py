@@ -4,7 +4,7 @@ from experiments.paper.experiment import Experiment, HeatMap, Miniature, Part, g
 
 
 def rows(network, periods, rates):
-    """IteRand with each K_per and r; KU as in Figure 1, for the paper names none."""
+    """IteRand with each K_per and r; KU as in Figure 1, as the paper names none."""
     return grid(
         network=[network],
         method=["iterand"],

@@ -25,16 +25,16 @@ NAMES = {
     "network.width": "width",
     "dataset.name": "dataset",
 }
-"""What they call a label or its value, where it is not as in a config."""
+"""Display names of labels and values that differ from those in a config."""
 
 
 def shown(value: Any) -> str:
-    """A label, or the value of one, as they show it."""
+    """The display name of a label or of its value."""
     return NAMES.get(value, value) if isinstance(value, str) else f"{value:g}"
 
 
 def label_text(label: str, value: Any) -> str:
-    """A label in a name: words speak for themselves, numbers do not.
+    """A label as part of a name: text alone, numbers with their label.
 
     >>> label_text("method", "iterand"), label_text("width", 0.25)
     ('iterand', 'width=0.25')
@@ -43,7 +43,7 @@ def label_text(label: str, value: Any) -> str:
 
 
 def hours_text(hours: float) -> str:
-    """A duration in the unit that suits it.
+    """A duration in a suitable unit.
 
     >>> hours_text(0.02), hours_text(5.25), hours_text(2400)
     ('1.2 min', '5.2 h', '100 days')

@@ -11,7 +11,7 @@ DENSE = grid(network=NETWORKS[:2], method=["sgd"], distribution=["KU"])
 
 
 def small(network, **overrides):
-    """ImageNet's form of a network, narrow, in a run on CIFAR-10."""
+    """The ImageNet variant of a network, narrow, trained on CIFAR-10."""
     name = {"network.name": f"imagenet_{network}"}
     return {**name, "network.width": 0.125, **overrides}
 

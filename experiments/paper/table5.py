@@ -1,4 +1,4 @@
-"""Table 5 and Appendix C.2: training times, and what one randomization costs."""
+"""Table 5 and Appendix C.2: training time, and the cost of a re-randomization."""
 
 from experiments.paper.experiment import Experiment, Lines, Miniature, Part, grid
 

@@ -1,4 +1,4 @@
-"""Table 7: against iterative magnitude pruning (IMP) with 3 retrainings."""
+"""Table 7: comparison with iterative magnitude pruning (IMP), 3 retrainings."""
 
 from experiments.paper.experiment import (
     ITERAND_IS_BETTER,

@@ -1,10 +1,10 @@
-"""Table 8: how much wider edge-popup has to be for IteRand's accuracy."""
+"""Table 8: how much wider edge-popup has to be to match IteRand's accuracy."""
 
 from experiments.paper.experiment import Experiment, Lines, Miniature, Part, grid
 
 
 def rows(network, iterand, edge_popup):
-    """Both methods with Kaiming uniform weights, at widths of their own."""
+    """Both methods with Kaiming uniform weights, each at its own widths."""
     return [
         *grid(network=[network], method=["iterand"], width=iterand),
         *grid(network=[network], method=["edge_popup"], width=edge_popup),

@@ -1,9 +1,9 @@
 """The ledger's runs of an experiment, grouped by length, data and precision.
 
-Full runs, the miniature and every other number of epochs are separate versions: no mean
-and no table mixes them. Within a version, runs on different data are kept separate, and
-so are runs in different precision: with bfloat16 activations, or in float32 on a CPU
-and on a GPU that computes products in TF32.
+Full runs, the miniature and every other number of epochs are separate versions, which
+no mean and no table mixes. Within a version, runs on different data are kept separate,
+and so are runs in different precision: with bfloat16 activations, or in float32 on a
+CPU and on a GPU that computes products in TF32.
 """
 
 import itertools
@@ -27,21 +27,21 @@ from iterand_jax.training.config import DTYPES, MATMUL_PRECISIONS
 FULL, MINIATURE = "full", "miniature"
 
 IN_PROPORTION = ("milestones", "warmup_epochs", "final_epochs", "rewind_epochs")
-"""What a schedule counts in epochs: it follows them."""
+"""Fields of a schedule in epochs, which scale with the length of the run."""
 
 COMPARABLE = {"epochs", "k_per", *IN_PROPORTION}
-"""What may differ from the paper's run while its number still stands beside ours."""
+"""Fields that may differ while the paper's number is still shown beside ours."""
 
 
 class Entry(NamedTuple):
-    """A cell and its runs on one set of data and in one precision.
+    """A cell and its runs on one dataset and in one precision.
 
     Attributes:
       cell: of the table.
-      lines: of the ledger, by seed; empty if it was not run.
+      lines: its ledger lines, by seed; empty if it was not run.
       departures: how the cell's config differs from the paper's, field -> (ours,
         paper's).
-      paper: what the paper prints there, by metric; empty if the cell is another's.
+      paper: the paper's numbers, by metric; empty if the cell is not in the paper.
     """
 
     cell: Cell
@@ -50,27 +50,27 @@ class Entry(NamedTuple):
     paper: Mapping[str, Number]
 
     def statistics(self, metric: str) -> Statistics | None:
-        """Ours; None if it was not run."""
+        """The statistics of our runs; None if it was not run."""
         return statistics_of(METRICS[metric], self.lines)
 
     @property
     def official(self) -> bool:
-        """Whether the data are the dataset's own."""
+        """Whether the data are the official ones."""
         return all(line["dataset_official"] for line in self.lines)
 
     @property
     def precision(self) -> str:
-        """What its runs computed in; "" for float32, which needs no word."""
+        """The precision of its runs; "" for float32, the default."""
         return precision_of(self.lines[0]) if self.lines else ""
 
 
 class Version(NamedTuple):
-    """The runs of an experiment that have one length.
+    """The runs of an experiment with the same length.
 
     Attributes:
       key: FULL, MINIATURE or "3_epochs".
-      title: in words.
-      seeds: that each cell should have.
+      title: for the report.
+      seeds: the number that each cell should have.
       entries: in the order of the table.
     """
 
@@ -81,17 +81,17 @@ class Version(NamedTuple):
 
     @property
     def lines(self) -> list[Line]:
-        """Of all entries."""
+        """The ledger lines of all entries."""
         return [line for entry in self.entries for line in entry.lines]
 
     @property
     def runs(self) -> int:
-        """How many runs it has when it is complete."""
+        """The number of runs of the complete version."""
         return self.seeds * len({entry.cell.name for entry in self.entries})
 
     @property
     def missing(self) -> list[Run]:
-        """The runs that are in no line, on whatever data."""
+        """The runs without a ledger line, on any data."""
         done = {
             (entry.cell.name, line["seed"])
             for entry in self.entries
@@ -134,7 +134,7 @@ def versions(experiment: Experiment, ledger: Ledger) -> list[Version]:
 
 
 def pairs(entries: Sequence[Entry], order: Order) -> list[tuple[Entry, Entry]]:
-    """The entries that an order speaks of: (better, worse), alike in all else."""
+    """The (better, worse) entries of an order, equal in all other labels."""
 
     def rest(entry: Entry) -> tuple[Any, ...]:
         labels = {k: v for k, v in entry.cell.labels.items() if k != order.label}
@@ -158,9 +158,9 @@ def kind_of(entry: Entry) -> tuple[str, str]:
 
 
 def precision_of(line: Line) -> str:
-    """What a report calls the precision of a run: "" for float32 by default.
+    """The precision of a run as reports name it: "" for float32 by default.
 
-    With another matmul_precision it names that too: such a run may have the seed of
+    A matmul_precision that was set is named too: such a run may share its seed with
     one without, and no mean counts a seed twice.
     """
     chosen = full_config(line["config"])["matmul_precision"]
@@ -210,7 +210,7 @@ def _lines(cell: Cell, ledger: Ledger) -> Iterator[Line]:
 
 
 def _departures(experiment: Experiment, cell: Cell) -> dict[str, tuple[Any, Any]]:
-    """The fields in which a cell is not what its labels mean in the paper."""
+    """The fields in which a cell differs from the paper's run of its labels."""
     configs = {**experiment.miniature.configs, **experiment.configs}
     full = make_cell(cell.labels, configs, experiment.overrides)
     ours, theirs = (full_config(which.config(0).to_dict()) for which in (cell, full))

@@ -25,15 +25,15 @@ COLORS = {
     "sgd": "#444444",
     "imp": "#2f8f5b",
 }
-# How far apart are the points that series have at one place, in points (1/72 inch).
+# Horizontal distance of overlapping points of two series, in points (1/72 inch).
 ASIDE = 6
 STYLES = {"SC": ("-", "o"), "KU": ("--", "s"), None: ("-", "o")}
 
 
 def draw(experiment: Experiment, version: Version) -> Figure:
-    """Draws what was run of a version of an experiment, as the paper does.
+    """Plots the runs of a version of an experiment in the form of the paper's figure.
 
-    Full runs have the paper's points beside them; shortened ones end far below.
+    The paper's points are drawn beside full runs only: short ones end far below.
 
     Raises:
       ValueError: nothing was run.
@@ -84,7 +84,7 @@ def _kind_name(entry: Entry) -> str:
 
 
 def _title(experiment: Experiment, version: Version, entries: Sequence[Entry]) -> str:
-    """One line: which experiment, its length, and other data or precision if any."""
+    """One line: the experiment, its length, and any other data or precision."""
     name, colon, about = experiment.title.partition(":")
     if version.key != FULL:
         name += f", {version.key.replace('_', ' ')}"
@@ -98,7 +98,7 @@ def _title(experiment: Experiment, version: Version, entries: Sequence[Entry]) -
 
 
 def _values(entries: Sequence[Entry], label: str | None) -> list[Any]:
-    """The values of a label, in the order of the table; [None] without any."""
+    """The values of a label, in the order of the table; [None] if it has none."""
     found = (entry.cell.labels.get(label) for entry in entries) if label else ()
     return list(dict.fromkeys(v for v in found if v is not None)) or [None]
 
@@ -147,7 +147,7 @@ def _lines(
             "alpha": 0.4 if kind in names and kind != next(iter(names)) else 1.0,
         }
         x, mean, deviation = next(iter(points))
-        if x is None:  # a method that has no x: its level, with a band of one deviation
+        if x is None:  # a method without x: a line with a band of one deviation
             ax.axhline(mean, linestyle=line, **style)
             style |= {"alpha": 0.12 * style["alpha"], "label": None}
             ax.axhspan(mean - deviation, mean + deviation, **style)
@@ -183,7 +183,7 @@ def _lines(
 
 
 def _points_aside(ax: Axes, points: float) -> Transform:
-    """The axes' data, shifted to the right by points: on a scale of any kind."""
+    """Data coordinates shifted to the right by points, on any scale."""
     shift = ScaledTranslation(points / 72, 0, ax.figure.dpi_scale_trans)
     return ax.transData + shift
 
@@ -209,7 +209,7 @@ def _x(entry: Entry, spec: Lines, words: list[str], owner: str) -> float | None:
 def _heat_map(
     ax: Axes, experiment: Experiment, entries: Sequence[Entry], spec: HeatMap
 ) -> Any:
-    """Colours over two labels, with the number in each place that was run."""
+    """A heat map over two labels, with the number in each cell that was run."""
     metric = experiment.metrics[0]
     columns, rows = (sorted(_values(entries, label)) for label in (spec.x, spec.y))
     means = np.full((len(rows), len(columns)), np.nan)

@@ -10,7 +10,7 @@ from experiments.reports.metrics import METRICS
 
 
 def order_text(experiment: Experiment, version: Version, order: Order) -> str:
-    """How often the order of the paper holds in ours, and where it does not."""
+    """How often the paper's order holds in our runs, and where it does not."""
     metric = experiment.metrics[0]
     digits = METRICS[metric].digits
     compared, beyond, against = 0, 0, []

@@ -1,4 +1,4 @@
-"""What tables compare, read from a line of the ledger."""
+"""The metrics that tables compare, read from a line of the ledger."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +8,12 @@ from experiments.sweeps.ledger import Line
 
 
 class Metric(NamedTuple):
-    """A number of a run.
+    """A metric of a run.
 
     Attributes:
       title: with its unit.
-      of: the number in a line of the ledger; None if the run has none.
-      digits: after the point, as the paper prints it.
+      of: reads the number from a ledger line; None if the run has none.
+      digits: decimals, as the paper prints them.
     """
 
     title: str
@@ -22,14 +22,14 @@ class Metric(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """The mean of n runs and the deviation of a sample (n - 1), None for one run."""
+    """The mean of n runs and their sample deviation (n - 1), None for one run."""
 
     n: int
     mean: float
     deviation: float | None
 
     def text(self, digits: int) -> str:
-        """Such as "75.16 ± 0.23".
+        """Text such as "75.16 ± 0.23".
 
         >>> Statistics(3, 75.16, 0.234).text(2), Statistics(1, 75.16, None).text(1)
         ('75.16 ± 0.23', '75.2')

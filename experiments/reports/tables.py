@@ -20,7 +20,7 @@ TOLD = (
     "k_per",
     "sampling_rate",
 )
-"""The departures that remarks tell, beside the epochs: others follow from these."""
+"""The departures that remarks list besides the epochs; others follow from these."""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -30,7 +30,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def version_text(experiment: Experiment, version: Version) -> str:
-    """A version of an experiment: its table, the paper's findings, its evidence."""
+    """The text of a version: its table, the paper's findings, its provenance."""
     left = len(version.missing)
     parts = [f"## {version.title}", f"{version.runs - left} of {version.runs} runs."]
     if left:
@@ -46,7 +46,7 @@ def version_text(experiment: Experiment, version: Version) -> str:
 
 
 def table(experiment: Experiment, version: Version) -> str:
-    """A row for every cell that was run, and for every number if there are several."""
+    """The table: a row for each cell that was run, and for each of its metrics."""
     labels = list(
         dict.fromkeys(label for e in version.entries for label in e.cell.labels)
     )
@@ -63,7 +63,7 @@ def table(experiment: Experiment, version: Version) -> str:
 
 
 def numbers(entry: Entry, name: str) -> list[str]:
-    """The paper's number, ours, n, and the difference of the means."""
+    """The paper's number, ours, n, and the difference between the means."""
     paper, ours = entry.paper.get(name), entry.statistics(name)
     digits = METRICS[name].digits
     printed = paper.text.replace("±", " ± ") if paper else NONE
@@ -96,7 +96,7 @@ def remarks(entry: Entry, seeds: int) -> str:
 
 
 def evidence_text(lines: Sequence[Line]) -> str:
-    """What made the numbers."""
+    """The provenance of the numbers: devices, time, data, versions, commits."""
 
     def all_of(texts: Iterable[str]) -> str:
         return "; ".join(dict.fromkeys(texts))
@@ -123,6 +123,6 @@ def data_text(line: Line) -> str:
 
 
 def _hours(line: Line) -> float:
-    """What a run took; the time to the first step is a part of other phases."""
+    """The duration of a run; the time to the first step is part of other phases."""
     seconds = [s for phase, s in line["seconds"].items() if phase != "first step"]
     return sum(seconds) / line["together"] / 3600

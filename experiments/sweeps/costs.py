@@ -28,17 +28,17 @@ from iterand_jax.networks import build_network
 from iterand_jax.training import provenance
 from iterand_jax.training.programs import compile_steps
 
-WORDS = 270  # of a review, padding included: a step's work is that of its words
+WORDS = 270  # per review, padding included: the work of a step is per word
 
 
 class Reference(NamedTuple):
-    """A step that was timed.
+    """A timed step.
 
     Attributes:
       network: its name.
       work: multiply-adds of a forward pass of its batch.
-      seconds: of the step.
-      origin: where this is from.
+      seconds: per step.
+      origin: where it was measured.
     """
 
     network: str
@@ -48,7 +48,7 @@ class Reference(NamedTuple):
 
 
 def steps(cell: Cell) -> int:
-    """The steps of a run; if its data is missing, by the official sizes."""
+    """The steps of a run; without its data, computed from the official sizes."""
     config = cell.config(seed=0)
     trainings = 1 + (config.retrainings or 0)
     return trainings * config.epochs * _steps_per_epoch(cell.base)
@@ -56,12 +56,12 @@ def steps(cell: Cell) -> int:
 
 @functools.cache
 def _steps_per_epoch(base: str) -> int:
-    """Cells have the data and the batches of their config file."""
+    """The steps of an epoch: cells have the data and batch size of their config."""
     return synthetic.build(base).feed.steps_per_epoch
 
 
 def work(config: ConfigDict) -> float:
-    """Multiply-adds of a forward pass of a batch."""
+    """Multiply-adds of a forward pass on a batch."""
     one = _multiply_adds(config.dataset.name, config.network.name, config.network.width)
     words = WORDS if get_dataset(config.dataset.name).is_text else 1
     return one * words * config.batch_size
@@ -69,7 +69,7 @@ def work(config: ConfigDict) -> float:
 
 @functools.cache
 def _multiply_adds(dataset: str, name: str, width: float) -> float:
-    """Of one image, or one word of a text."""
+    """Multiply-adds per image, or per word of a text."""
     inputs, outputs = get_dataset(dataset).inputs, get_dataset(dataset).outputs
     network = build_network(name, num_classes=outputs, width=width)
     variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
@@ -77,7 +77,7 @@ def _multiply_adds(dataset: str, name: str, width: float) -> float:
 
 
 def count_multiply_adds(program: Any) -> float:
-    """The multiply-adds of the convolutions and products in a jaxpr.
+    """Counts the multiply-adds of the convolutions and matrix products in a jaxpr.
 
     >>> import jax.numpy as jnp
     >>> product = jax.make_jaxpr(jnp.dot)(jnp.zeros((2, 3)), jnp.zeros((3, 5)))
@@ -112,7 +112,7 @@ def _inner(params: dict[str, Any]) -> Iterable[Any]:
 def references(
     lines: Iterable[Line], device: str, precision: str = "float32"
 ) -> list[Reference]:
-    """The timed steps of a device in the ledger, in one precision."""
+    """The ledger's timed steps on a device, in one precision."""
     found = []
     for line in lines:
         if (line["device"], ledger.precision(line)) == (device, precision):
@@ -124,11 +124,11 @@ def references(
 
 
 def timed_here(width: float, **fields: Any) -> Reference:
-    """Times steps of Conv6 on this device, in a quarter of a minute on two cores.
+    """Times steps of Conv6 on this device, in about 15 seconds on two cores.
 
     Args:
       width: of the network.
-      **fields: of the config, such as its dtype.
+      **fields: of the config, such as dtype.
     """
     fields |= {"network.width": width}
     run = synthetic.build("cifar_conv6", **fields)
@@ -152,7 +152,7 @@ def work_of(cell: Cell) -> float:
 def hours(cell: Cell, known: Sequence[Reference]) -> tuple[float, str]:
     """The estimated hours of a run, and the timed step that they are based on.
 
-    At least one step must have been timed; the median of equally similar ones is used.
+    Needs at least one timed step; of equally similar ones it takes the median.
     """
     config = cell.config(seed=0)
     wanted = work(config)

@@ -49,10 +49,10 @@ RESULT: Mapping[str, type | tuple[type, ...]] = {
     "dataset_fingerprint": str,
     "dataset_official": bool,
 }
-"""What a line has of a run's result.json, with the types."""
+"""The fields of a line that come from result.json, with their types."""
 
 NEWER = ("dtype", "matmul_precision", "precision")
-"""Texts that lines and results of earlier versions lack."""
+"""Text fields that lines and results of earlier versions lack."""
 
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     **RESULT,
@@ -83,7 +83,7 @@ WITHOUT_INFLUENCE = (
     "eval_batch_size",
     "dataset.workers",
 )
-"""Fields of a config that change no number beyond rounding."""
+"""Config fields that change no result beyond rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Ledger:
         return [line for line in lines if not conflicts(line, run)]
 
     def stale(self, run: Run) -> list[str]:
-        """What lines of a run's name say that another version of its config made."""
+        """The conflicts of lines with the run's name that another config made."""
         lines = self.lines.get((run.folder, run.seed), ())
         found = [(line["cell"], conflicts(line, run)) for line in lines]
         return [
@@ -200,24 +200,24 @@ def line_of(
 
 
 def conflicts(line: Line, run: Run) -> list[str]:
-    """The fields "field: there / now" in which a line's config is not the run's."""
+    """The fields "field: old / new" in which a line's config differs from the run's."""
     return differences(full_config(line["config"]), full_config(run.config.to_dict()))
 
 
 def full_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's fields by dotted name, without those that change no number.
+    """A config's fields by dotted name, without those that change no result.
 
-    A field that it lacks is newer than it, and had its default.
+    A field that the config lacks was added later, and has its default.
     """
     fields = flatten_dict(completed(config), sep=".")
     return {name: v for name, v in fields.items() if name not in WITHOUT_INFLUENCE}
 
 
 def precision(line: Line) -> str:
-    """What a run computed in, as `provenance.precision` names it.
+    """The precision of a run, as `provenance.precision` names it.
 
-    A line without that field is older than it: on a CPU float32 was float32, and on
-    another device it may have been TF32, so that the device is part of the name.
+    A line without that field is older: on a CPU float32 was float32, but on another
+    device it may have been TF32, so the device is part of the name.
     """
     dtype = full_config(line["config"])["dtype"]
     certain = dtype != "float32" or "CPU" in line["device"]
@@ -225,7 +225,7 @@ def precision(line: Line) -> str:
 
 
 def _parse(text: bytes) -> tuple[dict[str, Any], str]:
-    """A line, and what is wrong with it: "" if nothing is."""
+    """Parses a line; returns it and its problem, "" if it is valid."""
     try:
         line = json.loads(text)
     except ValueError as error:
@@ -236,7 +236,7 @@ def _parse(text: bytes) -> tuple[dict[str, Any], str]:
         if field not in line:
             return {}, f"no field {field!r}"
         value = line[field]
-        # A bool is an int in Python, not here.
+        # In Python a bool is an int; here it is refused.
         if not isinstance(value, kind) or (
             isinstance(value, bool) and kind is not bool
         ):

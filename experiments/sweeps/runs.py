@@ -45,8 +45,8 @@ class Run(NamedTuple):
 def folder_name(config: ConfigDict) -> str:
     """A readable name, the same for configs that differ in the seed alone.
 
-    Its parts are the fields that tables vary. Two configs with one name and another
-    difference meet in one folder, where the second is refused with the difference.
+    It consists of the fields that tables vary. Configs that differ in other fields
+    share a folder, where the second is refused with an error that names them.
     """
     short = {name: label for label, name in DISTRIBUTIONS.items()}
     parts = [
@@ -68,7 +68,7 @@ def folder_name(config: ConfigDict) -> str:
 
 
 def precision_suffix(dtype: str, matmul_precision: str) -> str:
-    """What the name of a folder ends with for other fields than the defaults.
+    """The suffix of a folder's name for a precision other than the default.
 
     >>> precision_suffix("float32", "default"), precision_suffix("bfloat16", "highest")
     ('', '_bfloat16_highest')
@@ -81,7 +81,7 @@ def runs_of(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Run]:
     """Every cell with every seed.
 
     Raises:
-      ValueError: a config is not possible.
+      ValueError: a config is invalid.
     """
     return [
         Run(cell, seed, cell.config(seed))
@@ -204,11 +204,11 @@ def _digest(text: str) -> str:
 
 
 Job = Sequence[Run]
-"""Runs that one process does, in one program if it can: seeds of one cell."""
+"""Runs of one process, in one program if possible: seeds of one cell."""
 
 
 def can_be_replicas(runs: Job) -> bool:
-    """Whether runs of a cell can be replicas in one program, in a folder of theirs."""
+    """Whether runs of a cell can be replicas in one program, in their own folder."""
     config, seeds = runs[0].config, [run.seed for run in runs]
     return (
         len(seeds) > 1
@@ -219,7 +219,7 @@ def can_be_replicas(runs: Job) -> bool:
 
 
 def jobs_of(runs: Sequence[Run], *, together: bool) -> list[Job]:
-    """The seeds of a cell as one job if they are to and can be one, else each run."""
+    """The seeds of a cell as one job if requested and possible, else one per run."""
     jobs: list[Job] = []
     for _, group in itertools.groupby(runs, key=lambda run: run.folder):
         seeds = list(group)

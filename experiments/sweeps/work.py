@@ -31,7 +31,7 @@ FINISHED, ALREADY, ELSEWHERE, FAILED = "finished", "already", "elsewhere", "fail
 
 
 class Sweep(NamedTuple):
-    """For what runs are made, and where.
+    """What the runs of a sweep are for, and where they are stored.
 
     Attributes:
       experiment: its name.
@@ -49,10 +49,10 @@ class Sweep(NamedTuple):
 
 
 class InterruptedSweepError(InterruptedRunError):
-    """A sweep stopped as it was asked to, where no run was in its steps."""
+    """A sweep stopped by a signal while no run was training."""
 
     def __init__(self, number: int):
-        """For a signal."""
+        """Names the signal that stopped it."""
         super().__init__(0, number)
         name = signal.Signals(number).name
         self.args = (f"stopped by {name} between runs; the same command continues",)
@@ -69,8 +69,8 @@ def work_through(jobs: Sequence[Job], sweep: Sweep) -> Mapping[str, list[Job]]:
       FAILED.
 
     Raises:
-      InterruptedRunError: one of `SIGNALS` came; what was trained is saved.
-      KeyboardInterrupt: SIGINT came where no run was in its steps.
+      InterruptedRunError: one of `SIGNALS` arrived; progress is saved.
+      KeyboardInterrupt: SIGINT arrived while no run was training.
     """
     ended: dict[str, list[Job]] = {FINISHED: [], ALREADY: [], ELSEWHERE: [], FAILED: []}
     live = sys.stderr.isatty()
@@ -78,7 +78,7 @@ def work_through(jobs: Sequence[Job], sweep: Sweep) -> Mapping[str, list[Job]]:
         total=sum(map(_cost, jobs)),
         dynamic_ncols=live,
         mininterval=0.1 if live else 30.0,
-        smoothing=0,  # jobs take as long as they cost, whatever came last
+        smoothing=0,  # estimate from all jobs, not from recent ones
         bar_format="{desc}|{bar}| {elapsed} so far, {remaining} left",
     )
     with bar, _stopping() as stop_if_asked:
@@ -104,21 +104,21 @@ def work_through(jobs: Sequence[Job], sweep: Sweep) -> Mapping[str, list[Job]]:
 
 
 def _cost(job: Job) -> float:
-    """In units of no meaning, for comparing jobs."""
+    """The cost of a job, in arbitrary units."""
     return sum(costs.work_of(run.cell) for run in job)
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM, which nobody who expects failures may take for one."""
+    """SIGTERM; not an Exception, so that handlers of failed runs do not catch it."""
 
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[Callable[[], None]]:
-    """Stops a sweep at once at SIGTERM, except where a run stops itself.
+    """Stops a sweep at once at SIGTERM, except while a run handles it.
 
-    A run's own handler can take one as the run ends. Python writes the number of every
-    signal to a socket too, whoever takes it; what is yielded looks there, and raises
-    InterruptedSweepError if one came.
+    A run's own handler may catch a signal just as the run ends. Python also writes the
+    number of every signal to a socket, whoever handles it; the yielded function checks
+    the socket, and raises InterruptedSweepError if there is one.
     """
     read, write = socket.socketpair()
 
@@ -146,10 +146,10 @@ def _stopping() -> Iterator[Callable[[], None]]:
 
 
 def fingerprint(dataset: str, data_dir: str | None) -> str:
-    """The fingerprint of the data here.
+    """The fingerprint of the data on this machine.
 
     Raises:
-      DataNotFoundError: it is absent.
+      DataNotFoundError: the data is absent.
     """
     return datasets.open_source(dataset, data_dir).fingerprint
 
@@ -213,8 +213,8 @@ def _train(
 def _can_train_together(job: Job, sweep: Sweep, claims: contextlib.ExitStack) -> bool:
     """Whether the runs of a job can be replicas in the folder of their cell.
 
-    They cannot where other seeds are or were. Nobody else makes replicas there while
-    the claims are held.
+    They cannot if the folder has or had other seeds. No other process makes replicas
+    there while the locks in `claims` are held.
     """
     if len(job) == 1:
         return False
@@ -248,7 +248,7 @@ def _record(run: Run, result: Mapping[str, Any], data: str, sweep: Sweep) -> Non
 
 
 def _trained_together(cell: Path, seed: int, result: Mapping[str, Any]) -> int:
-    """How many seeds of a cell one program has trained: they have one clock."""
+    """How many seeds of a cell were trained in one program and share its time."""
     others = [
         p for p in cell.glob("seed_*/result.json") if p.parent.name != f"seed_{seed}"
     ]
@@ -256,19 +256,19 @@ def _trained_together(cell: Path, seed: int, result: Mapping[str, Any]) -> int:
 
 
 def _results(job: Job, sweep: Sweep) -> list[Mapping[str, Any]]:
-    """Trains the runs of a job, or what is left of them; their results."""
+    """Trains or resumes the runs of a job; returns their results."""
     first, cell = job[0], sweep.workdirs / job[0].folder
     config = first.cell.draft(first.seed, replicas=len(job))
     folder = cell / f"seed_{first.seed}" if len(job) == 1 else cell
     with _log(cell, job) as log, contextlib.redirect_stdout(log):
         result = train_config(config, str(folder), sweep.data_dir)
-    jax.clear_caches()  # the next run has programs of its own
+    jax.clear_caches()  # the next run compiles its own programs
     if len(job) == 1:
         return [result]
     return [result["replicas"][f"seed_{run.seed}"] for run in job]
 
 
 def _log(cell: Path, runs: Job) -> TextIO:
-    """What runs print, beside their workdirs."""
+    """The file for the output of runs, beside their workdirs."""
     seeds = "_".join(str(run.seed) for run in runs)
     return (cell / f"seed_{seeds}.txt").open("a", buffering=1)

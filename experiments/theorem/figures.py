@@ -118,7 +118,7 @@ def regime_map(data: Data) -> Figure:
             level = np.full_like(data["eps"], 0.664 / root)
             lines["p R = 0.664"] = (level, "-")
         for label, (R, ls) in lines.items():
-            ax.plot(data["eps"], R, color="white", lw=3)  # seen on any colour
+            ax.plot(data["eps"], R, color="white", lw=3)  # visible on any colour
             ax.plot(data["eps"], R, color="black", ls=ls, lw=1.2, label=label)
         _legend_above(ax)
         ax.set_title(f"Lemma A.4, published width, w = {w:g}", pad=28)
@@ -158,7 +158,7 @@ def regime_map(data: Data) -> Figure:
 
 
 def _legend_above(ax: Axes) -> None:
-    """A legend between title and panel, where it hides nothing."""
+    """A legend between title and panel, where it covers no data."""
     ax.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1),
@@ -211,7 +211,7 @@ def certified(ax: Axes, x: np.ndarray, points: list[Data], eps: float) -> None:
 
 
 def blind_against_oracle(data: Data) -> Figure:
-    """Draws how often blind re-draws and the oracle miss eps, against draws."""
+    """Draws how often blind resampling and the oracle miss eps, against draws."""
     figure, axes = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
     for ax, w in zip(axes, (0.5, 1.0), strict=True):
         for color, width in (("tab:red", 4), ("tab:orange", 8), ("tab:blue", 16)):

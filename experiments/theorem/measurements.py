@@ -1,4 +1,4 @@
-"""What the page on the theorem measures: plain data, one function per figure."""
+"""The measurements of the page on the theorem: plain data, a function per figure."""
 
 import itertools
 import math
@@ -273,7 +273,7 @@ def errors(F: list[np.ndarray], eps: float, R: int, copies: int, scale: Scale) -
 
 
 def blind_against_oracle(scale: Scale, eps: float = 0.1) -> Data:
-    """How often blind re-draws and the oracle miss eps, per draws of a value."""
+    """How often blind resampling and the oracle miss eps, by the number of draws."""
     trials = max(20, scale.trials // 50)
     R_values = np.unique(np.geomspace(1, 200, 2 * scale.points).astype(int))
     panels: dict[tuple[float, int], Data] = {}

@@ -1,12 +1,12 @@
 """What the leaves of a tree are: which are pruned, and what their axes mean.
 
-The first rule that matches claims the leaf. Paths are joined by slashes.
+The first rule that matches a leaf claims it. Paths are joined by slashes.
 
-    rule       a rule: the leaves it claims, and their inputs, outputs and stack
+    rule       a rule: the leaves it claims, and their input, output and stack axes
     defaults   rules for bare trees, by names and numbers of axes
-    models     exact rules, read from a model by `rules_of`: of linen, nnx, equinox
-    checks     rules that cannot be meant
-    patterns   shell-style, of paths
+    models     exact rules, read from a model by `rules_of`: linen, nnx, equinox
+    checks     errors for rules that are probably mistakes
+    patterns   shell-style patterns of paths
 """
 
 from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES

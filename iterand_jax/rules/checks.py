@@ -1,4 +1,4 @@
-"""Rules that cannot be meant: one is never used, or prunes a normalization's scale."""
+"""Errors for probable mistakes: a rule never used, a normalization's scale pruned."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ DEFAULTS = (*DEFAULT_RULES, *OUTPUTS_FIRST_RULES)
 
 
 def check_rules(rules: Sequence[Rule]) -> None:
-    """Raises ValueError for a rule that is never used, though it says something else.
+    """Raises ValueError for a rule that is shadowed by a different, earlier one.
 
-    Default rules and those of a model may come after others, which override them.
+    Default rules and a model's rules are exempt: other rules may override them.
 
     >>> check_rules([Rule("*", True), Rule("a/b", False)])
     Traceback (most recent call last):
@@ -50,10 +50,10 @@ def check_rules(rules: Sequence[Rule]) -> None:
 def check_normalization(
     rule_of: Callable[[str, Array], Rule], leaves: Sequence[tuple[str, Array]]
 ) -> None:
-    """Raises ValueError where a name alone would prune what looks like a scale.
+    """Raises ValueError where a rule by name would prune what looks like a scale.
 
-    A linear map of two and more axes has no bias of its own shape; a normalization
-    over several axes has.
+    A linear map of two or more axes never has a bias of the same shape as its kernel;
+    a normalization over several axes has.
 
     Args:
       rule_of: (path, leaf) -> the rule that claims it.
@@ -63,7 +63,7 @@ def check_normalization(
     for path, leaf in leaves:
         rule = rule_of(path, leaf)
         if not rule.prune or rule.ndims is None:
-            continue  # it is not by its name alone that it is pruned
+            continue  # not pruned by its name alone
         bias = "/".join((*path.split("/")[:-1], "bias"))
         if shapes.get(bias) == leaf.shape:
             raise ValueError(

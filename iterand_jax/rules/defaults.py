@@ -9,11 +9,11 @@ DEFAULT_RULES = (
     Rule("*/embedding", prune=True, out_axis=0, min_ndim=2, ndims=(2,)),
     Rule("*", prune=False),
 )
-"""Flax's names: kernels and embeddings are pruned; biases and normalization are not.
+"""By Flax's names: kernels and embeddings are pruned, biases and normalization not.
 
 A kernel of two axes is (inputs, outputs), one of four (height, width, inputs, outputs).
-Others are refused: one of three may be a convolution, a projection of attention or a
-stack of layers. `rules_of` knows them from the model.
+Others are refused: three axes may be a convolution, an attention projection or a stack
+of layers. `rules_of` reads them from the model.
 
 An embedding lookup sums over nothing, so its fan-in is a convention: the number of
 features, as PyTorch's initializers compute it for a (words, features) table. (With the
@@ -29,6 +29,7 @@ OUTPUTS_FIRST_RULES = (
 """For models whose weights are (outputs, inputs, ...), as Equinox's and PyTorch's are.
 
 A weight of two axes is (outputs, inputs), one of four (outputs, inputs, height, width);
-others are refused, and so is one with a bias of its own shape, as normalization has
-it. LSTM and GRU cells have weight_ih and weight_hh. `rules_of` reads an Equinox model.
+others are refused, and so is one with a bias of the same shape, as normalization
+layers have. LSTM and GRU cells have weight_ih and weight_hh. `rules_of` reads an
+Equinox model.
 """

@@ -1,7 +1,7 @@
 """Rules of an Equinox model, from the attributes of its layers.
 
-A layer knows the shape of its weight; what the weight has more,
-`equinox.filter_vmap` has stacked.
+A layer knows the shape of its weight; additional axes of the weight were stacked by
+`equinox.filter_vmap`.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def rules_of(model: eqx.Module) -> tuple[Rule, ...]:
 
 
 def _leaves(model: Any) -> Iterator[tuple[str, Any, str, Any]]:
-    """(path, the innermost module, name in it, leaf) of each array."""
+    """(path, innermost module, its name there, leaf) of each array."""
     owners: dict[tuple, Any] = {}
 
     def enter(path: tuple, node: Any) -> None:
@@ -62,7 +62,7 @@ def _leaves(model: Any) -> Iterator[tuple[str, Any, str, Any]]:
 def _known(
     module: Any, name: str, shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], Known | None]:
-    """The shape that a layer gives its leaf, and what its axes are."""
+    """The shape of a leaf according to its layer, and what its axes are."""
     cells = (eqx.nn.LSTMCell, eqx.nn.GRUCell)
     first = {"in_axis": 1, "out_axis": 0}
     if isinstance(module, cells) and name in ("weight_ih", "weight_hh"):

@@ -1,4 +1,4 @@
-"""The axes of layers that the libraries share, as keywords of a `Rule`."""
+"""The axes of layers common to the libraries, as keyword arguments of a `Rule`."""
 
 import itertools
 import math
@@ -15,11 +15,11 @@ __all__ = ["NOT_PRUNED", "convolution", "einsum", "general", "leaf_rule", "stack
 Known = dict[str, Any]
 
 NOT_PRUNED: Known = {}
-"""Of a leaf that is no linear map, such as the scale of a normalization."""
+"""For a leaf that is not a linear map, such as the scale of a normalization."""
 
 
 def general(stack: int, inputs: int, outputs: int) -> Known:
-    """Of DenseGeneral: so many axes of each, in this order.
+    """The axes of DenseGeneral: the number of each kind, in this order.
 
     >>> general(1, 2, 1)
     {'stack_axis': (0,), 'in_axis': (1, 2), 'out_axis': (3,)}
@@ -32,10 +32,10 @@ def general(stack: int, inputs: int, outputs: int) -> Known:
 
 
 def einsum(equation: str, kernel_ndim: int) -> Known:
-    """Of an einsum of inputs and a kernel.
+    """The axes of the kernel in an einsum of inputs and kernel.
 
-    An axis of the kernel that is in the result is an output; if the inputs have it too,
-    each of its slices sees inputs of its own: a stack. All others are summed.
+    An axis of the kernel that is in the result is an output, or a stack if the inputs
+    have it too, since each slice then has its own inputs. All others are summed.
 
     >>> einsum("bthi,hio->btho", 3)
     {'stack_axis': (0,), 'in_axis': (1,), 'out_axis': (2,)}
@@ -63,15 +63,15 @@ def einsum(equation: str, kernel_ndim: int) -> Known:
 def convolution(
     shape: Sequence[int], inputs: int, outputs: int, sparse: Any = 1
 ) -> Known:
-    """Of a convolution's kernel: its axes of inputs and outputs.
+    """The axes of inputs and outputs of a convolution's kernel.
 
     Args:
       shape: of the kernel.
       inputs: the axis.
       outputs: the axis.
       sparse: strides of a transposed convolution or dilation of the inputs, by
-        dimension: between the inputs there are zeros, so that an output sums only one
-        of so many products (of a window that they do not divide, on average).
+        dimension: they insert zeros between the inputs, so that an output sums only
+        one in so many products (on average, where they do not divide the window).
 
     >>> convolution((3, 3, 8, 16), -2, -1, sparse=(2, 2))["fan_in"]
     18
@@ -95,7 +95,7 @@ def _product(value: Any, times: int) -> int:
 
 
 def stack_of(shape: tuple[int, ...], slice_shape: tuple[int, ...]) -> Any:
-    """The axes of a leaf that its slices do not have; None if that is not certain.
+    """The axes of a leaf that its slices lack; None if that is ambiguous.
 
     >>> stack_of((6, 64, 32), (64, 32)), stack_of((64, 6, 32), (64, 32))
     ((0,), (1,))
@@ -112,12 +112,12 @@ def stack_of(shape: tuple[int, ...], slice_shape: tuple[int, ...]) -> Any:
 
 
 def stacked(rule: Rule, slice_ndim: int, stack: Sequence[int]) -> Rule:
-    """The rule of a leaf of which a rule knows the slices.
+    """The rule of a stacked leaf, from the rule of its slices.
 
     Args:
       rule: of a slice.
       slice_ndim: the number of axes of a slice.
-      stack: the axes that the leaf has more, in its own numbers.
+      stack: the additional axes, as axes of the leaf.
     """
     if not stack:
         return rule
@@ -140,14 +140,14 @@ def leaf_rule(
     known: Known | None,
     defaults: Sequence[Rule],
 ) -> Rule | None:
-    """The rule of one leaf of a model; None where the default ones say the same.
+    """The rule of one leaf of a model; None if the default rules agree.
 
     Args:
       path: of the leaf.
-      slice_shape: its shape without the axes of a stack around its layer.
-      stack: these axes; None if they are not certain.
-      known: what its layer says of the slice, NOT_PRUNED, or None for a layer that is
-        not known, which the default rules claim by its name.
+      slice_shape: its shape without the stack axes around its layer.
+      stack: these axes; None if they are ambiguous.
+      known: the axes of the slice according to its layer, NOT_PRUNED, or None for an
+        unknown layer, whose leaf the default rules claim by its name.
       defaults: the default rules of the library.
     """
     ndim = len(slice_shape)
@@ -157,7 +157,7 @@ def leaf_rule(
         if rule.prune and ndim not in (rule.ndims or ()):
             return ModelRule(literal(path), prune=True, ndims=())
         rule = ModelRule(literal(path), rule.prune, out_axis=rule.out_axis)
-    else:  # what sums over nothing is a scale
+    else:  # a leaf that sums over no axis is a scale
         prune = known.get("in_axis", ()) != ()
         rule = ModelRule(literal(path), prune=prune, **known)
     if not rule.prune:

@@ -1,9 +1,9 @@
 """Rules of a Flax Linen module, from its layers as they are called.
 
-The module is initialized, as shapes only, and each layer that is called is asked for
-its attributes. Inside `nn.scan` and `nn.vmap` a layer sees a slice of its parameters.
-Which axis was taken away is known to Flax's own metadata: where slices are seen, the
-module is applied once more to parameters in boxes that note each axis that is taken.
+The module is initialized abstractly (shapes only), and the attributes of each layer are
+read when it is called. Inside `nn.scan` and `nn.vmap` a layer sees a slice of its
+parameters. Flax reports the removed axis to the metadata of a parameter only: if there
+are slices, the module is applied again to parameters in boxes that record these axes.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class _Seen(NamedTuple):
     """A parameter as the layer that owns it sees it."""
 
     shape: tuple[int, ...]
-    taken: tuple[int, ...]  # axes in the order in which transformations took them
+    taken: tuple[int, ...]  # axes in the order in which transformations removed them
     known: Known | None
 
 
@@ -36,7 +36,7 @@ def rules_of(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Rule, ...
     traced = {n: x for n, x in enumerate(given) if hasattr(x, "shape")}
 
     def call(function, traced, *first, **more):
-        """The rest, such as a flag of training, is not traced."""
+        """Calls with the traced arrays; others, such as a train flag, stay static."""
         leaves = [traced.get(n, x) for n, x in enumerate(given)]
         inputs, options = jax.tree.unflatten(structure, leaves)
         with nn.intercept_methods(_recorder(seen)):
@@ -50,7 +50,7 @@ def rules_of(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Rule, ...
     whole = {path: leaf.shape for path, leaf in leaves.items()}
     if any(path not in seen or seen[path].shape != whole[path] for path in whole):
         seen.clear()
-        token = object()  # a new one each time, that nn.jit has no trace of
+        token = object()  # a new one each time, for which nn.jit has no cached trace
 
         def apply(variables, traced):
             params = jax.tree.map(lambda w: _Box(w, (), token), variables["params"])
@@ -64,7 +64,7 @@ def rules_of(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Rule, ...
 
 
 def _rule(path: str, shape: tuple[int, ...], seen: _Seen | None) -> Rule | None:
-    if seen is None:  # no layer that was called owns it
+    if seen is None:  # no called layer owns it
         return leaf_rule(path, shape, (), None, DEFAULT_RULES)
     left = list(range(len(shape)))
     stack = [left.pop(axis) for axis in seen.taken]
@@ -83,7 +83,7 @@ def _recorder(seen: dict[str, _Seen]):
                 taken = leaf.taken if isinstance(leaf, _Box) else ()
                 leaf = meta.unbox(leaf)
                 path = "/".join((*module.path, name))
-                # An inner call ends first, and sees the thinnest slice.
+                # The innermost call ends first, and sees the smallest slice.
                 if hasattr(leaf, "shape") and path not in seen:
                     known = _known(module, name, leaf.shape, args, kwargs)
                     seen[path] = _Seen(leaf.shape, taken, known)
@@ -95,7 +95,7 @@ def _recorder(seen: dict[str, _Seen]):
 def _known(
     module: nn.Module, name: str, shape: tuple[int, ...], args, kwargs
 ) -> Known | None:
-    """What a layer of Flax says of its kernel; None for all else."""
+    """The axes of the kernel of a Flax layer; None for other modules."""
     if isinstance(module, nn.Embed) and name == "embedding":
         return {"in_axis": 1, "out_axis": 0}
     if name != "kernel":
@@ -127,7 +127,7 @@ def _count(value: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Box(meta.AxisMetadata):
-    """A parameter, and the axes of it that transformations have taken away."""
+    """A parameter, and the axes that transformations have removed from it."""
 
     value: Any
     taken: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Rules of a model, whatever library it is of."""
+"""Rules of a model of any supported library."""
 
 import sys
 from typing import Any
@@ -18,20 +18,20 @@ def rules_of(model: Any, *inputs: Any, **options: Any) -> tuple[Rule, ...]:
     attention, embeddings, recurrent cells, and stacks of all of these by `nn.scan`,
     `nn.vmap`, `nnx.vmap` or `equinox.filter_vmap`. Nothing is computed.
 
-    Kernels of layers of your own are claimed as `DEFAULT_RULES` (of Equinox,
-    `OUTPUTS_FIRST_RULES`) claim them; those whose axes are not known are refused when
-    the tree is initialized, and rules of your own before these say what they are:
+    Kernels of custom layers are claimed by `DEFAULT_RULES` (for Equinox, by
+    `OUTPUTS_FIRST_RULES`); those whose axes are not known are refused when the tree is
+    initialized, and custom rules before these state their axes:
     `(Rule("mine/kernel", True, in_axis=0, out_axis=(1, 2)), *rules_of(model, x))`.
 
     Args:
       model: a Flax Linen module; or a Flax NNX or Equinox model, itself or as shapes
         (`nnx.eval_shape`, `equinox.filter_eval_shape`).
-      *inputs: what a Linen module is initialized with after the key: arrays, or
-        `jax.ShapeDtypeStruct`. None for other models.
+      *inputs: the arguments of a Linen module's `init` after the key: arrays or
+        `jax.ShapeDtypeStruct`. Omitted for other models.
       **options: keyword arguments of a Linen module's `init`, such as method.
 
     Returns:
-      A rule for each pruned leaf and what else is known, then the default ones.
+      Rules of the pruned leaves and of others that are known, then the default rules.
 
     Raises:
       ValueError: a model of another library.
@@ -43,7 +43,7 @@ def rules_of(model: Any, *inputs: Any, **options: Any) -> tuple[Rule, ...]:
     >>> rules[0].pattern, rules[0].in_axis, rules[0].out_axis
     ('key/kernel', (0,), (1, 2))
     """
-    # A model's library has been imported; the others need not be installed.
+    # The model's library is already imported; the others need not be installed.
     flax, equinox = (sys.modules.get(name) for name in ("flax", "equinox"))
     if flax is not None:
         from flax import linen, nnx

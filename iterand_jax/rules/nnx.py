@@ -1,7 +1,7 @@
 """Rules of a Flax NNX model, from the attributes of its layers.
 
-A layer knows the shape of its kernel; what the kernel has more, `nnx.vmap` or
-`nnx.scan` has stacked.
+A layer knows the shape of its kernel; additional axes of the kernel were stacked by
+`nnx.vmap` or `nnx.scan`.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def rules_of(model: nnx.Module) -> tuple[Rule, ...]:
 def _known(
     module: nnx.Module, name: str, shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], Known | None]:
-    """The shape that a layer gives its leaf, and what its axes are."""
+    """The shape of a leaf according to its layer, and what its axes are."""
     if name == "embedding" and isinstance(module, nnx.Embed):
         embedding = module.num_embeddings, module.features
         return embedding, {"in_axis": 1, "out_axis": 0}
@@ -70,5 +70,5 @@ def _known(
 
 
 def _einsum(equation: Any, kernel: tuple[int, ...]) -> Known | None:
-    """Known only to a layer whose equation is not given with each call."""
+    """The axes, if the layer has a fixed equation and not one per call."""
     return None if equation is None else einsum(equation, len(kernel))

@@ -12,7 +12,7 @@ def matches(pattern: str, path: str) -> bool:
     >>> matches("*/kernel", "kernel"), matches("*/kernel", "Conv_0/bias")
     (True, False)
     """
-    if not glob.has_magic(pattern):  # a path: of many rules most are
+    if not glob.has_magic(pattern):  # a literal path, as most rules of a model are
         return pattern in (path, f"/{path}")
     return fnmatch.fnmatchcase("/" + path, pattern) or fnmatch.fnmatchcase(
         path, pattern
@@ -20,14 +20,14 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def covers(pattern: str, other: str) -> bool:
-    """Whether a pattern certainly matches every path that another one matches.
+    """Whether a pattern provably matches every path that another one matches.
 
     >>> covers("*", "conv/*"), covers("*/kernel", "a/kernel"), covers("a/*", "*/b")
     (True, True, False)
     """
     if "[" in other:
         return pattern in (other, "*")
-    # What stands for anything becomes nothing, and then text that no pattern spells.
+    # Wildcards become empty text, and then text that occurs in no pattern.
     short = other.replace("*", "").replace("?", "\0")
     long = other.replace("*", "\0/\0").replace("?", "\0")
     return pattern == other or (

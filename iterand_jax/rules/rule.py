@@ -16,13 +16,13 @@ Axis = int | Sequence[int]
 
 
 class Axes(NamedTuple):
-    """What the axes of a leaf are, each counted from 0 and in one of the four.
+    """The axes of a leaf, each counted from 0 and of one of four kinds.
 
     Attributes:
-      inputs: the inputs of the map that the leaf is.
+      inputs: the inputs of the linear map.
       outputs: its outputs.
-      stack: the layers, experts or heads that each have a slice of their own.
-      window: of a convolution; every output sums over it, as it does over the inputs.
+      stack: layers, experts or heads, each with its own slice.
+      window: of a convolution; outputs sum over it as over the inputs.
     """
 
     inputs: tuple[int, ...]
@@ -33,15 +33,15 @@ class Axes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Claims the leaves whose path matches a pattern, and says whether to prune them.
+    """Claims leaves whose path matches a pattern, and states whether to prune them.
 
     A pruned leaf is a linear map, or a stack of linear maps of one shape. Its axes are
     named as in `jax.nn.initializers.variance_scaling`, whose batch_axis is the stack:
 
     - The fan-in is the product of all axes that are neither outputs nor stack: the
       number of products that one output sums. Weights have the variance 2 / fan-in.
-    - Each slice along the stack has a threshold of its own, so that every one keeps the
-      same fraction. What is one map, such as the heads of a projection, has one.
+    - Each slice along the stack has its own threshold, so that all keep the same
+      fraction. A single map, such as the heads of a projection, has one threshold.
 
         layer                                 shape        rule
         Dense                                 (i, o)       out_axis=-1
@@ -54,7 +54,7 @@ class Rule:
         ConvLocal of one dimension            (x, i, o)    in_axis=1, out_axis=(0, 2)
         Embed                                 (words, f)   out_axis=0
 
-    `rules_of` reads all this from a model.
+    `rules_of` reads these from a model.
 
     Attributes:
       pattern: shell-style, matched against the path joined by slashes: "*/kernel"
@@ -64,16 +64,16 @@ class Rule:
         inputs, outputs) of Flax, 0 for the (outputs, inputs, ...) of Equinox and
         PyTorch, and for the (words, features) of an embedding.
       min_ndim: leaves of fewer dimensions fall through to the next rules.
-      in_axis: the axis or axes of the inputs. What is neither inputs, outputs nor stack
-        is the window of a convolution. By default the inputs are the axis before a last
-        one of outputs, or after a first one; where the window is and where the inputs
-        are does not change the fan-in.
+      in_axis: the axis or axes of the inputs. Axes that are neither inputs, outputs nor
+        stack are the window of a convolution. By default the inputs are the axis next
+        to the outputs: before them if they are last, after them if first. Which axes
+        are inputs and which window does not change the fan-in.
       stack_axis: the axis or axes of the stack; none by default.
-      ndims: the numbers of axes for which the rule knows what they are, as those that
-        go by names alone do not for others; a pruned leaf with another number is
-        refused. None for a rule that states its axes.
-      fan_in: the fan-in where the axes do not have it: with strides, a transposed
-        convolution sums only a part of its window for each output.
+      ndims: for a rule by name alone, the numbers of axes whose meaning it knows; a
+        pruned leaf with another number is refused. None for a rule that states its
+        axes.
+      fan_in: the fan-in if it does not follow from the axes: with strides, a
+        transposed convolution sums only part of its window for each output.
 
     >>> Rule("query/kernel", True, in_axis=0, out_axis=(1, 2)).fan_in_of((256, 8, 32))
     256
@@ -91,7 +91,7 @@ class Rule:
     fan_in: float | None = None
 
     def __post_init__(self):
-        """Lists become tuples, so that a rule can be hashed."""
+        """Converts lists to tuples, so that a rule is hashable."""
         for name in ("out_axis", "in_axis", "stack_axis", "ndims"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, int):
@@ -146,10 +146,10 @@ class Rule:
             raise ValueError(f"the leaf {path!r} of shape {shape}: {error}") from None
 
     def axes(self, ndim: int) -> Axes:
-        """What the axes of a leaf with so many are.
+        """The kinds of the axes of a leaf with this number of axes.
 
         Raises:
-          ValueError: an axis that the leaf does not have, or one that is two things.
+          ValueError: an axis that the leaf does not have, or one of two kinds.
 
         >>> Rule("*", True).axes(4)
         Axes(inputs=(2,), outputs=(3,), stack=(), window=(0, 1))
@@ -189,7 +189,7 @@ class Rule:
         return tuple(found)
 
     def fan_in_of(self, shape: tuple[int, ...]) -> float:
-        """The fan-in of a leaf of a shape.
+        """The fan-in of a leaf of this shape.
 
         >>> Rule("*", prune=True, out_axis=0).fan_in_of((20, 4, 3, 3))
         36
@@ -201,4 +201,4 @@ class Rule:
 
 
 class ModelRule(Rule):
-    """A `Rule` that was read from a model: any other rule before it overrides it."""
+    """A `Rule` read from a model; any other rule before it overrides it."""

@@ -1,9 +1,9 @@
-"""The modes of JAX that decide the bits of a run, fixed for all of it.
+"""The JAX settings that determine the bits of a run, fixed while it runs.
 
 JAX reads them from the environment: JAX_ENABLE_X64, JAX_DEFAULT_PRNG_IMPL and so on. A
-run has the same bits in every environment, so a command or `train` sets its own modes
-while it works, in its thread, and puts back what there was. The functions of the
-library work in all of them.
+run has the same bits in every environment, so a command or `train` overrides these
+settings in its thread while it runs, and restores them afterwards. The functions of the
+library work under all of them.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ import jax
 __all__ = ["GENERATOR", "fixed"]
 
 GENERATOR = "threefry2x32"
-RECORDED = f"{GENERATOR}, partitionable"  # as a result names the generator
+RECORDED = f"{GENERATOR}, partitionable"  # the name of the generator in result.json
 
 
 @contextlib.contextmanager
 def fixed() -> Iterator[None]:
-    """Within, JAX has the modes of a run; also as a decorator.
+    """A context manager, also a decorator, that sets the JAX settings of a run.
 
     >>> with jax.enable_x64(True), fixed():
     ...     print(jax.numpy.arange(2).dtype, jax.random.key_impl(jax.random.key(0)))

@@ -1,7 +1,7 @@
-"""What a log needs of states, packed into one array: one transfer for all of it.
+"""The numbers of a log line, packed into one array to take a single transfer.
 
 A log line needs a dozen scalars and, for each layer, how many entries of its mask
-changed. Fetched one by one, each would be a program and a wait of its own, which on a
+changed. Fetched one by one, each would need a program and a synchronization, which on a
 GPU cost more than the steps between two lines.
 """
 
@@ -24,12 +24,12 @@ class Numbers(NamedTuple):
     """The numbers of a state, on the host.
 
     Attributes:
-      bad_step: the first step whose loss was not finite, -1 while there is none.
+      bad_step: the first step whose loss was not finite; -1 if there is none.
       learning_rate: of the last step.
       window: totals since the last log step.
       epoch: totals since the epoch began.
-      changed: for each mask the entries that changed since the last log step; empty if
-        that was not asked for.
+      changed: for each mask, the number of entries that changed since the last log
+        step; empty if not requested.
     """
 
     bad_step: int
@@ -40,7 +40,7 @@ class Numbers(NamedTuple):
 
 
 def pack(state: State, schedule: optax.Schedule, changed: PyTree = ()) -> Array:
-    """The numbers of a state as int32 (n,): floats by their bits."""
+    """The numbers of a state as int32 (n,), with floats bitcast."""
     rate = jnp.asarray(schedule(state.step - 1), jnp.float32)
     floats = jnp.stack([rate, *state.window, *state.epoch])
     integers = jnp.stack([state.bad_step, *jax.tree.leaves(changed)])

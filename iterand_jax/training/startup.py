@@ -1,7 +1,7 @@
-"""What a process does before its first step, in seconds, part by part.
+"""The startup time of a process, up to its first step, by part.
 
-Programs compile in threads while data is read, so parts overlap: each has its begin and
-its end, in seconds after the process began.
+Programs compile in threads while data is read, so parts overlap: each has a begin and
+an end, in seconds since the process started.
 """
 
 import contextlib
@@ -16,28 +16,28 @@ Part = dict[str, Any]
 
 
 class Startup:
-    """The parts of a start.
+    """Records the parts of a startup.
 
     Attributes:
-      started: when it began, on the clock of time.perf_counter().
-      parts: {name: {"begin": seconds, "end": seconds}}; a program has the seconds
-        "traced", "lowered" and "compiled" of these too, and whether it was "cached".
+      started: its start by time.perf_counter().
+      parts: {name: {"begin": seconds, "end": seconds}}; for a program also the seconds
+        "traced", "lowered" and "compiled", and whether it was "cached".
     """
 
     def __init__(self, started: float | None = None):
-        """Begins now, or began then."""
+        """Starts now, or at a given time.perf_counter()."""
         self.started = time.perf_counter() if started is None else started
         self.parts: dict[str, Part] = {}
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """A part that lasts as long as what is inside."""
+        """Records the duration of a with block as a part."""
         begun = time.perf_counter()
         yield
         self.add(name, begun)
 
     def program(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` compiles, in this thread."""
+        """Compiles with `make` in this thread, as a part; returns the result."""
         begun = time.perf_counter()
         with compilation.timed() as times:
             made = make()
@@ -50,7 +50,7 @@ class Startup:
         return made
 
     def add(self, name: str, begun: float) -> Part:
-        """A part that began at a time of time.perf_counter() and ends now."""
+        """Records a part from a time.perf_counter() until now."""
         now = time.perf_counter()
         begin, end = (round(t - self.started, 3) for t in (begun, now))
         self.parts[name] = {"begin": begin, "end": end}
