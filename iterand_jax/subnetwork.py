@@ -406,7 +406,7 @@ class Subnetwork:
         """The axes along which a pruned leaf is many maps: () for most."""
         rule = self.rule_of(path, leaf)
         rule.check(path, leaf.shape)
-        return rule.axes(leaf.ndim).stack if rule.prune and rule.stack_axis else ()
+        return rule.axes(leaf.ndim).stack if rule.prune else ()
 
     def _sparsity_of(self, path: str) -> Scalar:
         if isinstance(self.sparsity, Sparsities):

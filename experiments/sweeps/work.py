@@ -244,6 +244,14 @@ def _record(run: Run, result: Mapping[str, Any], data: str, sweep: Sweep) -> Non
         miniature=sweep.miniature,
         together=_trained_together(cell, run.seed, result),
     )
+    config = run.config
+    own = provenance.precision(config.dtype, config.matmul_precision)
+    if ledger.precision(line) != own:
+        raise ValueError(
+            f"{cell / f'seed_{run.seed}'} holds a run in another precision "
+            f"({ledger.precision(line)} there, {own} here): move it away or choose "
+            "another --workdir"
+        )
     ledger.append(sweep.ledger, line)
 
 

@@ -25,7 +25,7 @@ def covers(pattern: str, other: str) -> bool:
     >>> covers("*", "conv/*"), covers("*/kernel", "a/kernel"), covers("a/*", "*/b")
     (True, True, False)
     """
-    if "[" in other:
+    if "[" in pattern or "[" in other:  # sets of characters are not compared
         return pattern in (other, "*")
     # Wildcards become empty text, and then text that occurs in no pattern.
     short = other.replace("*", "").replace("?", "\0")

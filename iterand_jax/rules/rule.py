@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -94,12 +95,20 @@ class Rule:
         """Converts lists to tuples, so that a rule is hashable."""
         for name in ("out_axis", "in_axis", "stack_axis", "ndims"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, int):
+            if isinstance(value, numbers.Integral):
+                object.__setattr__(self, name, int(value))
+            elif isinstance(value, Sequence):
                 object.__setattr__(self, name, tuple(value))
-        if self.fan_in is not None and not self.fan_in > 0:
+            elif value is not None:
+                raise ValueError(
+                    f"the rule {self.pattern!r}: {name} must be an integer or several; "
+                    f"got {value!r}"
+                )
+        is_number = isinstance(self.fan_in, numbers.Real)
+        if self.fan_in is not None and not (is_number and self.fan_in > 0):
             raise ValueError(
                 f"the rule {self.pattern!r}: fan_in is a number above 0; got "
-                f"{self.fan_in}"
+                f"{self.fan_in!r}"
             )
 
     def claims(self, path: str, leaf: Array | jax.ShapeDtypeStruct) -> bool:

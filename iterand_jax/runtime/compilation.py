@@ -74,12 +74,14 @@ class Times:
 
 
 _current = threading.local()
+_listening = threading.Lock()
 
 
 @contextlib.contextmanager
 def timed() -> Iterator[Times]:
     """Measures what this thread compiles inside."""
-    _listen()
+    with _listening:  # the cache alone lets two threads begin at once
+        _listen()
     times = _current.times = Times()
     try:
         yield times

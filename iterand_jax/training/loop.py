@@ -82,7 +82,8 @@ def train_together(
         for run, workdir in zip(runs, workdirs, strict=True)
     ]
     try:
-        return _Trainer(replicas, startup).run()
+        with contextlib.ExitStack() as ended:
+            return _Trainer(replicas, startup, ended).run()
     finally:
         runs[0].feed.close()
         for replica in replicas:
@@ -92,7 +93,12 @@ def train_together(
 class _Trainer:
     """Trains runs from their checkpoints, or from scratch, to the end."""
 
-    def __init__(self, replicas: Sequence[Replica], startup: Startup):
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        startup: Startup,
+        ended: contextlib.ExitStack,
+    ):
         self._replicas, self._startup = replicas, startup
         first, *others = replicas
         self._run = run = first.run  # shared by all, except seeds and states
@@ -106,6 +112,7 @@ class _Trainer:
             replicated = parallel.replicated(run.mesh)
             shapes = with_sharding(run.abstract, replicated)
             self._programs = compile_programs(run, [shapes] * len(replicas), startup)
+            ended.callback(self._programs.cancel)
         with startup.part("state"):
             self._start = restore_together(replicas)
         self._clock = Clock(first.record.seconds)
@@ -120,6 +127,7 @@ class _Trainer:
         if not early:
             states = [replica.state for replica in replicas]
             self._programs = compile_programs(run, states, startup)
+            ended.callback(self._programs.cancel)
         with self._clock.measure("compilation"):
             assert self._programs.steps  # the time that was waited for them
         if run.config.report_memory:

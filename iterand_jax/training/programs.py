@@ -40,6 +40,11 @@ class Programs:
         for future in self._made.values():
             future.result()
 
+    def cancel(self) -> None:
+        """Begins to compile nothing more: a process ends when its threads have."""
+        for future in self._made.values():
+            future.cancel()
+
     @property
     def steps(self) -> Mapping[Any, jax.stages.Compiled]:
         """The results of `compile_steps` by the shapes of a feed's arguments."""

@@ -18,6 +18,7 @@ from experiments.sweeps.runs import can_be_replicas, runs_of
 from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import InterruptedRunError, stop_requests
+from iterand_jax.training import provenance
 from iterand_jax.training.config import resolve, to_json
 from tests.experiments.conftest import TINY
 
@@ -141,6 +142,17 @@ def test_data_of_other_bytes_is_another_run(untrained, jobs, place, monkeypatch)
     assert ended[work.FAILED] == [jobs[0][0].name]  # the workdir holds the first
     assert len(trained) == 2
     assert len(list(ledger.read(place.ledger.parent))) == 1
+
+
+def test_what_another_machine_trained_in_another_precision_is_not_taken_for_ours(
+    untrained, jobs, place, monkeypatch
+):
+    work.work_through(jobs[:1], place)
+    monkeypatch.setattr(provenance, "precision", lambda *fields: "tensorfloat32")
+    ended = by_status(work.work_through(jobs[:1], place))
+    assert ended[work.FAILED] == [jobs[0][0].name]  # the workdir holds the first
+    (known,) = ledger.read(place.ledger.parent)
+    assert ledger.precision(known) == "float32"
 
 
 def test_without_data_only_official_lines_count(jobs, line, tmp_path):

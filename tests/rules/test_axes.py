@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from iterand_jax import OUTPUTS_FIRST_RULES, Rule, Subnetwork, linen, rules_of
 from iterand_jax.analysis.layers import inspect_layers
+from iterand_jax.rules.patterns import covers
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (64, 64))
@@ -194,3 +195,28 @@ def test_channels_of_a_stack_are_counted_in_each_slice():
     assert (layer.inputs, layer.dead_inputs) == (6, 1)
     assert (layer.outputs, layer.dead_outputs) == (8, 1)
     assert (layer.removable, layer.removable_kept) == (4 + 3, 0)
+
+
+@pytest.mark.parametrize("stack", [0, (0,), [-3], np.int64(0)])
+def test_the_axis_of_a_stack_may_be_said_in_each_form(stack):
+    slices = jnp.array([1.0, 3.0, 9.0])[:, None, None]
+    scores = {"kernel": jax.random.normal(KEY, (3, 8, 4)) * slices}
+    subnetwork = Subnetwork(0.5, rules=[Rule("kernel", True, stack_axis=stack)])
+    masks = subnetwork.masks(scores)
+    assert masks["kernel"].sum((1, 2)).tolist() == [16, 16, 16]
+    assert subnetwork.count({"kernel": jnp.zeros((3, 5, 3))}) == (45, 21)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("stack_axis", 0.0), ("in_axis", 1.5), ("fan_in", "3"), ("fan_in", 0)],
+)
+def test_a_field_of_a_rule_that_is_not_a_number_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"'kernel': {field} .* got {value!r}$"):
+        Rule("kernel", True, **{field: value})
+
+
+def test_sets_of_characters_are_not_taken_for_covered():
+    assert not covers("[!a]x", "?x")
+    assert covers("[!a]x", "[!a]x")
+    assert covers("*", "[!a]x")
