@@ -184,9 +184,7 @@ def _map_drawn(f, tree: PyTree, subnetwork: Drawn) -> PyTree:
 
     def one_leaf(key_path, leaf):
         path = path_string(key_path)
-        # The leaf may be of numbers of draws, and a rule asks for floats.
-        like = jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
-        fan_in = subnetwork.fan_in(path, like)
+        fan_in = subnetwork.fan_in(path, leaf)
         return None if fan_in is None else f(path, leaf, _Draws(distribution, fan_in))
 
     return jax.tree_util.tree_map_with_path(one_leaf, tree)

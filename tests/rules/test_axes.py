@@ -40,6 +40,7 @@ def scanned(axis=0):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.smoke
 def test_layers_of_a_scan_are_drawn_and_pruned_each_by_itself(axis):
     model, params, subnetwork = scanned(axis)
     scores, weights = subnetwork.init(KEY, params)
