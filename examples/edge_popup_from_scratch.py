@@ -4,13 +4,13 @@
 
 The weights of a random network are never trained. Each weight gets a score instead,
 each layer keeps the half of its weights with the largest scores, and gradient descent
-trains the scores: edge-popup. IteRand also draws pruned weights anew every K_PER steps:
-these were of no use, and fresh ones may be, so a smaller network is enough.
+trains the scores: edge-popup. IteRand also resamples pruned weights every K_PER steps:
+these were of no use, and new ones may be, so a smaller network is enough.
 
     Chijiwa, Yamaguchi, Ida, Umakoshi, Inoue: "Pruning Randomly Initialized Neural
     Networks with Iterative Randomization", NeurIPS 2021 (arXiv 2106.09269)
 
-Where implementations go wrong without anyone noticing, a comment says TRAP. The library
+Places where implementations silently go wrong are marked TRAP. The library
 appears once, at the end: its masks and its redraws are these, bit for bit.
 """
 
@@ -75,11 +75,11 @@ def draw(key, purpose):
 
 @jax.jit
 def rerandomize(key, scores, weights):
-    """Draws a random part of the pruned weights anew; the network's output stays."""
+    """Resamples a random part of the pruned weights; the network's output stays."""
 
     def one_layer(name):
-        # One word serves twice: below the bound, the weight is redrawn, and where below
-        # it the word lies is the fresh value.
+        # One word serves twice: below the bound, the weight is resampled, and the
+        # position of the word below it determines the new value.
         words = random_words(key, "redraw", name)
         fresh = kaiming_uniform(words, name, SAMPLING_RATE)
         chosen = words < round(SAMPLING_RATE * 2**31)

@@ -1,9 +1,9 @@
 """Edge-popup for an Equinox model: `python examples/prune_equinox_model.py`.
 
-Equinox (`pip install equinox`) keeps weights as (outputs, inputs), which the rules have
-to say, and a model is arrays and functions in one tree: `partition` takes the arrays
-out, `combine` puts the pruned ones back. For Flax NNX, `nnx.split` and `nnx.merge` are
-these two.
+Equinox (`pip install equinox`) stores weights as (outputs, inputs), which the rules
+have to state, and a model is arrays and functions in one tree: `partition` takes the
+arrays out, `combine` puts the pruned ones back. For Flax NNX, `nnx.split` and
+`nnx.merge` are these two.
 """
 
 import equinox as eqx

@@ -1,4 +1,4 @@
-"""IteRand for a Flax module of one's own: `python examples/prune_flax_module.py`.
+"""IteRand for a custom Flax module: `python examples/prune_flax_module.py`.
 
 The module knows nothing of it. Its parameters give the shapes; a method makes of them
 scores, which train, and random weights, which do not.

@@ -1,8 +1,8 @@
 """Edge-popup in NNX with BatchNorm and Dropout: `python examples/prune_nnx_model.py`.
 
-`nnx.split` takes parameters, running statistics and streams of random numbers apart.
-Inside a jitted function a model is merged with copy=True: it gets variables of its own,
-which it may update there, and what it became is split off and returned.
+`nnx.split` separates parameters, running statistics and streams of random numbers.
+Inside a jitted function a model is merged with copy=True, so that it has its own
+variables; it may update them there, and the updated state is split off and returned.
 """
 
 import jax

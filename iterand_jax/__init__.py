@@ -84,7 +84,7 @@ def save_ticket(
     Args:
       path: of the file, in a folder that is there.
       weights: a tree of arrays: of Linen, of NNX (a state or a pure dict), of Equinox
-        (what `equinox.partition` returns), or of your own.
+        (what `equinox.partition` returns), or a custom one.
       masks: as `Subnetwork.masks` returns them: 1 kept and 0 pruned in the shape of the
         leaf, None for a leaf without a mask, which is stored whole.
       batch_stats: a tree of running statistics, stored whole; None for none.

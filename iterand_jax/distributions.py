@@ -45,7 +45,7 @@ class Distribution(NamedTuple):
         dtype: DTypeLike = jnp.float32,
         sharding: NamedSharding | None = None,
     ) -> Array:
-        """Draws weights of the given shape, for the given fan-in; in shards, if asked.
+        """Draws weights of the given shape, for the given fan-in; optionally sharded.
 
         >>> import jax
         >>> constant = DISTRIBUTIONS["signed_constant"]
@@ -75,7 +75,7 @@ class Distribution(NamedTuple):
             words = _words(key, weights.shape)
         elif isinstance(weights, jax.core.Tracer):
             words = _words(key, weights.shape, jax.typeof(weights).sharding)
-        else:  # a program of its own is where the devices of an array are known
+        else:  # in a separate program, where the devices of an array are known
             redraw = jax.jit(
                 Distribution.redraw, static_argnums=(0, 3, 4), keep_unused=True
             )

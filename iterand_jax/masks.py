@@ -112,7 +112,7 @@ def _rounded_product(fraction: Array, size: int) -> Array:
     )
     lower = low + (middle << 16)
     upper = high + (middle >> 16) + (lower < low).astype(jnp.uint32)
-    # One bit more than wanted, of weight a half; and whether anything lies below it.
+    # One bit more than wanted, of weight a half; and whether any lower bit is set.
     few = shift <= 32
     left, right = jnp.where(few, 33 - shift, 0), jnp.where(few, shift - 1, shift - 33)
     doubled = jnp.where(few, (upper << left) | (lower >> right), upper >> right)

@@ -1,7 +1,7 @@
-"""Arrays made where another lies: on its devices, with its sharding.
+"""Arrays created like another one: on its devices, with its sharding.
 
 Under Explicit axes of a mesh the sharding is part of an array's type, and under `jit`
-the new array takes it over. Under Auto axes a traced array does not know its sharding,
+the new array inherits it. Under Auto axes a traced array does not know its sharding,
 and the partitioner of the program decides unless `jax.jit` is given `out_shardings`;
 an array outside `jit` has its sharding under both.
 """

@@ -15,13 +15,13 @@ sums the rows' counts. In `select_blocked` the rows of all arrays form one matri
 pass is one fused reduction over it: each row is compared with the candidates of its
 array, and a segment sum adds up the counts by array.
 
-An array that is sharded over devices is counted where its shards lie, and only the
-counts are exchanged: 3 integers a pass. With Explicit axes the array's type names its
-shards, and each device makes rows of its own. With Auto axes the type is silent and the
+An array that is sharded over devices is counted locally on each shard, and only the
+counts are communicated: 3 integers a pass. With Explicit axes the array's type has its
+sharding, and each device makes its own rows. With Auto axes the type lacks it and the
 partitioner decides; in the context of `jax.set_mesh(mesh)`, arrays keep their shape, so
 that it can count every shard in place. (Without that context, rows of an array that is
-sharded along its last axis are gathered first; the answers are the same.) Within
-`jax.shard_map` each shard is an array of its own.
+sharded along its last axis are gathered first; the results are the same.) Within
+`jax.shard_map` each shard is a separate array.
 """
 
 from collections.abc import Sequence
@@ -149,8 +149,8 @@ def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Arr
     """`select_all`, all arrays of a dtype at once.
 
     What does not fit in one matrix is selected separately: arrays of another dtype or,
-    inside `shard_map`, that vary over other axes; an array that is sharded is read
-    where its shards lie, by `select_kth`.
+    inside `shard_map`, that vary over other axes; a sharded array is read locally on
+    each shard, by `select_kth`.
 
     >>> import jax.numpy as jnp
     >>> keys = [jnp.array([7, 1, 5], jnp.uint32), jnp.array([[4], [9]], jnp.uint32)]

@@ -72,13 +72,13 @@ class Subnetwork:
         traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
         inside a jitted function lets it follow a schedule.
       distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param. None keeps
-        the given weights, pretrained ones say, which are masked and never resampled.
+        the given weights, such as pretrained ones; they are masked, never resampled.
       rules: which leaves are pruned, and what their axes are: see `Rule`. `rules_of`
         reads them from a model. The default ones know matrices (inputs, outputs),
         kernels (height, width, inputs, outputs) and embeddings, and refuse others.
       scores_dtype: of all scores; None for float32, or float64 where the weights are.
         bfloat16 has 8 significant bits: of 10^6 scores, thousands tie at a threshold,
-        and at sparsity 0.99 a mask keeps 1.3 times as many weights as asked for.
+        and at sparsity 0.99 a mask keeps 1.3 times as many weights as requested.
 
     It is hashable, so a static argument of `jit`, unless a sparsity is an array. It is
     also a pytree with its sparsities as leaves: as an argument of `jit` these may
@@ -178,8 +178,8 @@ class Subnetwork:
             pattern is missing for a pruned leaf, matches none, or is shadowed by an
             earlier one; the key is not one key.
 
-        Weights and scores have the sharding of params and lie on its devices, each of
-        which draws its own shard. (Within `jit`, give it `out_shardings` unless the
+        Weights and scores have the sharding and devices of params, and each device
+        samples its own shard. (Within `jit`, give it `out_shardings` unless the
         mesh has Explicit axes: a traced array knows no other sharding.)
 
         >>> params = {"kernel": jnp.zeros((8, 2)), "bias": jnp.ones(2)}
@@ -482,7 +482,7 @@ def _given(path: str, leaf: Any) -> Array:
 
 
 def _masks_of_slices(scores: Array, stack: Sequence[int], sparsity: Scalar) -> Array:
-    """The mask of a leaf that is a stack: each slice has a threshold of its own."""
+    """The mask of a leaf that is a stack: each slice has its own threshold."""
     masked = functools.partial(masks.topk_mask, sparsity=sparsity)
     for axis in sorted(stack):
         masked = jax.vmap(masked, in_axes=axis, out_axes=axis)

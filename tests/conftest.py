@@ -1,4 +1,4 @@
-"""What the tests share: a tiny config that trains for real in seconds."""
+"""Shared fixtures: a tiny config that really trains, in seconds."""
 
 import collections
 import os
@@ -15,7 +15,7 @@ from iterand_jax.configs import digits
 
 
 def pytest_configure(config):
-    """Gives each worker of `pytest -n` a core: XLA's threads wait for each other."""
+    """Pins each worker of `pytest -n` to a core: XLA's threads wait for each other."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -24,11 +24,11 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_each_program_once(tmp_path_factory):
-    """Most of the time of tests that train is compilation, of the same few programs."""
+    """Shares a compilation cache: most of the time of training tests is compilation."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # one cache for all workers
-    # One that is given is shared with other runs of the tests, as CI's two are.
+    # A given cache is shared with other test runs, as between CI's two.
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     folder = given or str(folder / "compilation_cache")
     options = {
@@ -39,7 +39,7 @@ def _compile_each_program_once(tmp_path_factory):
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for the processes that tests start
-    # On stderr, XLA doubts that cached CPU programs fit the machine that made them.
+    # XLA warns on stderr that cached CPU programs may not fit this machine.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
@@ -75,7 +75,7 @@ def command(monkeypatch):
 
 @pytest.fixture(scope="session")
 def papers_numbers():
-    """{network: the numbers that the paper's tables have of it, without deviations}."""
+    """{network: its numbers in the paper's tables, without deviations}."""
     numbers = collections.defaultdict(set)
     for table in tomllib.loads(catalogue.PAPER.read_text()).values():
         for row in table.get("rows", ()):

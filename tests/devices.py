@@ -1,4 +1,4 @@
-"""What test_parallel.py runs on several devices: [FILE], for the batches of a feed."""
+"""A script that test_parallel.py runs on several devices; [FILE] for a feed."""
 
 import re
 import sys
@@ -35,7 +35,7 @@ def batches_of_a_feed():
     mesh = parallel.device_mesh()
     placement = feeds.Placement(parallel.replicated(mesh), parallel.batch_sharded(mesh))
     images = np.random.default_rng(0).integers(0, 256, (SIZE, 32, 32, 3), np.uint8)
-    labels = np.arange(SIZE, dtype=np.int32)  # so they tell which image it is
+    labels = np.arange(SIZE, dtype=np.int32)  # so that they identify the image
     source = Source(
         name="indexed",
         num_classes=SIZE,
@@ -97,7 +97,7 @@ def the_steps_and_the_refresh_hand_arrays_on_as_they_are():
     jax.jit(lambda x: x + 1)(1)
     assert compilations  # are seen
     compilations.clear()
-    # Nothing but the numbers of steps comes from the host: the rest is here. On CPU
+    # Only the numbers of steps come from the host; the rest is on the devices. On CPU
     # the guard cannot see what goes to the host.
     for leaf in jax.tree.leaves((state, batch, run.root)):
         assert leaf.sharding == replicated

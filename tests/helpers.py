@@ -1,4 +1,4 @@
-"""What tests do again and again: train runs, interrupt them, and start processes."""
+"""Shared helpers of tests: train runs, interrupt them, and start processes."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ def build(config, source="digits"):
 
 
 def train(config, workdir, source="digits"):
-    """Trains the run of a config in a folder; its outcome."""
+    """Trains the run of a config in a folder; returns its outcome."""
     workdir.mkdir(exist_ok=True)
     return loop.train_and_evaluate(build(config, source), workdir)
 
@@ -53,38 +53,38 @@ def train_together(config, folder):
 
 
 def untimed(record):
-    """A record of JSON's values without what a clock measured."""
+    """A JSON record without measured times."""
     if isinstance(record, dict):
         return {k: untimed(v) for k, v in record.items() if k not in TIMINGS}
     return [untimed(one) for one in record] if isinstance(record, list) else record
 
 
 def metrics(workdir):
-    """The lines of a run's log, without what a clock measured."""
+    """The lines of a run's log, without measured times."""
     return untimed(read_lines(workdir / "metrics.jsonl"))
 
 
 def facts(outcome):
-    """All that must be equal of two runs of a config."""
+    """Everything that must be equal between two runs of a config."""
     numbers = dataclasses.asdict(dataclasses.replace(outcome, state=None))
     return untimed(numbers)
 
 
 @contextlib.contextmanager
 def replaced(owner, name, value):
-    """An attribute has another value within."""
+    """Replaces the value of an attribute within the context."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, value)
         yield
 
 
 class Killed(Exception):
-    """The end of a run without a word."""
+    """Stands for a kill: ends a run without cleanup or output."""
 
 
 @contextlib.contextmanager
 def killed(at, folder=""):
-    """What trains within dies once it has logged a step, in a workdir of this name."""
+    """Kills a run in a workdir of this name once it has logged a step."""
     log_step = Replica.log_step
 
     def dying(self, numbers, step):
@@ -98,7 +98,7 @@ def killed(at, folder=""):
 
 @contextlib.contextmanager
 def stopped(step, number):
-    """What trains within is stopped at a step by a signal; handlers are put back."""
+    """Stops a run at a step by a signal; restores the handlers."""
     before = [signal.getsignal(one) for one in SIGNALS]
     message = f"stopped at step {step} by {number.name}"
     with pytest.raises(InterruptedRunError, match=message) as error:
@@ -109,7 +109,7 @@ def stopped(step, number):
 
 @contextlib.contextmanager
 def signalled(at, number):
-    """What trains within gets a signal with the batch of a step, and stops after it."""
+    """Sends a signal with the batch of a step, after which the run stops."""
     read = ResidentImages.batch
 
     def batch(self, step):
@@ -122,7 +122,7 @@ def signalled(at, number):
 
 
 def python(*arguments, devices=None, env=None, inherit=True, **options):
-    """A finished process of this interpreter, where JAX sees so many devices.
+    """Runs a process of this interpreter in which JAX sees this many devices.
 
     The variables of `env` are added to those here, if it inherits them; other options
     are those of `subprocess.run`.
@@ -137,7 +137,7 @@ def python(*arguments, devices=None, env=None, inherit=True, **options):
 
 
 def printed(*arguments, **options):
-    """What a process of this interpreter prints; that it succeeds is asserted."""
+    """The output of a process of this interpreter; asserts that it succeeds."""
     done = python(*arguments, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -149,7 +149,7 @@ def command(name, *flags):
 
 
 def started(*arguments, **options):
-    """A process of this interpreter that has begun, its output piped as text."""
+    """Starts a process of this interpreter, its output piped as text."""
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     argv = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(argv, **{"cwd": ROOT} | piped | options)
@@ -163,11 +163,11 @@ def wait_for_step(step, workdir, process):
         lines = read_lines(workdir / "metrics.jsonl")
         if lines and lines[-1]["step"] >= step:
             return lines[-1]["step"]
-        time.sleep(0.01)  # the process may have no other core than this one
+        time.sleep(0.01)  # the process may share this core
 
 
 def assert_one_line_error(done, *words):
-    """A process ended with status 2 and one line that has these words."""
+    """Asserts that a process ended with status 2 and one line with these words."""
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
@@ -225,7 +225,7 @@ REVIEWS = {"train": 120, "test": 30}
 
 
 def read_reviews(split):
-    """Reviews of 2 to 14 words of which one says the label."""
+    """Reviews of 2 to 14 words, one of which determines the label."""
     rng = np.random.default_rng(len(split))
     labels = rng.integers(0, 2, REVIEWS[split]).astype(np.int32)
     texts = []

@@ -1,4 +1,4 @@
-"""Every config file with every method: what it says, what it builds, that it trains."""
+"""Every config file with every method: its values, what it builds, that it trains."""
 
 import dataclasses
 import importlib
@@ -33,7 +33,7 @@ SIZES = {
 
 
 class Paper(NamedTuple):
-    """What a config must say; (SGD's, the others') where two numbers are given."""
+    """Expected values of a config; pairs are (SGD's, the other methods')."""
 
     network: str
     parameters: int  # pruned networks: kernels alone
@@ -86,7 +86,7 @@ def imdb(network, parameters):
         parameters,
         IMDB,
         (1.0, 2.5),
-        decay=0.0,  # not in the paper, as the momentum: the head says why
+        decay=0.0,  # not in the paper, nor is the momentum: see its docstring
         k_per=45,
         sampling_rate=1.0,
         epochs=15,

@@ -1,4 +1,4 @@
-"""Every distribution follows its formula, when drawn whole and when redrawn in part."""
+"""Every distribution follows its formula, at initialization and when resampled."""
 
 import functools
 import math

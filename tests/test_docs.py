@@ -1,4 +1,4 @@
-"""The pages: their code runs, their commands exist, their numbers are the records'."""
+"""The pages: their code runs, their commands exist, their numbers match the records."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The page "Extend", followed: what a user registers is honoured by every command."""
+"""The page "Extend": every command works with what a user registers."""
 
 import json
 import re
@@ -79,7 +79,7 @@ def test_the_recipe_trains_resumes_and_ends_as_a_ticket_of_the_same_accuracy(
     run = folder / "runs" / name
     result = json.loads((run / "result.json").read_text())
 
-    # Without its result and newest checkpoint it goes on, to the same bits.
+    # Without its result and newest checkpoint it resumes, to the same bits.
     (run / "result.json").unlink()
     newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
     newest.rename(folder / f"{name}_{newest.name}")

@@ -60,7 +60,7 @@ def test_edge_popup_finds_a_mask_of_given_weights_without_training_them():
         scores = jax.tree.map(lambda s, g: s - 0.05 * g, scores, step(scores, weights))
     assert loss(method.params(scores, weights, 0)) < 0.6 * first
     assert_equal(weights, GIVEN)
-    assert method.resampling is None  # so that no ticket takes a seed for them
+    assert method.resampling is None  # so that no ticket stores a seed instead of them
 
 
 def test_dense_fine_tuning_starts_from_given_weights():
@@ -89,7 +89,7 @@ def test_shapes_without_values_are_refused_as_given_weights():
     assert Subnetwork().init(KEY, shapes)[1]["kernel"].shape == (4, 2)
     with pytest.raises(ValueError, match="leaf 'kernel' has a shape and no values"):
         KEEPING.init(KEY, shapes)
-    _, weights = jax.eval_shape(KEEPING.init, KEY, shapes)  # here a shape is an answer
+    _, weights = jax.eval_shape(KEEPING.init, KEY, shapes)  # shapes are valid here
     assert weights["kernel"].shape == (4, 2)
 
 
@@ -129,7 +129,7 @@ def test_a_fixed_mask_holds_whatever_the_optimizer_does(name, state_of):
         return loss(method.params(weights, masks, 0))
 
     state = optimizer.init(GIVEN)
-    if state_of == "dense":  # an optimizer that goes on from the dense pretraining
+    if state_of == "dense":  # an optimizer state continued from dense pretraining
         _, state = step(loss, GIVEN, state)
     weights, _ = method.init(KEY, GIVEN)
     first = loss_of(weights)

@@ -27,7 +27,7 @@ LIBRARY = (
     "methods",
     "magnitude",
 )
-FLOORS = {  # a module may import what lies on lower floors, and its own room
+FLOORS = {  # a module may import from lower layers, and from its own subpackage
     "runtime": 0,
     "networks": 0,
     "theory": 0,
@@ -51,7 +51,7 @@ FLOORS = {  # a module may import what lies on lower floors, and its own room
     "tickets": 5,
     "training": 6,
     "analysis": 7,
-    "": 7,  # the package itself, which gathers the names
+    "": 7,  # the package itself, which re-exports the names
 }
 COMMANDS = 8  # every other module at the top
 APART = {  # import nothing of the method; these are what they may import

@@ -1,4 +1,4 @@
-"""The bits are JAX's own, whatever the size, the key and what maps over it."""
+"""Random bits equal JAX's, for any size and key, and under transformations."""
 
 import jax
 import numpy as np

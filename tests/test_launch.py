@@ -1,4 +1,4 @@
-"""Runs of several processes: as one process, and broken in every way."""
+"""Runs of several processes: equal to one process, and with injected failures."""
 
 import os
 import pty
@@ -99,7 +99,7 @@ launch._PARTING_SECONDS = 0
 {change}
 launch.run()
 """
-# Holds a file open, as a child does in the same group; goes on once the other does too.
+# Holds a file open, as a child in the same group; continues once the other does too.
 HOLD = """
 import os, signal, subprocess, sys, time
 with open({path!r}, "w") as file:
@@ -129,7 +129,7 @@ def test_processes_get_the_flags_and_the_imports():
     }
 
 
-LONG = "[print('x' * 999) for _ in range(999)]"  # more than a pipe holds
+LONG = "[print('x' * 999) for _ in range(999)]"  # more than a pipe buffers
 
 
 @pytest.mark.parametrize("where", [os.pipe, pty.openpty])
@@ -148,7 +148,7 @@ def test_output_that_nobody_reads_ends_nothing(errors, where):
 
 @pytest.fixture
 def unread(tmp_path):
-    """A launcher whose processes have said more than a pipe holds, and have ended."""
+    """A launcher whose processes printed more than a pipe buffers, and have ended."""
     path = str(tmp_path / "held")
     os.mkfifo(path)
     held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""The array door: literal layers, and an LSTM against NumPy."""
+"""The array API: literal layers, and an LSTM against NumPy."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The licence, the credit and the citation say what they must and agree."""
+"""The licence, the credit and the citation are complete and consistent."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Linen door equals the array door and the tree door, bit for bit.
+"""The Linen API equals the array API and the tree API, bit for bit.
 
 All three multiply the same weights by the same masks and apply the same operation, so
 outputs are compared exactly; gradients too, where the summation is one product.
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((2, 6, 6, 3), np.float32)
 CARRY = tuple(RNG.standard_normal((2, 2, 4), np.float32))
 SPARSITY = 0.3
-DOORS = {  # the Linen module, its inputs, plain Flax of the tree door, the array door
+DOORS = {  # the Linen module, its inputs, plain Flax of the tree API, the array API
     "dense": (
         linen.Dense(7, sparsity=SPARSITY),
         (IMAGES,),

@@ -213,7 +213,7 @@ def test_a_traced_sparsity_removes_as_many_as_its_value():
     for sparsity in (0.0, *PAPER_SPARSITIES, 0.9999):
         static = np.array([num_pruned(n, sparsity) for n in sizes])
         product = sparsity * np.array(sizes)
-        half_way = np.abs(product % 1 - 0.5) < 1e-6 * product  # float32 cannot tell
+        half_way = np.abs(product % 1 - 0.5) < 1e-6 * product  # too close for float32
         difference = np.abs(np.asarray(counts(sparsity)) - static)
         assert difference[~half_way].max() == 0
         assert difference.max() <= 1

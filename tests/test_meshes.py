@@ -1,4 +1,4 @@
-"""Parameters in shards: the same bits, where the shards lie, and counts exchanged only.
+"""Sharded parameters: the same bits, kept placements, and only counts communicated.
 
 Each test runs its script on four simulated devices.
 """
@@ -61,7 +61,7 @@ def on_four_devices(script):
 
 
 def test_trees_in_shards_have_the_bits_and_the_place_of_whole_ones():
-    """Explicit axes, which `jax.make_mesh` gives unasked, and Auto ones."""
+    """Explicit axes, the default of `jax.make_mesh`, and Auto ones."""
     on_four_devices("""
         for kind in KINDS:
             mesh = mesh_of(kind)

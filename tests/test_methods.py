@@ -1,4 +1,4 @@
-"""Every method obeys the same laws, and IteRand with r = 0 is edge-popup."""
+"""Every method has the same properties, and IteRand with r = 0 is edge-popup."""
 
 import functools
 
@@ -216,7 +216,7 @@ def test_bad_arguments_are_named(changes, message):
 
 @every_method
 def test_params_are_the_weights_where_masks_keep_them(name):
-    """What export and analysis rely on: they know a method by these two."""
+    """Export and analysis rely on it: these two are all they use of a method."""
     method = ALL[name]
     trainable, frozen, _, _ = train(method)
     weights, expected = method.weights(trainable, frozen), None

@@ -1,4 +1,4 @@
-"""The README: short, and its code runs. What holds for all pages is in test_docs."""
+"""The README is short and its code runs. test_docs has the tests of all pages."""
 
 import re
 from pathlib import Path

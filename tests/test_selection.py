@@ -1,4 +1,4 @@
-"""Order statistics of integers against NumPy's sort; all ways give the same."""
+"""Order statistics of integers against NumPy's sort; all algorithms agree."""
 
 import functools
 import textwrap
@@ -95,7 +95,7 @@ def lowered(function, *arguments, platform):
 
 
 def test_the_platform_of_the_program_chooses_the_way():
-    """Not the devices of the process: here there are only CPUs."""
+    """The target platform decides, not the devices of the process, here only CPUs."""
     keys = [jnp.arange(5000, dtype=jnp.uint32)] * 3
     loops = {}
     for platform in ("cpu", "cuda", "rocm", "tpu"):

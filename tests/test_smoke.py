@@ -1,4 +1,4 @@
-"""The tests that answer within a minute are of every room."""
+"""The smoke tests, which take less than a minute, cover every subpackage."""
 
 import re
 from pathlib import Path

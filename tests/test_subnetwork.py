@@ -1,4 +1,4 @@
-"""The tree door: which leaves are pruned, what is drawn, what a gradient reaches."""
+"""The tree API: which leaves are pruned, what is sampled, where gradients flow."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ LABELS = np.argmax(X[:, :4], axis=1)
 
 @functools.cache
 def drawn(distribution="signed_constant"):
-    """(scores, weights) for PARAMS; the sparsity plays no part in the draw."""
+    """(scores, weights) for PARAMS; sampling does not depend on the sparsity."""
     return jax.jit(Subnetwork(distribution=distribution).init)(KEY, PARAMS)
 
 
@@ -283,7 +283,7 @@ masks_uniform = jax.jit(UNIFORM.masks)
 
 @jax.jit
 def output(scores, weights):
-    """What a network of the dense leaves gives for fixed inputs."""
+    """The outputs of a network of the dense leaves for fixed inputs."""
     x = jax.random.normal(KEY, (3, 60))
     for layer in UNIFORM.prune(scores, weights)["dense"]:
         x = jnp.tanh(x @ layer["kernel"])

@@ -1,4 +1,4 @@
-"""Pruning under JAX's transformations and modes, against values known by hand."""
+"""Pruning under JAX's transformations and settings, against analytic values."""
 
 import functools
 import textwrap
@@ -149,7 +149,7 @@ print(digest.hexdigest())
 
 
 def test_every_mode_of_jax_gives_the_same_bits():
-    """Also in combination; x64 and strict promotion are those that break most code."""
+    """Also in combination; x64 and strict promotion break the most code."""
     modes = (
         {},
         {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict"},
@@ -216,7 +216,7 @@ def test_masks_of_narrow_weights_keep_what_count_says(sparsity):
     assert np.count_nonzero(pruned) == subnetwork.count(params, scores)[1]
     narrow = Subnetwork(sparsity, scores_dtype=jnp.bfloat16)
     scores, _ = jax.jit(narrow.init)(KEY, weights)
-    assert scores["kernel"].dtype == jnp.bfloat16  # asked for, and counted as it is
+    assert scores["kernel"].dtype == jnp.bfloat16  # requested, and counted as it is
     mask = jax.jit(narrow.masks)(scores)["kernel"]
     assert narrow.count(params, scores)[1] == np.count_nonzero(mask) > 1.2 * kept
 

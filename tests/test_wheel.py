@@ -1,4 +1,4 @@
-"""An installed wheel, in an empty folder far from the clone: what a new user does."""
+"""An installed wheel in an empty folder, outside the clone, as a new user has it."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def call(*command, cwd, env=None):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """What a build reads, apart: builds leave files beside what they read."""
+    """A copy of what a build reads, since builds leave files beside it."""
     folder = tmp_path_factory.mktemp("tree")
     for name in BUILT_FROM:
         shutil.copy(ROOT / name, folder)
@@ -74,12 +74,12 @@ def wheel(tree, tmp_path_factory):
 
 
 def environment():
-    """Variables of a process that knows nothing of the clone."""
+    """The environment variables of a process independent of the clone."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def install(folder, wheel):
-    """A fresh environment with a wheel, and this one's packages beside it."""
+    """A fresh environment with the wheel, and access to this environment's packages."""
     call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
@@ -94,7 +94,7 @@ def install(folder, wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """The folder of the programs of an environment with the wheel."""
+    """The folder of the console scripts of an environment with the wheel."""
     return install(tmp_path_factory.mktemp("venv") / "venv", wheel)
 
 
@@ -136,7 +136,7 @@ def test_an_editable_install_has_the_configs(tree, tmp_path):
 
 
 def test_a_new_users_hour(installed, tmp_path):
-    """The digits, a config by name, one of one's own, and all that looks at a run."""
+    """The digits, a named config, a custom config, and all commands that read a run."""
 
     def run(program, *arguments):
         return call(installed / program, *arguments, cwd=tmp_path, env=environment())

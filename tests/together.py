@@ -1,4 +1,4 @@
-"""What test_hosts.py runs in two processes: COORDINATOR INDEX FOLDER."""
+"""A script that test_hosts.py runs in two processes: COORDINATOR INDEX FOLDER."""
 
 import sys
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Which kept weights lie on a path from the inputs of a network to its logits.
+"""Which kept weights are on a path from the inputs of a network to its logits.
 
 The network is called with its masks in place of weights, scaled so that each output is
 the mean of its inputs, with zero biases and identity normalization, on positive inputs.
 Then an activation is positive if a path from the inputs reaches it, and a weight has
 a gradient if such a path continues from it to the logits. The graph
-of the network need not be known: a chain, a ResNet and an LSTM are treated alike.
+of the network need not be known: a chain, a ResNet and an LSTM are treated the same.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def live_weights(
 
     def live(path, kept):
         reached = np.asarray(gradients[path]) != 0
-        # A feature of a word reaches the same units whatever the word is.
+        # A feature reaches the same units for every word.
         return kept & (reached.any(0) if is_table(path) else reached)
 
     return {path: live(path, kept) for path, kept in kept_of.items()}

@@ -67,7 +67,7 @@ class Report(NamedTuple):
 
     @property
     def constant(self) -> bool:
-        """Whether magnitudes say nothing: all equal, or unknown for pruned weights."""
+        """Whether magnitudes are uninformative: equal, or unknown where pruned."""
         return not any(abs(layer.magnitude - 1) >= 1e-4 for layer in self.layers)
 
 

@@ -33,7 +33,7 @@ NO_DRAW = -1
 
 
 class Drawn(Protocol):
-    """What says how weights are drawn: a `Subnetwork`, or what a ticket has of it."""
+    """How weights are sampled: a `Subnetwork`, or a ticket's record of it."""
 
     @property
     def distribution(self) -> str | Distribution | None:

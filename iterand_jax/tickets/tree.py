@@ -163,7 +163,7 @@ def in_their_dtypes(
 
 
 def _said(leaves: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, dict]:
-    """The leaves of a file's description, by room and path."""
+    """The leaves in a file's description, by collection and path."""
     said: dict[str, dict] = {"params": {}, "batch_stats": {}}
     for name, (shape, dtype) in leaves.items():
         room, _, path = name.partition("/")

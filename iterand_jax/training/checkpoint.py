@@ -86,7 +86,7 @@ class Checkpoints:
           state: a tree of arrays.
           record: the host-side record, JSON-serializable.
           score: ranks the checkpoint for `keep_best`; without a score it never counts.
-          copied: whether nobody changes or donates these arrays.
+          copied: whether these arrays are never modified or donated.
 
         Raises:
           DifferingProcessesError: the processes do not hold the same state.

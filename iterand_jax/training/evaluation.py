@@ -40,8 +40,8 @@ def means(totals: Totals) -> tuple[float, float]:
 class Evaluator:
     """Evaluates states on splits of any size; every example counts exactly once.
 
-    On accelerators, many batches that lie on the devices are one dispatch. On CPU a
-    convolution in a loop is slow, and every batch is a dispatch of its own.
+    On accelerators, many batches that are on the devices are one dispatch. On CPU a
+    convolution in a loop is slow, and every batch is dispatched separately.
     """
 
     def __init__(self, run: DataRun):

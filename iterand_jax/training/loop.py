@@ -105,7 +105,7 @@ class _Trainer:
         self._roots = tuple(replica.run.root for replica in replicas)
         self._stop: int | None = None  # the signal that all processes know of
         print("compiling ...", flush=True)
-        # What lies on the devices has known shapes: programs compile while it is read.
+        # Data that stays on devices has known shapes: compile while it is read.
         # The pmap of the refresh can be lowered for shapes by a process alone only.
         early = run.dataset.resident and hosts.are_alone()
         if early:
@@ -209,7 +209,7 @@ class _Trainer:
         return self._programs.steps_per_dispatch > 1
 
     def _ask(self, step: int, *, logs: bool = False) -> None:
-        """Asks for the numbers after a step, and reads those that were asked before."""
+        """Requests the numbers after a step, and reads those requested before."""
         states = tuple(replica.state for replica in self._replicas)
         if logs:
             masks, numbers = self._programs.log(states)

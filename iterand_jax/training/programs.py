@@ -24,7 +24,7 @@ PyTree = Any
 class Programs:
     """The compiled functions that the training loop calls.
 
-    They compile in threads: whoever asks for one waits for that one alone.
+    They compile in threads: a caller waits only for the program that it requests.
 
     Attributes:
       steps_per_dispatch: the maximum number of steps per call.

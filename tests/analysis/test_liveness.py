@@ -1,4 +1,4 @@
-"""Dead channels take no part: by hand, by counting ways, and for every network."""
+"""Dead channels have no effect: literal cases, path counts, and every network."""
 
 from typing import Any
 

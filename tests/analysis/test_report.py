@@ -84,7 +84,7 @@ def workdir(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("number", [1, 8, 10, 12, 100])
 def test_what_stays_the_same_is_drawn_so(number):
-    """Also where the columns stand for unequally many."""
+    """Also where columns represent unequal numbers of inputs."""
     assert set(_sparkline(np.full(number, 0.25))) == {BARS[-1]}
 
 
@@ -159,7 +159,7 @@ def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
 
 
 def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
-    """As of a run on a device whose inverse error function rounds otherwise."""
+    """As of a run on a device whose inverse error function rounds differently."""
     export(workdir("run", distribution="kaiming_uniform"), "ticket", tmp_path / "whole")
     ticket, path = tickets.load(tmp_path / "whole"), tmp_path / "nudged"
     params = dict(ticket.params)
@@ -260,7 +260,7 @@ def test_no_dot_hides_another_and_churn_is_a_row_for_each_layer(
 def test_colours_of_churn_are_means_over_as_many_steps_as_a_column_has(
     number, workdir, tmp_path
 ):
-    """Also of a run in which no mask changed any more."""
+    """Also for a run in which masks no longer changed."""
     found = report.report(workdir("run"))
     for share in (0.0, 0.25):
         layers = [la._replace(churn=[share] * number) for la in found.layers]

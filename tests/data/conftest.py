@@ -11,7 +11,7 @@ SYNSETS = ("n01440764", "n01443537", "n15075141")  # classes 0, 1 and 999
 
 
 def smooth(seed, height, width):
-    """Random colours that vary slowly, so that filters hardly differ on them."""
+    """Smooth random colours, on which resampling filters hardly differ."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -27,7 +27,7 @@ def kinds():
     """Files of all kinds that can be decoded, of 90 x 120 pixels unless rotated."""
     image = smooth(0, 90, 120)
     rotated = Image.Exif()
-    rotated[0x0112] = 6  # the orientation: to be turned by a quarter
+    rotated[0x0112] = 6  # the orientation: rotated by 90 degrees
     cmyk = encode(image.convert("CMYK"))
     assert cmyk[6:12] == b"Adobe\0"
     ycck = bytearray(cmyk)

@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 
 def official(url=URL, by_hand=False):
-    """What would be registered for an archive of CONTENT."""
+    """The registered archive whose contents are CONTENT."""
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     return archives.Archive(url, len(CONTENT), sha256, by_hand)
 

@@ -131,7 +131,7 @@ def test_an_epoch_has_each_record_at_most_once_in_an_order_of_its_own():
         assert len(set(epoch)) == 24
         assert set(epoch) < set(range(30))
     assert epochs[0] != epochs[1]
-    assert set(epochs[0]) != set(epochs[1])  # what is left out is not the same
+    assert set(epochs[0]) != set(epochs[1])  # each epoch leaves out other examples
     whole = labels(take(train(Records(30), batch_size=10), 3))
     assert sorted(whole) == list(range(30))
 

@@ -1,4 +1,4 @@
-"""A ResNet on ImageNet by the command, which is stopped twice as if nothing was."""
+"""A ResNet trains on ImageNet by the command and is interrupted twice unharmed."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ def data_dir(class_folders, smooth_image, tmp_path):
 
 @contextlib.contextmanager
 def started(data_dir, workdir):
-    """The command in a group of processes of its own, none of which is left behind."""
+    """The command in its own process group, which is killed at the end."""
     flags = ["--config=configs/imagenet_resnet50.py", f"--data_dir={data_dir}"]
     flags += [f"--workdir={workdir}"]
     flags += [f"--config.{name}={value}" for name, value in FIELDS.items()]
@@ -66,7 +66,7 @@ def started(data_dir, workdir):
 
 
 def train(data_dir, workdir):
-    """Trains to the end; what was printed."""
+    """Trains to the end; returns the output."""
     with started(data_dir, workdir) as process:
         said, _ = process.communicate()
     assert process.returncode == 0, said
@@ -74,7 +74,7 @@ def train(data_dir, workdir):
 
 
 def saved(workdir):
-    """The steps of the checkpoints that are whole."""
+    """The steps of the complete checkpoints."""
     names = [path.name for path in (workdir / "checkpoints").glob("*")]
     return [int(name) for name in names if name.isdigit()]
 
@@ -97,17 +97,17 @@ def stop_while_it_trains(data_dir, workdir, stop, *, beyond):
 
 
 def kill(pid):
-    """The process, and it alone."""
+    """Signals the main process only."""
     os.kill(pid, signal.SIGKILL)
 
 
 def close_terminal(pid):
-    """What the end of a terminal does: all its processes get the signal."""
+    """Signals the whole process group, as a closing terminal does."""
     os.killpg(pid, signal.SIGHUP)
 
 
 def outcome(workdir):
-    """The result and the log, without what a clock measured."""
+    """The result and the log, without measured times."""
     result = json.loads((workdir / "result.json").read_text())
     return helpers.untimed(result), helpers.metrics(workdir)
 

@@ -1,4 +1,4 @@
-"""The feed of ImageNet gives each step its images, however a run got there."""
+"""The ImageNet feed gives each step the same images, also after interruptions."""
 
 import dataclasses
 import json
@@ -110,7 +110,7 @@ def test_a_step_that_is_not_the_next_is_refused(make):
 def test_each_validation_image_counts_once(split, make):
     feed = make(
         numbered_source()
-    )  # "test" may be asked for at any time, also before open
+    )  # "test" may be requested at any time, also before open
     counted = []
     for arguments in feed.split(split):
         (images,), labels, weights = feed.eval_inputs(arguments)

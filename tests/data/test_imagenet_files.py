@@ -1,4 +1,4 @@
-"""Class folders become the ImageNet that the official archives become."""
+"""Class folders give the same ImageNet as the official archives."""
 
 import io
 import shutil

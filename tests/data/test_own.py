@@ -352,14 +352,14 @@ class Perceptron(nn.Module):
 
 @pytest.fixture
 def tables(monkeypatch):
-    """What a test registers is forgotten after it."""
+    """Unregisters after each test what it registered."""
     for registry in (NETWORKS, datasets.DATASETS):
         monkeypatch.setattr(registry, "table", dict(registry.table))
 
 
 @pytest.mark.parametrize("kind", ["arrays", "npz", "folder", "floats"])
 def test_a_tiny_network_trains_on_each(kind, tmp_path, tiny_config, tables):
-    """The digits as a user would bring them: the run is that of the shipped ones."""
+    """The digits as a custom dataset: the run equals that of the shipped ones."""
     digits = datasets.open_source("digits")
     (x, y), test = digits.read("train"), digits.read("test")
     fields = {"network.name": "perceptron", "epochs": 1, "network.width": 1.0}

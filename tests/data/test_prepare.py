@@ -69,7 +69,7 @@ def jpeg(colour, mode="RGB", image_format="JPEG"):
 
 
 def cifar10_archive():
-    """Two images in each of the six files, in an order unlike their numbers'."""
+    """Two images in each of the six files, in an order unlike that of their numbers."""
     folder = "cifar-10-batches-bin"
     files = {f"{folder}/batches.meta.txt": "\n".join([*CLASSES, "", ""]).encode()}
     for batch in (4, 0, 5, 2, 1, 3):
@@ -82,7 +82,7 @@ def cifar10_archive():
 
 
 def register(monkeypatch, contents, url="http://127.0.0.1:9", by_hand=False):
-    """Lets these contents be the official archives."""
+    """Makes these contents count as the official archives."""
     registered = {
         name: archives.Archive(
             f"{url}/{name}", len(data), hashlib.sha256(data).hexdigest(), by_hand
@@ -366,7 +366,7 @@ def test_tfds_shows_its_bars_on_a_terminal_only(cifar10, monkeypatch, capfd):
 
 @pytest.fixture
 def start(cifar10):
-    """A function that starts PAUSING_PROGRAM in a process of its own."""
+    """A function that starts PAUSING_PROGRAM in a separate process."""
     archive, data_dir = cifar10
     content = Path(archive).read_bytes()
     arguments = [str(len(content)), hashlib.sha256(content).hexdigest()]

@@ -1,4 +1,4 @@
-"""The feed of reviews: which train, with whom they share a batch, in what shapes."""
+"""The feed of reviews: which are trained on, in which batches and shapes."""
 
 import collections
 
@@ -56,7 +56,7 @@ def feed():
 
 
 def rows(batch, weights=None):
-    """(tokens without padding, label) of each review that counts."""
+    """(tokens without padding, label) of each review with a weight."""
     counted = np.ones(len(batch.lengths), bool) if weights is None else weights == 1
     result = []
     counted_rows = (np.asarray(x)[counted] for x in batch)
@@ -144,7 +144,7 @@ def test_what_does_not_fill_a_batch_is_left_out_another_time():
         for epoch in range(20)
     ]
     assert {len(indices) for indices in left_out} == {3}
-    assert len(set.union(*left_out)) > 15  # of every group
+    assert len(set.union(*left_out)) > 15  # from every group
 
 
 def test_a_feed_that_starts_in_the_middle_gives_the_same_batches(feed):

@@ -105,7 +105,7 @@ def test_digits_are_all_of_scikit_learns_in_a_fixed_split():
     official = load_digits().data.astype(int)
     assert sorted(map(tuple, levels)) == sorted(map(tuple, official))
     assert everything.max() == 255
-    # The split and the scaling are part of every result that was reported.
+    # The split and the scaling affect every reported result.
     assert source.fingerprint == "62102530b8fc40c8"
 
 

@@ -16,7 +16,7 @@ needs_real_reviews = pytest.mark.skipif(
 
 
 def words_of(one):
-    """Every word of a text, in the order that it has them."""
+    """The words of a text, in order."""
     vocabulary = text.Vocabulary(text.commonest_words([one]))
     return [vocabulary.words[n - 2] for n in vocabulary.encode([one])[0]]
 

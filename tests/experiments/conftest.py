@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a tiny experiment, and lines without a run."""
+"""Shared fixtures of sweeps: a tiny experiment, and lines without a run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The benchmark runs, its record says all that it promises, and targets are judged."""
+"""The benchmark runs, its record is complete, and targets are evaluated."""
 
 import json
 import re
@@ -149,7 +149,7 @@ def test_programs_are_sampled_by_turns_after_a_warm_up(monkeypatch):
 
     programs = {"slow": program("slow", 3.0), "fast": program("fast", 0.0125)}
     times = timing.interleaved(programs, 2, units={"slow": 10})
-    # Two calls of the fast one make a sample; before each sample is one that is not.
+    # A sample is two calls of the fast one, after one call that is not timed.
     rounds = ["slow"] * 2 + ["fast"] * 3
     assert called == ["slow"] * 2 + ["fast"] * 2 + rounds * 2
     assert times["slow"] == pytest.approx((0.3, 0.3, 0.3, 0.6, 2))
@@ -157,7 +157,7 @@ def test_programs_are_sampled_by_turns_after_a_warm_up(monkeypatch):
 
 
 def test_a_call_that_is_not_counted_takes_the_misses_of_the_program_before(monkeypatch):
-    """Each program is slow where another was called before it."""
+    """Each program is slow right after another one was called."""
     now, last = [0.0], [None]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 

@@ -1,4 +1,4 @@
-"""Sweeps that run: each run once, whoever is killed, and what fails is told."""
+"""Running sweeps: each run once, whichever process is killed; failures are reported."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def jobs():
 
 @pytest.fixture
 def untrained(monkeypatch, line):
-    """Jobs end at once; what is to happen in one can be put in `happens`."""
+    """Jobs end at once; `happens` can be set to what happens in one."""
     happens = {}
     trained = []
 
@@ -294,7 +294,7 @@ def test_bad_input_is_one_line(arguments, words, tmp_path):
 
 
 def saved(folder):
-    """The last step of which a workdir has a checkpoint."""
+    """The step of the newest checkpoint in a workdir."""
     names = [path.name for path in folder.glob("checkpoints/*")]
     return max([int(name) for name in names if name.isdecimal()], default=0)
 
@@ -307,7 +307,7 @@ def wait_until_saved(folder, step, process):
 
 @pytest.mark.slow
 def test_two_processes_on_one_sweep_one_killed_one_stopped(tmp_path):
-    """No run is lost, none is done twice, and none that was begun starts anew."""
+    """No run is lost, trained twice, or restarted from the beginning."""
     cells, results = tmp_path / "cells", tmp_path / "results"
     command = ("tiny", "--seeds=1", "--epochs=20", *folders(tmp_path))
     mine, other = runs_of(TINY.cells(epochs=20), [0])
@@ -315,7 +315,7 @@ def test_two_processes_on_one_sweep_one_killed_one_stopped(tmp_path):
 
     first = start(*command)
     wait_until_saved(workdir, 20, first)
-    first.send_signal(signal.SIGSTOP)  # it lives, and holds its run
+    first.send_signal(signal.SIGSTOP)  # it is alive, and holds the lock of its run
     code, out, err = finish(start(*command))
     assert code == 0, err
     assert out.splitlines()[:2] == [
@@ -363,10 +363,10 @@ def test_seeds_together_leave_workdirs_and_lines_of_single_runs(tmp_path):
     assert out.splitlines()[0] == "tiny: 2 runs, 1 of them finished"
     lines = list(ledger.read(tmp_path / "results"))
     assert [made["together"] for made in lines] == [2, 2, 1]
-    # The folder of the cell is that of seeds 0 and 1 together; others go one by one.
+    # The folder of the cell is that of seeds 0 and 1 together; others run one by one.
     code, _, err = finish(start(*command, "--seeds=3-4", "--together"))
     assert code == 0, err
-    # Without its ledger, and asked for one by one.
+    # Without its ledger, and requested one by one.
     (tmp_path / "results" / "tiny.jsonl").unlink()
     code, _, err = finish(start(*command, "--seeds=0-4"))
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""The batch normalization for CPUs is Flax's, in other sums."""
+"""The batch normalization for CPUs equals Flax's but for the order of sums."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every network of the table has the size of the paper's and obeys the same laws."""
+"""Every registered network has the paper's size and the same properties."""
 
 import functools
 import importlib

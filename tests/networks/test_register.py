@@ -1,4 +1,4 @@
-"""Networks of the user's own: what is registered, and what they are made with."""
+"""Custom networks: registration, and the arguments they are built with."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def no_module(num_classes):
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch):
-    """What a test registers is forgotten after it."""
+    """Unregisters after each test what it registered."""
     monkeypatch.setattr(NETWORKS, "table", dict(NETWORKS.table))
 
 

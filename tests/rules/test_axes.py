@@ -1,4 +1,4 @@
-"""What follows the axes of a rule: thresholds, redraws, counts, analysis, refusals."""
+"""The axes of a rule determine thresholds, resampling, counts, analysis, errors."""
 
 import functools
 import math

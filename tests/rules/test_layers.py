@@ -227,7 +227,7 @@ class Experts(nn.Module):
 
 
 def of_each(model, inputs):
-    """{leaf: fan-in} of the pruned leaves of a layer that is several maps."""
+    """{leaf: fan-in} of the pruned leaves of a layer of several linear maps."""
     rules = rules_of(model, *inputs)
     if isinstance(model, nn.Module):
         params = model.init(KEY, *inputs)["params"]

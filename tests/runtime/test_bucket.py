@@ -1,4 +1,4 @@
-"""Workdirs in a bucket, for which fsspec's store in memory stands in."""
+"""Workdirs in a bucket, simulated by fsspec's in-memory file system."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Commands keep compiled programs; a library and a user who says otherwise do not."""
+"""Commands cache compiled programs; a library, or a user who opts out, does not."""
 
 import os
 import time

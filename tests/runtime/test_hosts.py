@@ -1,4 +1,4 @@
-"""Processes that train together: who joins whom, and what they tell each other."""
+"""Processes that train together: how they join, and what they communicate."""
 
 import threading
 import types

@@ -1,4 +1,4 @@
-"""Lock files, also where the file system has none."""
+"""Lock files, also on file systems without locks."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""A run that is asked to stop saves its last step, and continues from there."""
+"""A run that is stopped by a signal saves its last step, and resumes from there."""
 
 import os
 import pty
@@ -50,7 +50,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_counts(
 
 @pytest.fixture
 def interruptible():
-    """Python's own answer to Ctrl-C, which a job in the background does not have."""
+    """Python's default handler of Ctrl-C, which a background job does not have."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -101,7 +101,7 @@ def test_what_nohup_ignores_stays_ignored():
 @pytest.mark.slow
 @pytest.mark.usefixtures("attended")
 def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
-    """It can no longer write a word there, the progress bar neither."""
+    """Neither the run nor the progress bar can write to it any more."""
     command = helpers.command("main", f"--workdir={tmp_path}", *LONG)
     terminal, end = pty.openpty()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), end)
@@ -109,7 +109,7 @@ def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
         os.close(end)
         step = wait_for_step(1, tmp_path, process)
         os.close(terminal)
-        wait_for_step(step + 50, tmp_path, process)  # each of which the bar would tell
+        wait_for_step(step + 50, tmp_path, process)  # each of which updates the bar
         os.kill(process.pid, signal.SIGHUP)
     assert process.returncode == 75
     step = read_lines(tmp_path / "metrics.jsonl")[-1]["step"]

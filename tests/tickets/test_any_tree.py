@@ -1,4 +1,4 @@
-"""Tickets of any tree come back bit for bit, and files that lie are refused."""
+"""Tickets of any tree are restored bit for bit; inconsistent files are refused."""
 
 import contextlib
 import json
@@ -146,7 +146,7 @@ def test_trees_of_every_library_come_back(library, distribution, tmp_path):
                 {"kept"} if library in ("dicts", "bfloat16", "array") else set()
             )
         elif not refreshes:
-            assert kinds(path) == {"mask"}  # the seed says the rest
+            assert kinds(path) == {"mask"}  # the rest follows from the seed
         elif distribution == "signed_constant":
             assert kinds(path) == {"mask", "sign", "scale"}
         else:
@@ -183,7 +183,7 @@ def test_the_seed_is_a_fraction_of_the_weights(tmp_path):
     ["other key", "no refreshes", "another distribution", "trained", "older key"],
 )
 def test_what_the_seed_does_not_give_is_stored(change, tmp_path):
-    """Never another network than was saved, whatever is said of its seed."""
+    """Never loads a network other than the saved one, whatever the file's seed."""
     subnetwork = Subnetwork(0.5, "kaiming_uniform")
     params = {"kernel": jnp.zeros(SHAPE)}
     scores, weights = trained(subnetwork, params, refreshes=5)
@@ -366,7 +366,7 @@ def of_network(path):
 
 
 def signed(path, fields, arrays):
-    """Writes a file whose checksum is that of what it says, as anyone can."""
+    """Writes a file with a valid checksum of its contents, as anyone can."""
     fields = {name: fields[name] for name in fields if name != "sha256"}
     container.write(path, fields, arrays)
 
@@ -378,7 +378,7 @@ VALUES = (
 
 
 def places(fields, prefix=()):
-    """Where a value of nested fields lies."""
+    """The path of a value in nested fields."""
     inner = fields.items() if isinstance(fields, dict) else enumerate(fields)
     for name, value in inner:
         yield (*prefix, name)
@@ -400,7 +400,7 @@ def changed(fields, place, value):
 
 
 def read_or_refused(path, expected, **arguments):
-    """A file is read as what was saved, or refused in a line."""
+    """A file is read as it was saved, or refused in one line."""
     with contextlib.suppress(ValueError):
         ticket = load_ticket(path, **arguments)
         assert_same(leaves_of(ticket.params), expected)
@@ -422,13 +422,13 @@ def test_no_value_of_a_field_does_more_than_be_refused(make, tmp_path):
         for value in (*VALUES, KeyError):
             if place[0] == "run" or (place[-1] == "step" and value == 0):
                 continue
-            with contextlib.suppress(ValueError):  # JSON has no place for it
+            with contextlib.suppress(ValueError):  # JSON cannot represent it
                 signed(bad, changed(fields, place, value), arrays)
                 read_or_refused(bad, expected)
 
 
 def bomb(size):
-    """Zeros that a code of few bytes says."""
+    """Zeros that are encoded in few bytes."""
     import zlib
 
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)

@@ -1,4 +1,4 @@
-"""A run that was trained is taken away, and is what it was."""
+"""A trained run is exported and equals the run."""
 
 import functools
 import json
@@ -194,7 +194,7 @@ def test_the_command_writes_into_the_workdir(run_of):
 
 @pytest.fixture
 def untrained(tmp_path):
-    """The folder of a run without a checkpoint: whoever looks for one is refused."""
+    """The folder of a run without a checkpoint, which commands refuse."""
     config = {"network": {"name": "resnet20"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
@@ -229,7 +229,7 @@ def test_the_command_says_in_one_line_that_a_folder_is_not_there(untrained):
 
 
 def test_a_format_that_the_network_cannot_have_is_refused_before_any_work(tmp_path):
-    """There is no checkpoint yet, and the format is told first."""
+    """There is no checkpoint yet, but the error names the format first."""
     config = {"network": {"name": "conv2"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="for ResNets; the network is 'conv2'"):

@@ -1,4 +1,4 @@
-"""Exported programs and arrays answer as the ticket does, without this library."""
+"""Exported programs and arrays give the ticket's logits, without this library."""
 
 import flax.linen as nn
 import jax

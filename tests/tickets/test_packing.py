@@ -1,4 +1,4 @@
-"""Leaves are packed into the bytes that are expected, and come back bit for bit."""
+"""Leaves are packed into the expected bytes, and restored bit for bit."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The draws that are found are those that happened, and make the weights again."""
+"""The draws found are those that happened, and reproduce the weights."""
 
 import jax
 import numpy as np
@@ -89,7 +89,7 @@ def test_numbers_make_the_weights_again_bit_for_bit(distribution, sampling_rate)
         assert number.dtype == np.int32
         assert again[leaf]["kernel"].tobytes() == weights[leaf]["kernel"].tobytes()
         assert np.all(number >= 0)
-        if distribution != "signed_constant":  # whose draws cannot be told apart
+        if distribution != "signed_constant":  # whose draws cannot be distinguished
             assert np.array_equal(number > 0, refresh > 0)
             assert np.all(number <= np.maximum(refresh, 0))
             if sampling_rate == 1:

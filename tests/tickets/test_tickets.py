@@ -1,4 +1,4 @@
-"""Tickets of every network, distribution and method come back bit for bit."""
+"""Tickets of every network, distribution and method are restored bit for bit."""
 
 import dataclasses
 import json
@@ -142,7 +142,7 @@ def test_round_trips_are_bit_exact(name, distribution, method, tmp_path):
     "name", ["conv2", pytest.param("resnet20", marks=[pytest.mark.slow])]
 )
 def test_weights_of_real_refreshes_come_back(name, distribution, tmp_path):
-    """Drawn and redrawn as in a run: what replays them has no part in it."""
+    """Sampled and resampled as in a run, independently of the replay."""
     draws = Draws(3, distribution, 4 * REFRESHES + 1, 4, 0.25)
     described = describe(name, draws=draws)
     subnetwork = Subnetwork(0.6, distribution)
@@ -200,7 +200,7 @@ def test_too_many_refreshes_are_not_replayed(tmp_path, monkeypatch):
 
 
 def test_weights_of_other_draws_are_stored_themselves(tmp_path):
-    """As of a run on a device whose inverse error function rounds otherwise."""
+    """As of a run on a device whose inverse error function rounds differently."""
     ticket = example("conv2", distribution="kaiming_normal", method="iterand")
     params = jax.tree.map(lambda w: np.nextafter(w, 2 * w), ticket.params)
     nudged = Ticket.of(ticket.description, params, ticket.masks, {})

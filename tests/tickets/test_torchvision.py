@@ -1,4 +1,4 @@
-"""ResNets by torchvision's names load into PyTorch's and give the same logits.
+"""ResNets with torchvision's names load into PyTorch and give the same logits.
 
 torchvision has the ImageNet forms at width 1 alone, so the others are written here from
 the paper's tables with PyTorch's modules and torchvision's names for them.

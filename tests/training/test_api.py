@@ -1,4 +1,4 @@
-"""Training from Python: configs by name, networks and arrays of one's own."""
+"""Training from Python: configs by name, custom networks and arrays."""
 
 import flax.linen as nn
 import jax

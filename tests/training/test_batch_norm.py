@@ -12,7 +12,7 @@ from tests import helpers
 
 
 def test_evaluation_reads_the_running_statistics(normalized_config):
-    """A mean that is moved moves the loss; the batch's own images do not."""
+    """The loss depends on the running mean, not on the other images of the batch."""
     source = datasets.open_source("digits")
     parts = iter([slice(4), slice(4, 8), slice(8), slice(8)])
 

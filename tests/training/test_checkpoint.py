@@ -22,7 +22,7 @@ from iterand_jax.training.checkpoint_folder import (
 from iterand_jax.trees import leaves_of, sha256
 from tests import helpers
 
-# What the reader leaves unawaited when a file is damaged is its own affair.
+# Orbax leaves coroutines unawaited when a file is damaged; not tested here.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -247,7 +247,7 @@ def test_what_a_killed_save_left_goes_with_the_next_start_and_not_with_a_reader(
 
 
 def test_a_reader_takes_what_a_run_beside_it_has_saved_meanwhile(tmp_path, caplog):
-    """Nothing is called damaged, and nothing is moved."""
+    """No checkpoint is reported as damaged, and none is moved."""
     save(tmp_path / "c", [5, 10])
     reader = Checkpoints(tmp_path / "c", keep=3, only_read=True)
     assert reader.steps() == [5, 10]
@@ -260,7 +260,7 @@ def test_a_reader_takes_what_a_run_beside_it_has_saved_meanwhile(tmp_path, caplo
 
 
 def test_a_reader_takes_the_newer_one_of_which_an_older_is_half_gone(tmp_path, caplog):
-    """Orbax takes a checkpoint away file by file."""
+    """Orbax deletes a checkpoint file by file."""
     save(tmp_path / "c", [5, 10])
     reader = Checkpoints(tmp_path / "c", keep=3, only_read=True)
     save(tmp_path / "c", [15], keep=3)

@@ -1,4 +1,4 @@
-"""Mask churn is the share of mask entries that differ, in every place it is told."""
+"""Mask churn is the fraction of mask entries that differ, wherever it is reported."""
 
 import contextlib
 

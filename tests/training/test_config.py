@@ -1,4 +1,4 @@
-"""Every config resolves for every method; what is impossible is named in one line."""
+"""Every config resolves for every method; errors are one line."""
 
 import importlib
 import json

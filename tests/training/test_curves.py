@@ -1,4 +1,4 @@
-"""Where curves.png draws what the log has."""
+"""Where curves.png plots the records of the log."""
 
 import json
 

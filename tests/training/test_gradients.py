@@ -1,4 +1,4 @@
-"""Gradients in parts: the mean over a batch, whichever way the parts are taken."""
+"""Accumulated gradients: the mean over a batch, by a loop or a scan."""
 
 import jax
 import jax.numpy as jnp

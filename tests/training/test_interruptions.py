@@ -1,4 +1,4 @@
-"""A run that was interrupted, however often and in whatever way, ends as any other."""
+"""A run that was interrupted, however often and in any way, ends like any other."""
 
 import contextlib
 import functools
@@ -50,7 +50,7 @@ class Single:
         return self.fixture("tiny_config")(**fields)
 
     def train(self, folder):
-        """Trains to the end in a folder; the facts that must be equal."""
+        """Trains to the end in a folder; returns the facts that must be equal."""
         outcome = helpers.train(self.config, folder, self.source)
         self.check(outcome)
         return helpers.facts(outcome)
@@ -263,7 +263,7 @@ RESNET20 = {"network.name": "resnet20"}
         slow(OfAStream, "iterand", {}),
     ],
 )
-# What the reader leaves unawaited when a file is damaged is its own affair.
+# Orbax leaves coroutines unawaited when a file is damaged; not tested here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupted_equals_uninterrupted(
     kind, method, fields, request, tmp_path, capsys

@@ -1,4 +1,4 @@
-"""Logs say what was written, and end a run that they cannot be written for."""
+"""Logs contain what was written; a log that cannot be written ends the run."""
 
 import gc
 import os
@@ -99,7 +99,7 @@ def test_a_log_in_the_background_is_whole_once_it_is_waited_for(tmp_path):
 
 
 class Failing(SilentLog):
-    """Fails at the second record, and notes those that reach it."""
+    """Fails at the second record, and collects those that it gets."""
 
     def __init__(self):
         self.records, self.closed = [], False

@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 def test_a_log_line_computes_nothing_and_a_refresh_and_a_save_compile_nothing(
     tiny_config, tmp_path, monkeypatch
 ):
-    """Programs may compile behind the first steps; then nothing is traced."""
+    """Programs may compile during the first steps; later nothing is traced."""
     traced = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: traced.append(name) if "compile" in name else None
@@ -149,7 +149,7 @@ def test_a_log_line_computes_nothing_and_a_refresh_and_a_save_compile_nothing(
 
 
 class Slow:
-    """A clock that jumps by 20 seconds when a step is asked for."""
+    """A clock that jumps by 20 seconds when a step is requested."""
 
     def __init__(self, monkeypatch):
         self.jumps, real = 0, time.perf_counter

@@ -1,4 +1,4 @@
-"""The memory report counts the state to the byte and tells the compiler's peak."""
+"""The memory report counts the state to the byte and reports the compiler's peak."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_the_state_of_a_large_network_is_thrice_its_parameters(config, parameter
 
 
 def test_values_inside_a_program_count():
-    """What is sorted lies somewhere until the product has read it.
+    """The sort's buffer is allocated until the product has read it.
 
     A sort, since jax 0.12 fuses a chain of products, which then holds nothing.
     """

@@ -1,4 +1,4 @@
-"""A run has the same bits in every mode of JAX, and its result names the generator."""
+"""A run has the same bits under all JAX settings, and its result names the PRNG."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ OTHERS = {
 
 @contextlib.contextmanager
 def other_modes():
-    """Within, JAX has the modes of another environment, in all threads."""
+    """Sets the JAX settings of another environment, in all threads."""
     before = {name: getattr(jax.config, name) for name in OTHERS}
     for name, value in OTHERS.items():
         jax.config.update(name, value)

@@ -1,4 +1,4 @@
-"""Runs that train together: each as alone, however many steps a dispatch does."""
+"""Replicas train as they would alone, for any number of steps per dispatch."""
 
 import importlib
 from typing import Any

@@ -56,7 +56,7 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(
 
 
 def test_the_ticket_of_a_run_reads_texts(reviews_config, tmp_path):
-    """Without the dataset: the words are the run's own."""
+    """Without the dataset: the words are stored with the run."""
     config = reviews_config(**{"epochs": 1, "recipe.iterand.sparsity": 0.3})
     (tmp_path / "config.json").write_text(to_json(resolve(config)))
     outcome = helpers.train(config, tmp_path, SOURCE)

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning: masks, rewinding, and stages that can be interrupted."""
+"""Iterative magnitude pruning: masks, rewinding, and interrupted stages."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a start tells of its parts."""
+"""The recorded parts of a startup."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The loader's rate is measured on photographs, and becomes advice."""
+"""The loader's throughput is measured on photographs, and settings follow from it."""
 
 import io
 import json
@@ -33,16 +33,16 @@ def test_too_few_cores_are_told_what_to_expect():
 @pytest.mark.parametrize(
     ("rates", "setting", "expected"),
     [
-        # The fewest that gave enough count: beyond them, workers share what is there.
+        # The smallest sufficient number counts: more workers share the cores.
         ({"4": 2200, "8": 4000, "16": 4100}, 5, None),
         ({"4": 2200, "8": 2600, "16": 2700}, 8, None),
-        # Fewer than the cores were tried, and none of them was one too many.
+        # Fewer workers than cores were tried, so the rate is scaled to the cores.
         ({"0": 420, "1": 400}, 6, None),
         ({"0": 120, "1": 100, "2": 200}, 16, "1,600"),
         # More workers were no faster.
         ({"4": 2000, "8": 1900, "16": 1800}, 4, "2,000"),
         ({"8": 1600, "16": 2400}, 16, "2,400"),
-        # More workers than cores are no more cores.
+        # More workers than cores do not add cores.
         ({"16": 2300, "32": 2350}, 32, "2,350"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The sizes of tickets: what is exact is exact, and a run's own numbers are found."""
+"""The sizes of tickets: exact for masks and signs, and measured in a run."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_sizes_of_a_tiny_network():
     found = ticket_sizes.bytes_of("cifar_conv2", few, **TINY)
     parameters = found["float32"] // 4
     assert found["edge_popup"] == pytest.approx(parameters / 8, abs=5)
-    # Half of the weights have a sign, and each of five leaves a scale.
+    # Half of the weights have a sign, and each of the five leaves has a scale.
     signed = 1.5 * parameters / 8 + 5 * 4
     assert found["signed_constant"] == pytest.approx(signed, abs=10)
     assert found["edge_popup"] < found["iterand_as_measured"] < found["float32"]

@@ -57,7 +57,7 @@ def test_every_cell_and_every_number_is_there_once(name):
     assert printed.keys() <= places
     if numbers and len(experiment.metrics) == 1:
         assert printed.keys() == places
-    # Nothing is lost between the file and the places.
+    # No number of the file lacks a place.
     rows = published().get(name, {}).get("rows", [])
     assert numbers == sum(bool(text) for row in rows for text in row["numbers"])
 
@@ -241,7 +241,7 @@ def test_hours_are_those_of_the_network_most_alike():
     hours, origin = costs.hours(wide, known)
     assert origin == "nearly this width"
     assert hours == pytest.approx(2.0 * 35_100 / 3600)
-    # Of equally alike ones no single one decides, whatever the order.
+    # Of equally similar ones the median counts, in any order.
     known += [known[-1]._replace(seconds=seconds) for seconds in (50.0, 3.0)]
     hours, origin = costs.hours(wide, known)
     assert origin == "nearly this width (median of 3)"

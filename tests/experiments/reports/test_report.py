@@ -1,4 +1,4 @@
-"""Reports: the paper's and ours side by side, and nothing mixed that differs."""
+"""Reports compare our runs with the paper's, and mix no versions, data or precision."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def test_data_of_other_bytes_has_rows_and_means_of_its_own(line, tmp_path):
     assert "not official" not in rows[0]
     assert "70.00" in rows[1]
     assert "**not official cifar10 data**" in rows[1]
-    # An order is counted within one set of data.
+    # An order is counted within one dataset.
     text = findings.order_text(TABLE8, full, ITERAND_IS_BETTER)
     assert "in 0 of 1 pairs of ours" in text
     assert "Not so: ResNet18 width 0.5 (70.00 against 75.00)" in text
@@ -176,7 +176,7 @@ def test_what_every_table_shows_of_a_miniature_is_marked(name, line, tmp_path):
     for row in rows:
         assert "**not official" in row
         assert " epochs**" in row
-    # The paper's number stands beside ours only where just the length differs.
+    # The paper's number is shown beside ours only if nothing but the length differs.
     for entry in miniature.entries:
         departs = {"network.width", "network.name", "dataset.name"} & set(
             entry.departures
@@ -200,7 +200,7 @@ def test_an_order_is_beyond_the_deviation_only_where_there_is_one(line, tmp_path
 
 
 def drawn(figure, owner="ours"):
-    """The numbers that a figure shows: points, levels, and colours of a heat map."""
+    """The numbers in a figure: points, horizontal lines, colours of a heat map."""
     numbers = []
     for ax in figure.axes:
         for container in ax.containers:

@@ -1,4 +1,4 @@
-"""The ledger: a run once, whole lines only, damage reported and the rest kept."""
+"""The ledger: each run once, whole lines only; damaged lines are reported."""
 
 import json
 import multiprocessing
@@ -164,7 +164,7 @@ def test_a_line_of_another_version_of_its_config_is_told_and_not_used(line, tmp_
     (told,) = known.stale(run())
     assert "seed 0" in told
     assert "augmentation: crop_flip / resized_crop_flip" in told
-    # It does not keep the run from being made anew.
+    # It does not prevent the run from being trained again.
     assert ledger.append(tmp_path / "table3.jsonl", line(CELL, 0, 76.0))
     assert [found["test_accuracy"] for found in ledger.read(tmp_path).of(run())] == [76]
 

@@ -123,13 +123,13 @@ def test_shards_are_a_partition_on_every_machine(of, whole_cells):
     ]
     names = [run.name for run in itertools.chain.from_iterable(parts)]
     assert sorted(names) == sorted(run.name for run in planned)
-    # Which part a run is in does not depend on what else is asked for in what order.
+    # The shard of a run does not depend on the other runs or their order.
     again = shard(planned[::-1], 1, of, whole_cells=whole_cells)
     assert {run.name for run in again} == {run.name for run in parts[0]}
     if whole_cells:
         homes = [{run.folder for run in part} for part in parts]
         assert sum(map(len, homes)) == len({run.folder for run in planned})
-    # Nobody gets all of the widest: these are a quarter of the runs.
+    # No shard gets all of the widest: these are a quarter of the runs.
     if of == 2:
         for part in parts:
             widest = [run for run in part if run.cell.labels["width"] == 2.0]
