@@ -467,7 +467,14 @@ def test_no_layer_escapes_the_table():
         *("Dropout", "Sequential", "Identity", "Lambda", "Pool", "SpectralNorm"),
         *("Fp8DirectDotGeneralOp", "Fp8DotGeneralOp", "NANOOFp8DotGeneralOp"),
         *("Fp8Einsum", "StatefulLayer", "State", "StateIndex", "Shared", "Inline"),
-        *("RotaryPositionalEmbedding", "WeightNorm", "Conv", "ConvTranspose", "MLP"),
+        *(
+            "RotaryPositionalEmbedding",
+            "RoPE",
+            "WeightNorm",
+            "Conv",
+            "ConvTranspose",
+            "MLP",
+        ),
         *("RNN", "Bidirectional", "ConvTranspose3d", "List", "Dict", "BatchApply"),
         *("Fp8DotGeneral", "SelfAttention"),  # attention, by its old name
     }
