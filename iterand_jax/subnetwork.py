@@ -39,15 +39,14 @@ from iterand_jax.checks import (
     check_key,
     described,
 )
+from iterand_jax.distributions import placed_as
 from iterand_jax.keys import leaf_key
 from iterand_jax.masks import Scalar
-from iterand_jax.pairs import check_pair, leaves_with_paths, map_pair, map_paths
-from iterand_jax.placement import placed_as
 from iterand_jax.rules import DEFAULT_RULES, Axes, Rule
 from iterand_jax.rules.checks import check_normalization, check_rules
-from iterand_jax.rules.patterns import matches
+from iterand_jax.rules.sparsities import Sparsities
 from iterand_jax.selection import is_spread
-from iterand_jax.sparsities import Sparsities
+from iterand_jax.trees import check_pair, leaves_of, map_pair, map_paths
 
 __all__ = ["Subnetwork", "apply_masks", "check_sampling_rate"]
 
@@ -226,7 +225,7 @@ class Subnetwork:
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
         """
-        leaves = dict(leaves_with_paths(scores))
+        leaves = leaves_of(scores)
         for path, leaf in leaves.items():
             check_array(path, leaf)
         if isinstance(self.sparsity, Sparsities):
@@ -344,12 +343,12 @@ class Subnetwork:
         """
         if scores is not None:
             check_pair(scores, params)
-            sizes = [leaf.size for _, leaf in leaves_with_paths(params)]
+            sizes = [leaf.size for leaf in leaves_of(params).values()]
             of_masks = jax.tree.leaves(self.masks(scores))
             removed = sum(int(jnp.sum(m == 0, dtype=jnp.int32)) for m in of_masks)
             return sum(sizes), sum(sizes) - removed
         total = kept = 0
-        for path, leaf in leaves_with_paths(params):
+        for path, leaf in leaves_of(params).items():
             removed = 0
             if self.fan_in(path, leaf) is not None:
                 stack = self._stack(path, leaf)
@@ -419,31 +418,22 @@ class Subnetwork:
         return leaf.dtype if leaf.dtype.itemsize > 4 else jnp.float32
 
     def _check(self, params: PyTree) -> None:
-        leaves = leaves_with_paths(params)
-        for path, leaf in leaves:
+        leaves = leaves_of(params)
+        for path, leaf in leaves.items():
             check_array(path, leaf)
         pruned = []
-        for path, leaf in leaves:
-            if self.rule_of(path, leaf).prune:
-                self.fan_in(path, leaf)  # refuses a leaf whose axes are not known
+        for path, leaf in leaves.items():
+            # fan_in refuses a leaf whose axes are not known.
+            if self.fan_in(path, leaf) is not None:
+                check_floats(path, leaf)
                 pruned.append(path)
         if not pruned:
-            paths = ", ".join(path for path, _ in leaves)
             raise ValueError(
-                f"the rules prune none of the leaves {paths or '(no leaves)'}"
+                "the rules prune none of the leaves "
+                f"{', '.join(leaves) or '(no leaves)'}"
             )
-        for path, leaf in leaves:
-            if path in pruned:
-                check_floats(path, leaf)
-                self._sparsity_of(path)
         if isinstance(self.sparsity, Sparsities):
-            for pattern in self.sparsity:
-                if not any(matches(pattern, path) for path in pruned):
-                    raise ValueError(
-                        f"the sparsity pattern {pattern!r} matches none of the pruned "
-                        f"leaves {', '.join(pruned)}"
-                    )
-            self.sparsity.check_used(pruned)
+            self.sparsity.check(pruned)
         check_normalization(self.rule_of, leaves)
 
 

@@ -114,14 +114,7 @@ def _lines(
     metric = experiment.metrics[0]
     values = _values(entries, spec.x)
     words = [value for value in values if isinstance(value, str)]
-    series: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in entries:
-        labels = entry.cell.labels
-        for owner in whose:
-            # The paper's numbers are the same whatever data ours are on.
-            kind = kind_of(entry) if owner == OURS else None
-            key = owner, labels["method"], labels.get("distribution"), kind
-            series.setdefault(key, []).append(entry)
+    series = _series(entries, whose)
     at_places = [
         key
         for key, members in series.items()
@@ -137,7 +130,7 @@ def _lines(
         }
         if not points:
             continue
-        line, marker = STYLES[distribution]
+        line, _ = STYLES[distribution]
         label = f"{shown(method)} {distribution or ''}".strip() + f", {owner}"
         if kind in names:
             label += f" ({names[kind]})"
@@ -152,23 +145,58 @@ def _lines(
             style |= {"alpha": 0.12 * style["alpha"], "label": None}
             ax.axhspan(mean - deviation, mean + deviation, **style)
             continue
-        ours = owner == OURS
-        drawn = ax.errorbar(
-            *np.array(sorted(points), float).T,
-            marker=marker,
-            markersize=5 if ours else 7,
-            markerfacecolor=COLORS[method] if ours else "none",
-            linestyle="none" if words or not spec.panel else line if ours else ":",
-            linewidth=1.6 if ours else 0.8,
-            capsize=3,
-            **style,
-        )
+        aside = 0.0
         if key in at_places and not words:
-            aside = at_places.index(key) - (len(at_places) - 1) / 2
-            for artist in drawn.get_children():  # after the axes took limits from it
-                artist.set_transform(_points_aside(ax, ASIDE * aside))
+            aside = ASIDE * (at_places.index(key) - (len(at_places) - 1) / 2)
+        style["linestyle"] = (
+            "none" if words or not spec.panel else line if owner == OURS else ":"
+        )
+        _draw_points(ax, points, key, aside, style)
     ax.set_ylabel(METRICS[metric].title)
     ax.grid(alpha=0.25)
+    _label_x(ax, spec, values, words)
+
+
+def _series(
+    entries: Sequence[Entry], whose: Sequence[str]
+) -> dict[tuple[Any, ...], list[Entry]]:
+    """Entries by (owner, method, distribution, kind of data and precision)."""
+    series: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        labels = entry.cell.labels
+        for owner in whose:
+            # The paper's numbers are the same whatever data ours are on.
+            kind = kind_of(entry) if owner == OURS else None
+            key = owner, labels["method"], labels.get("distribution"), kind
+            series.setdefault(key, []).append(entry)
+    return series
+
+
+def _draw_points(
+    ax: Axes,
+    points: set[tuple[Any, ...]],
+    key: tuple[Any, ...],
+    aside: float,
+    style: dict[str, Any],
+) -> None:
+    """Points (x, mean, deviation) of a series, shifted to the right by `aside`."""
+    owner, method, distribution, _ = key
+    ours = owner == OURS
+    drawn = ax.errorbar(
+        *np.array(sorted(points), float).T,
+        marker=STYLES[distribution][1],
+        markersize=5 if ours else 7,
+        markerfacecolor=COLORS[method] if ours else "none",
+        linewidth=1.6 if ours else 0.8,
+        capsize=3,
+        **style,
+    )
+    # Shifted from the start, they would not count for the limits of the axes.
+    for artist in drawn.get_children():
+        artist.set_transform(_points_aside(ax, aside))
+
+
+def _label_x(ax: Axes, spec: Lines, values: list[Any], words: list[str]) -> None:
     if words:
         ax.set_xticks(range(len(words)), [shown(word) for word in words])
         ax.set_xlim(-0.5, len(words) - 0.5)

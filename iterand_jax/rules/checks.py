@@ -1,7 +1,7 @@
 """Errors for probable mistakes: a rule never used, a normalization's scale pruned."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jax import Array
 
@@ -48,7 +48,7 @@ def check_rules(rules: Sequence[Rule]) -> None:
 
 
 def check_normalization(
-    rule_of: Callable[[str, Array], Rule], leaves: Sequence[tuple[str, Array]]
+    rule_of: Callable[[str, Array], Rule], leaves: Mapping[str, Array]
 ) -> None:
     """Raises ValueError where a rule by name would prune what looks like a scale.
 
@@ -57,15 +57,14 @@ def check_normalization(
 
     Args:
       rule_of: (path, leaf) -> the rule that claims it.
-      leaves: (path, leaf) of the whole tree.
+      leaves: {path: leaf} of the whole tree.
     """
-    shapes = {path: leaf.shape for path, leaf in leaves}
-    for path, leaf in leaves:
+    for path, leaf in leaves.items():
         rule = rule_of(path, leaf)
         if not rule.prune or rule.ndims is None:
             continue  # not pruned by its name alone
         bias = "/".join((*path.split("/")[:-1], "bias"))
-        if shapes.get(bias) == leaf.shape:
+        if bias in leaves and leaves[bias].shape == leaf.shape:
             raise ValueError(
                 f"the leaf {path!r} of shape {leaf.shape} has a bias of the same "
                 f"shape, as a normalization has, and the rule {rule.pattern!r} would "

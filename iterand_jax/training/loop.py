@@ -168,6 +168,7 @@ class _Trainer:
             heard = hosts.largest(self._stop or stop.number or 0)
             if heard:
                 raise InterruptedRunError(step, heard)
+        self._programs.wait()  # of a short run one may still compile, and be recorded
         return [
             replica.finish(self._programs, self._startup.parts)
             for replica in self._replicas

@@ -49,7 +49,7 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
     if "replicas" in result:
         return _summary_of_replicas(result, workdir)
     seconds = result["seconds"]
-    shown = ("first step", "compilation", "training", "re-randomization", "evaluation")
+    shown = ("first step", "training", "re-randomization", "evaluation")
     times = ", ".join(f"{p} {seconds[p]:.1f} s" for p in shown if p in seconds)
     kept = result["parameters_kept"]
     rows = {

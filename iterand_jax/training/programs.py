@@ -117,8 +117,9 @@ def compile_programs(
     jobs["evaluation"] = lambda: Evaluator(run)
     if run.mesh.size > 1:
         jobs["check"] = lambda: parallel.compile_check(run.mesh, state)
-    # Several processes must compile in one order, so one after another.
-    threads = hosts.cores() if hosts.are_alone() else 1
+    # A core is left to the state and the data: on two cores, two threads of programs
+    # made the first step later. Several processes must compile in one order.
+    threads = max(1, hosts.cores() - 1) if hosts.are_alone() else 1
     pool = ThreadPoolExecutor(threads, "compilation")
     compiled = modes.fixed()(startup.program)  # each thread has modes of its own
     made = {

@@ -67,6 +67,26 @@ class Sparsities(Mapping):
             f"no sparsity for the leaf {path!r}; patterns: {', '.join(self)}"
         )
 
+    def check(self, paths: Iterable[str]) -> None:
+        """Raises ValueError for a pattern or a pruned leaf that the other lacks.
+
+        >>> Sparsities({"*": 0.9, "x": 0.2}).check(["conv/kernel", "head"])
+        Traceback (most recent call last):
+        ...
+        ValueError: the sparsity pattern 'x' matches none of the pruned leaves \
+conv/kernel, head
+        """
+        paths = [*paths]
+        for path in paths:
+            self.of(path)
+        for pattern in self:
+            if not any(matches(pattern, path) for path in paths):
+                raise ValueError(
+                    f"the sparsity pattern {pattern!r} matches none of the pruned "
+                    f"leaves {', '.join(paths)}"
+                )
+        self.check_used(paths)
+
     def check_used(self, paths: Iterable[str]) -> None:
         """Raises ValueError for a pattern that is shadowed by earlier ones.
 
