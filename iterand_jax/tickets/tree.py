@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from iterand_jax.checks import check_at_least
 from iterand_jax.distributions import DISTRIBUTIONS
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
 from iterand_jax.tickets import container
@@ -92,8 +93,7 @@ def key_draws(
         missing = "subnetwork" if subnetwork is None else "key"
         raise ValueError(f"weights follow from a key and a subnetwork; no {missing}")
     for name, number in (("step", step), ("k_per", k_per)):
-        if isinstance(number, bool) or number != int(number) or number < 0:
-            raise ValueError(f"{name} is a number of steps, at least 0; got {number!r}")
+        check_at_least(0, number, f"{name} is a number of steps")
     check_sampling_rate(sampling_rate)
     if subnetwork is None or key is None or subnetwork.distribution is None:
         return None
