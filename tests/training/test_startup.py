@@ -1,6 +1,7 @@
 """The recorded parts of a startup."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from iterand_jax.runtime import compilation
 from iterand_jax.training import loop, printed, startup
-from iterand_jax.training.programs import compile_programs
+from iterand_jax.training.programs import Programs, compile_programs
 from iterand_jax.training.train import train_config
 from tests.helpers import build
 
@@ -55,6 +56,36 @@ def test_programs_compile_while_the_data_is_read(tiny_config, tmp_path, monkeypa
     monkeypatch.setitem(loop.compile_programs.__globals__, "compile_steps", compiling)
     monkeypatch.setattr(built.feed, "open", read)
     assert loop.train_and_evaluate(built, tmp_path).test_examples == 360
+
+
+def test_a_run_that_ends_early_compiles_nothing_more(
+    tiny_config, tmp_path, monkeypatch
+):
+    """A process ends when its threads have: queued programs would hold it up."""
+    release = threading.Event()
+    late = []
+
+    def queued(run, states, startup):
+        del run, states, startup
+        pool = ThreadPoolExecutor(1)
+        made = {"step": pool.submit(release.wait, 60)}
+        made["refresh"] = pool.submit(late.append, "refresh")
+        pool.shutdown(wait=False)
+        return Programs(made, 1)
+
+    def damaged(replicas):
+        raise ValueError("a damaged checkpoint")
+
+    monkeypatch.setattr(loop, "compile_programs", queued)
+    monkeypatch.setattr(loop, "restore_together", damaged)
+    before = {*threading.enumerate()}
+    with pytest.raises(ValueError, match="a damaged checkpoint"):
+        loop.train_and_evaluate(build(tiny_config(epochs=1)), tmp_path)
+    release.set()
+    for thread in {*threading.enumerate()} - before:
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(60)
+    assert late == []
 
 
 def test_what_fails_to_compile_is_an_error_of_who_asks_for_it(tiny_config, monkeypatch):
