@@ -9,22 +9,44 @@ from typing import Any
 from ml_collections import config_dict
 
 FIELDS: dict[str, tuple[Any, str]] = {
+    "released": (
+        False,
+        "whether the settings released with the paper count where they are known to "
+        "differ from its text (docs/released.md)",
+    ),
     "seed": (0, "of initialization, resampling, data order and augmentation"),
     # Data.
     "dataset.name": ("cifar10", "the dataset"),
-    "dataset.validation_fraction": (0.1, "of the training split, held out"),
+    "dataset.validation_fraction": (
+        0.1,
+        "of the training split, held out; None for ImageNet: its own validation split",
+    ),
     "dataset.split_seed": (0, "determines what is held out, for all seeds and methods"),
     "dataset.mean": (
         (0.485, 0.456, 0.406),
         "per channel, of pixels in [0, 1]; ImageNet's, as in the paper's runs",
     ),
     "dataset.std": ((0.229, 0.224, 0.225), "per channel, of pixels in [0, 1]"),
+    "dataset.partial_batches": (
+        bool,
+        "images: whether an epoch ends with a smaller batch of what is left",
+    ),
     "dataset.workers": (int, "ImageNet: processes that decode; -1: one per core"),
     "dataset.on_bad_image": (str, "ImageNet: skip damaged images, or refuse them"),
     "augmentation": ("resized_crop_flip", "of training images"),
     # The network.
     "network.name": ("conv6", "the network"),
     "network.width": (1.0, "rho, the factor of the numbers of channels"),
+    "network.vectors": (
+        str,
+        "of texts: a file of word vectors, in the text format of GloVe, as which the "
+        "embedding starts; zeros for words that it lacks",
+    ),
+    "unbiased_variances": (
+        False,
+        "whether batch normalization averages unbiased variances for evaluation, as "
+        "PyTorch does",
+    ),
     "dtype": ("float32", "of the activations: float32 or bfloat16"),
     "matmul_precision": (
         "default",
@@ -42,7 +64,47 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "sampling_rate": (float, "r, the fraction of the pruned weights that is resampled"),
     "retrainings": (int, "imp: how many times the network is pruned and retrained"),
     "rewind_epochs": (int, "imp: the epoch that weights are rewound to"),
-    "unpruned": (tuple, "imp: patterns of the leaves that are not pruned"),
+    "rank": (
+        "count",
+        "how many of n scores a sparsity p removes: count, round(p n); quantile, "
+        "round(p (n - 1))",
+    ),
+    "resample": ("after", "whether before or after the K_per-th update: after, before"),
+    "sparsity_of": (
+        "pruned",
+        "imp: the weights that sparsity is a fraction of: pruned, those of the pruned "
+        "layers; all",
+    ),
+    "unpruned": (
+        tuple,
+        "patterns of the leaves that are not pruned; PATTERN=trained or PATTERN=fixed "
+        "says what becomes of them, else they are trained if weights are",
+    ),
+    "scope": (
+        tuple,
+        "patterns of the leaves that share one threshold: those whose first matching "
+        "pattern is the same; ('*',) for all leaves; None: each leaf has its own",
+    ),
+    "ranked_by": (str, "what of a score is ranked: score (None), magnitude"),
+    "kept_values": (
+        str,
+        "what a mask makes of a weight: masked (None), the weight; binary, its sign "
+        "times one magnitude for each leaf; scaled, divided by sqrt(1 - p)",
+    ),
+    "affine": (
+        bool,
+        "whether the network has biases and scales of normalization, which are trained "
+        "whatever the method trains; None: if it trains weights",
+    ),
+    "sparsity_schedule": (
+        str,
+        "how the sparsity goes from sparsity_from to sparsity: cubic, cosine, gradual; "
+        "constant (None): it is always sparsity",
+    ),
+    "sparsity_from": (float, "of a schedule: the sparsity until sparsity_begin"),
+    "sparsity_begin": (int, "of a schedule: where it starts to change; None: 0"),
+    "sparsity_end": (int, "of a schedule: where it reaches sparsity"),
+    "sparsity_in": (str, "of a schedule: its unit, epochs (None) or steps"),
     # The training.
     "epochs": (100, "passes over the training split"),
     "batch_size": (128, "examples in a step, over all devices"),
@@ -72,6 +134,10 @@ FIELDS: dict[str, tuple[Any, str]] = {
     ),
     "keep_checkpoints": (2, "how many of the newest to keep"),
     "keep_best_checkpoints": (0, "also keep this many of the best validation accuracy"),
+    "test_best": (
+        str,
+        "also test the epoch of the best validation accuracy or loss: accuracy, loss",
+    ),
     "keep_checkpoint_epochs": ((), "also keep those at the end of these epochs"),
 }
 """{field: (its default or type, its meaning)}."""
@@ -91,6 +157,10 @@ def get_config() -> config_dict.ConfigDict:
     config.recipe.sgd = recipe(distribution="kaiming_uniform")
     config.recipe.edge_popup = recipe(sparsity=0.5)
     config.recipe.iterand = recipe(sparsity=0.5, k_per=300, sampling_rate=0.1)
+    config.recipe.biprop = recipe(distribution="kaiming_normal", sparsity=0.8)
+    config.recipe.biprop_iterand = recipe(
+        distribution="kaiming_normal", sparsity=0.8, k_per=300, sampling_rate=0.1
+    )
     return config.lock()  # a config file that sets a field not listed here is an error
 
 

@@ -19,7 +19,8 @@ def get_config():
     config.network.name = "conv2"
     for recipe in (config.recipe.edge_popup, config.recipe.iterand):
         recipe.learning_rate = 0.4
-    config.recipe.iterand.k_per = 10
+    for recipe in (config.recipe.iterand, config.recipe.biprop_iterand):
+        recipe.k_per = 10
     config.epochs = 30
     config.batch_size = 64
     config.log_every_steps = 10

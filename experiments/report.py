@@ -15,9 +15,9 @@ from absl import flags
 
 from experiments.paper.catalogue import EXPERIMENTS, get_experiment
 from experiments.paper.experiment import Experiment
-from experiments.reports import figures, tables
+from experiments.reports import figures, learning, tables
 from experiments.reports.evidence import FULL, MINIATURE, Version, versions
-from experiments.sweeps import ledger
+from experiments.sweeps import costs, ledger
 from iterand_jax.runtime import cli
 from iterand_jax.runtime.files import write_atomically
 
@@ -50,9 +50,9 @@ def main(name: str = "") -> None:
     found = {one.name: versions(one, known) for one in chosen}
     for experiment in chosen:
         own = found[experiment.name]
-        print("\n\n".join(sections(experiment, own)) + "\n")
+        print("\n\n".join(sections(experiment, own, known)) + "\n")
         if out and any(version.lines for version in own):
-            write(experiment, own, Path(out))
+            write(experiment, own, known, Path(out))
     if name == "all":
         print(PAGE + page(found))
         if out:
@@ -60,32 +60,48 @@ def main(name: str = "") -> None:
 
 
 def sections(
-    experiment: Experiment, found: Sequence[Version], *, drawn: bool = False
+    experiment: Experiment,
+    found: Sequence[Version],
+    known: ledger.Ledger,
+    *,
+    drawn: bool = False,
 ) -> Iterator[str]:
     """The paragraphs of a report; with links to the figures if they are drawn."""
     yield f"# {experiment.title}"
     if experiment.note:
         yield experiment.note
     for version in found:
-        yield tables.version_text(experiment, version)
+        left = costs.left_text(version.missing, known)
+        yield tables.version_text(experiment, version, left)
         if drawn and version.lines:
             yield f"![{experiment.title}]({_picture(experiment, version)})"
+            if learning.drawable(version):
+                picture = _picture(experiment, version, "_learning")
+                yield f"![Validation accuracy by epoch]({picture})"
 
 
-def write(experiment: Experiment, found: Sequence[Version], folder: Path) -> None:
+def write(
+    experiment: Experiment,
+    found: Sequence[Version],
+    known: ledger.Ledger,
+    folder: Path,
+) -> None:
     """Writes the Markdown and the figures of an experiment."""
     folder.mkdir(parents=True, exist_ok=True)
     for version in found:
         if version.lines:
             path = folder / _picture(experiment, version)
             figures.draw(experiment, version).savefig(path, dpi=110)
-    text = "\n\n".join(sections(experiment, found, drawn=True)) + "\n"
+            if learning.drawable(version):
+                path = folder / _picture(experiment, version, "_learning")
+                learning.draw(experiment, version).savefig(path, dpi=110)
+    text = "\n\n".join(sections(experiment, found, known, drawn=True)) + "\n"
     write_atomically(folder / f"{experiment.name}.md", text)
 
 
-def _picture(experiment: Experiment, version: Version) -> str:
+def _picture(experiment: Experiment, version: Version, kind: str = "") -> str:
     suffix = "" if version.key == FULL else f"_{version.key}"
-    return f"{experiment.name}{suffix}.png"
+    return f"{experiment.name}{suffix}{kind}.png"
 
 
 def page(found: Mapping[str, Sequence[Version]]) -> str:

@@ -1,5 +1,8 @@
 """Trains the runs of a table or figure: `python -m experiments.run table3`.
 
+From nothing to a report: missing datasets are downloaded and verified, every run is
+trained, and --report=DIR writes the table beside the paper's at the end.
+
     --only=conv6,width=0.25    a subset of cells; terms of one label are alternatives
     --seeds=3 or --seeds=2-4   default: as many as the paper
     --epochs=N                 shortened runs, reported separately from full runs
@@ -8,15 +11,21 @@
     --matmul_precision=highest the config's field; see the FAQ for what float32 means
     --shard=2/8                one of eight disjoint shards of the runs
     --together                 the seeds of a cell in one program, compiled once
-    --dry_run                  only print cells, steps and estimated hours
+    --within=12m               start only what can end in time (90s, 12m, 2h, 1d)
+    --first=resnet18           which cells come first within the limit
+    --dry_run                  only print the plan: runs, steps, estimated times
+    --pack=FILE                move unfinished runs to another machine, in one file;
+    --unpack=FILE              there, the command then continues them
     --workdir=runs/cells       the folder of the workdirs
     --results=runs/results     the folder of the ledger; a clone's own is results
+    --report=DIR               also write the report when the runs have ended
     --data_dir=DIR             where datasets are stored
 
 Run again, also in parallel or on another machine that shares the folders, it skips
 finished runs, resumes interrupted ones, and leaves alone those that are in progress.
-Exit status: 0; 1 if runs failed; 2 for bad input; 130 if stopped by Ctrl-C and 75 by
-SIGTERM or a closed terminal, both with everything saved.
+Exit status: 0; 1 if runs failed; 2 for bad input; 130 if stopped by Ctrl-C; 75 if
+stopped by SIGTERM, a closed terminal or the limit, or if runs are left that the same
+command has time for when it starts again. Everything is saved.
 """
 
 import functools
@@ -25,10 +34,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
+from experiments import report
 from experiments.paper.catalogue import get_experiment
 from experiments.paper.experiment import Experiment, with_precision
-from experiments.sweeps import costs, ledger, work
+from experiments.reports.evidence import versions
+from experiments.sweeps import costs, ledger, packing, work
+from experiments.sweeps import plan as planning
 from experiments.sweeps.runs import (
     Job,
     Run,
@@ -44,6 +57,7 @@ from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime import cli
 from iterand_jax.training import provenance
 from iterand_jax.training.config import DTYPES, MATMUL_PRECISIONS
+from iterand_jax.training.shared import Shared
 
 FAILURES = 1
 
@@ -61,7 +75,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("shard", "1/1", "which of how many shards, such as 2/8")
     flags.DEFINE_boolean("together", False, "the seeds of a cell in one program")
+    flags.DEFINE_string("within", None, "start only what can end in this time")
+    flags.DEFINE_string("first", "", "which cells come first, as in --only")
     flags.DEFINE_boolean("dry_run", False, "only print what would be run")
+    cli.define_path("pack", None, "put unfinished runs into this file")
+    cli.define_path("unpack", None, "take unfinished runs from this file")
+    cli.define_path("report", None, "the folder of the report to write at the end")
     cli.define_path("workdir", "runs/cells", "the folder of the workdirs")
     cli.define_path("results", ledger.FOLDER, "the folder of the ledger")
 
@@ -69,39 +88,83 @@ def define_flags() -> None:
 def main(name: str = "") -> None:
     """Runs an experiment."""
     values = flags.FLAGS
-    experiment = get_experiment(name)
+    if values.pack or values.unpack:
+        move(name)
+        return
+    experiment, limit = get_experiment(name), limited()
     which, of = parse_shard(values.shard)
     runs = plan(experiment)
+    first = {cell.name for cell in select([r.cell for r in runs], values.first)}
     runs = shard(runs, which, of, whole_cells=values.together)
     results = Path(values.results)
     known = ledger.read(results)
     tell_unused(known, runs)
     left = [run for run in runs if not work.is_done(run, known, _data(run))]
     print(f"{name}: {len(runs)} runs, {len(runs) - len(left)} of them finished")
-    if not left:
-        return
+    jobs = jobs_of(left, together=values.together)
+    if limit and left:
+        jobs = limit.order(jobs, first)
+        print(planning.table(limit.walk(jobs), limit), flush=True)
+    elif values.dry_run and left:
+        print(costs.table(left, timed_steps(left[0].config, known)))
     if values.dry_run:
-        config = left[0].config
-        fields = {"dtype": config.dtype, "matmul_precision": config.matmul_precision}
-        precision = provenance.precision(**fields)
-        timed = costs.references(known, provenance.device(), precision)
-        timed = timed or [costs.timed_here(width, **fields) for width in (0.25, 1.0)]
-        print(costs.table(left, timed))
         return
     file = f"{name}.jsonl" if of == 1 else f"{name}_shard_{which}_of_{of}.jsonl"
-    ended = work.work_through(
-        jobs_of(left, together=values.together),
-        work.Sweep(
-            name,
-            values.miniature,
-            Path(values.workdir),
-            results / file,
-            values.data_dir,
-        ),
-    )
-    print(summary(ended))
-    if ended[work.FAILED]:
+    where = Path(values.workdir), results / file, values.data_dir
+    sweep = work.Sweep(name, values.miniature, *where, plan=limit, shared=Shared())
+    ended = work.work_through(jobs, sweep) if left else {}
+    if left:
+        print(summary(ended))
+    if values.report:
+        known = ledger.read(results)
+        found = versions(experiment, known)
+        report.write(experiment, found, known, Path(values.report))
+    if ended.get(work.FAILED):
         raise SystemExit(FAILURES)
+    if limit and any(map(limit.ever_fits, ended.get(work.LATER, ()))):
+        raise SystemExit(cli.STOPPED)
+
+
+def move(name: str) -> None:
+    """Packs or unpacks the unfinished runs of --workdir.
+
+    Raises:
+      ValueError: what the file or the folder forbid, or a table is named too.
+    """
+    values = flags.FLAGS
+    if name or (values.pack and values.unpack):
+        raise ValueError(
+            "--pack and --unpack exclude each other and take no table: they move all "
+            f"unfinished runs of --workdir={values.workdir}"
+        )
+    move_all = packing.pack if values.pack else packing.unpack
+    print(move_all(Path(values.workdir), Path(values.pack or values.unpack)))
+
+
+def limited() -> planning.Plan | None:
+    """The plan of --within, which counts from the start of this process.
+
+    Raises:
+      ValueError: --within is no time, or --first is given without it.
+    """
+    values = flags.FLAGS
+    if not values.within:
+        if values.first:
+            raise ValueError(f"--first={values.first} needs --within=TIME, as 12m")
+        return None
+    within = planning.parse_duration(values.within)
+    folders = Path(values.workdir), Path(values.results)
+    return planning.Plan(within, cli.started(), *folders)
+
+
+def timed_steps(config: ConfigDict, known: ledger.Ledger) -> list[costs.Reference]:
+    """The ledger's runs on this device, or else two steps that are timed now."""
+    fields = {"dtype": config.dtype, "matmul_precision": config.matmul_precision}
+    precision = provenance.precision(**fields)
+    return costs.references(known, provenance.device(), precision) or [
+        costs.timed_here("cifar_conv6", **fields | {"network.width": width})
+        for width in (0.25, 1.0)
+    ]
 
 
 def plan(experiment: Experiment) -> list[Run]:
@@ -139,7 +202,7 @@ def tell_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
 
 def summary(ended: Mapping[str, Sequence[Job]]) -> str:
     """A summary of the outcomes, with advice for unfinished runs."""
-    count = {status: sum(map(len, jobs)) for status, jobs in ended.items()}
+    count = {status: sum(map(len, ended.get(status, ()))) for status in work.STATUSES}
     lines = [f"{count[work.FINISHED]} runs finished"]
     if count[work.ALREADY]:
         lines.append(f"{count[work.ALREADY]} had been finished by others")
@@ -148,6 +211,8 @@ def summary(ended: Mapping[str, Sequence[Job]]) -> str:
             f"{count[work.ELSEWHERE]} are being done by other processes; if one of "
             "those ends early, the same command continues its runs"
         )
+    if count[work.LATER]:
+        lines.append(f"{count[work.LATER]} have no time left; a later call does them")
     if count[work.FAILED]:
         names = "; ".join(run.name for job in ended[work.FAILED] for run in job)
         lines.append(f"{count[work.FAILED]} failed: {names}")

@@ -9,18 +9,30 @@ found, and `load_ticket` reads it.
 from os import PathLike
 from typing import TYPE_CHECKING
 
+# First: Ctrl-C while JAX is imported, in a process that is a command of this package.
+from iterand_jax.runtime import early as _early  # noqa: F401
+
+# isort: split
 from iterand_jax import layers
 from iterand_jax.distributions import DISTRIBUTIONS, Distribution
-from iterand_jax.masks import threshold, topk_mask
+from iterand_jax.masks import threshold, topk_mask, topk_masks
 from iterand_jax.methods import (
     Method,
+    biprop,
+    biprop_iterand,
     edge_popup,
     fixed_mask,
     iterand,
     register_method,
     sgd,
 )
-from iterand_jax.rules import DEFAULT_RULES, OUTPUTS_FIRST_RULES, Rule, rules_of
+from iterand_jax.rules import (
+    DEFAULT_RULES,
+    OUTPUTS_FIRST_RULES,
+    Rule,
+    Schedule,
+    rules_of,
+)
 from iterand_jax.subnetwork import Subnetwork, apply_masks
 
 if TYPE_CHECKING:
@@ -41,8 +53,11 @@ __all__ = [
     "Distribution",
     "Method",
     "Rule",
+    "Schedule",
     "Subnetwork",
     "apply_masks",
+    "biprop",
+    "biprop_iterand",
     "edge_popup",
     "fixed_mask",
     "iterand",
@@ -56,6 +71,7 @@ __all__ = [
     "sgd",
     "threshold",
     "topk_mask",
+    "topk_masks",
     "train",
 ]
 
@@ -88,7 +104,8 @@ def save_ticket(
       masks: as `Subnetwork.masks` returns them: 1 kept and 0 pruned in the shape of the
         leaf, None for a leaf without a mask, which is stored whole.
       batch_stats: a tree of running statistics, stored whole; None for none.
-      subnetwork: that drew the weights; None for given or trained ones.
+      subnetwork: that drew the weights; None for given or trained ones, and for what
+        `prune` returns where its `values` are not "masked".
       key: that `subnetwork.init` was given.
       refresh_key: into which refreshes folded their steps, as those of `iterand` do; by
         default `key`.

@@ -21,8 +21,9 @@ def run() -> None:
     """
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "-help", "--help", "help"):
-        print(_list())
-        raise SystemExit(0)
+        with cli.printing():
+            print(_list())
+            raise SystemExit(0)
     if name not in COMMANDS:
         cli.fail(f"unknown command {name!r}; possible: {', '.join(COMMANDS)}")
     del sys.argv[1]

@@ -23,8 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from iterand_jax.keys import random_bits, random_bits_in_shards
-from iterand_jax.masks import Scalar
-from iterand_jax.selection import sharded_axes
+from iterand_jax.selection import Scalar, sharded_axes
 
 __all__ = ["DISTRIBUTIONS", "Distribution", "get_distribution", "placed_as"]
 
@@ -76,10 +75,14 @@ class Distribution(NamedTuple):
         elif isinstance(weights, jax.core.Tracer):
             words = _words(key, weights.shape, jax.typeof(weights).sharding)
         else:  # in a separate program, where the devices of an array are known
+            traced = isinstance(sampling_rate, jax.core.Tracer)
             redraw = jax.jit(
-                Distribution.redraw, static_argnums=(0, 3, 4), keep_unused=True
+                Distribution.redraw,
+                static_argnums=(0, 3) if traced else (0, 3, 4),
+                keep_unused=True,
             )
-            return redraw(self, key, weights, fan_in, float(sampling_rate))
+            rate = sampling_rate if traced else float(sampling_rate)
+            return redraw(self, key, weights, fan_in, rate)
         bound = jnp.asarray(sampling_rate, jnp.float32)
         chosen = words.astype(jnp.uint32) < _word_bound(sampling_rate)
         fresh = self.from_uniform(_uniform(words, bound), fan_in)
@@ -147,7 +150,7 @@ def get_distribution(name: str | Distribution) -> Distribution:
     """
     if isinstance(name, Distribution):
         return name
-    if name not in DISTRIBUTIONS:
+    if not isinstance(name, str) or name not in DISTRIBUTIONS:
         raise ValueError(
             f"unknown distribution {name!r}; possible: {', '.join(DISTRIBUTIONS)}"
         )

@@ -34,7 +34,12 @@ def main() -> None:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, again="starts again")
+    cli.run(
+        main,
+        define_flags,
+        again="starts again",
+        loads=("iterand_jax.training.evaluation",),
+    )
 
 
 if __name__ == "__main__":

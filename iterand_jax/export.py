@@ -35,7 +35,12 @@ def main() -> None:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, again="starts again")
+    cli.run(
+        main,
+        define_flags,
+        again="starts again",
+        loads=("iterand_jax.training.exporting",),
+    )
 
 
 if __name__ == "__main__":

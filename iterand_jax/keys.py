@@ -21,7 +21,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 __all__ = ["keyed", "leaf_key", "random_bits", "random_bits_in_shards"]
@@ -83,6 +83,7 @@ def random_bits_in_shards(
     """
     key, size = _typed(key), math.prod(shape)
     explicit = AxisType.Explicit in sharding.mesh.axis_types
+    sharding = _explicit_part(sharding)
     if not _is_threefry(key):
         bits = jax.random.bits(key, (size,), jnp.uint32).reshape(shape)
         return jax.sharding.reshard(bits, sharding) if explicit else bits
@@ -93,6 +94,17 @@ def random_bits_in_shards(
         )
         indices = indices + of_axis * jnp.uint32(math.prod(shape[axis + 1 :]))
     return _bits_at(key, indices)
+
+
+def _explicit_part(sharding: NamedSharding) -> NamedSharding:
+    """A sharding without the axes that a type cannot have: those not Explicit."""
+    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+
+    def part(axes):
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        return tuple(n for n in names if kinds[n] == AxisType.Explicit) or None
+
+    return NamedSharding(sharding.mesh, PartitionSpec(*map(part, sharding.spec)))
 
 
 def _typed(key: Array) -> Array:

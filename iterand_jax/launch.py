@@ -241,7 +241,7 @@ class _Output:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, positional=None)
+    cli.run(main, define_flags, positional=None, prints_result=False)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax import layers
-from iterand_jax.distributions import DISTRIBUTIONS, get_distribution
-from iterand_jax.masks import Scalar
 from iterand_jax.subnetwork import Subnetwork
 
 __all__ = ["Conv", "Dense", "LSTMCell", "rerandomize"]
+
+_OF_SCORES = Subnetwork(distribution="kaiming_uniform").drawn_from
 
 
 def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """(scores, weights) of a module's kernel, whose outputs are on the last axis."""
     fan_in = math.prod(shape[:-1])
-    distribution = get_distribution(module.distribution)
+    distribution = Subnetwork(distribution=module.distribution).drawn_from
     weights = module.variable(
         "weights",
         name,
@@ -34,13 +34,13 @@ def _kernel(module, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
     )
     scores = module.param(
         name,
-        lambda key: DISTRIBUTIONS["kaiming_uniform"].sample(key, shape, fan_in),
+        lambda key: _OF_SCORES.sample(key, shape, fan_in),
     )
     return scores, weights.value
 
 
 def rerandomize(
-    subnetwork: Subnetwork, key: Array, variables: Mapping, sampling_rate: Scalar
+    subnetwork: Subnetwork, key: Array, variables: Mapping, sampling_rate: float | Array
 ) -> dict:
     """`Subnetwork.rerandomize` of a model's "weights", given the scores in "params".
 

@@ -1,6 +1,8 @@
 """Masks by the magnitude of trained weights, ranked over all layers together.
 
-Sparsity is a fraction of all weights in the pruned layers. In iterative magnitude
+Sparsity is a fraction of all weights in the pruned layers, or of the weights of all
+layers, as OpenLTH counts it: the layers that are not pruned then leave fewer to the
+others. In iterative magnitude
 pruning with n retrainings to the sparsity p, each removes the same fraction of the
 remaining weights, so that the k-th has sparsity 1 - (1 - p)^(k / n).
 """
@@ -12,11 +14,13 @@ import jax.numpy as jnp
 
 from iterand_jax import masks
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.trees import path_string
+from iterand_jax.trees import map_paths
 
-__all__ = ["magnitude_masks", "sparsities"]
+__all__ = ["SPARSITY_OF", "magnitude_masks", "sparsities"]
 
 PyTree = Any
+SPARSITY_OF = ("pruned", "all")
+"""The layers whose weights sparsity is a fraction of."""
 
 
 def sparsities(sparsity: float, retrainings: int) -> list[float]:
@@ -31,13 +35,23 @@ def sparsities(sparsity: float, retrainings: int) -> list[float]:
     ]
 
 
-def magnitude_masks(subnetwork: Subnetwork, weights: PyTree, sparsity: float) -> PyTree:
+def magnitude_masks(
+    subnetwork: Subnetwork,
+    weights: PyTree,
+    sparsity: float,
+    sparsity_of: str = "pruned",
+) -> PyTree:
     """Masks of the weights of the largest magnitude over all pruned leaves together.
 
     Args:
       subnetwork: its rules say which leaves are pruned; its own sparsity is not used.
       weights: the parameters; pruned ones are 0, and stay pruned at a larger sparsity.
       sparsity: the fraction removed of all weights in pruned leaves.
+      sparsity_of: "pruned" for this, "all" for the fraction of the weights of all
+        layers: leaves of two or more axes, so without biases and normalization.
+
+    Raises:
+      ValueError: a sparsity of all that would remove every weight of the pruned leaves.
 
     Returns:
       A tree of the structure of the weights: 1 kept and 0 pruned in the leaf's shape
@@ -50,13 +64,30 @@ def magnitude_masks(subnetwork: Subnetwork, weights: PyTree, sparsity: float) ->
     (Array([[0., 1.]], dtype=float32), Array([0., 1.], dtype=float32), None)
     """
 
-    def magnitude(path, leaf):
-        pruned = subnetwork.fan_in(path_string(path), leaf) is not None
-        return jnp.abs(leaf) if pruned else None
-
-    magnitudes = jax.tree_util.tree_map_with_path(magnitude, weights)
+    pruned = subnetwork.fan_ins(weights)
+    magnitudes = map_paths(
+        lambda path, leaf: jnp.abs(leaf) if path in pruned else None, weights
+    )
     leaves, structure = jax.tree.flatten(magnitudes)
-    everything = jnp.concatenate([leaf.ravel() for leaf in leaves])
-    least = masks.threshold(everything, sparsity)
-    kept = [(leaf >= least).astype(leaf.dtype) for leaf in leaves]
+    if sparsity_of == "all":
+        layers = [leaf.size for leaf in jax.tree.leaves(weights) if leaf.ndim > 1]
+        size = sum(leaf.size for leaf in leaves)
+        sparsity = _of_pruned(sparsity, sum(layers), size)
+    kept = masks.topk_masks(leaves, [sparsity], groups=[range(len(leaves))])
     return jax.tree.unflatten(structure, kept)
+
+
+def _of_pruned(sparsity: float, total: int, pruned: int) -> float:
+    """The sparsity of the pruned layers that removes as many as one of all layers.
+
+    >>> size = 9_217_728  # of VGG11's convolutions; its linear layer has 5,120
+    >>> size - round(size * _of_pruned(0.99, size + 5120, size))
+    87108
+    """
+    removed = masks.num_pruned(total, sparsity)
+    if removed >= pruned:
+        raise ValueError(
+            f"sparsity {sparsity:g} of all {total:,} weights removes {removed:,}, and "
+            f"the pruned layers have {pruned:,}; possible: below {pruned / total:g}"
+        )
+    return float(removed / pruned)

@@ -60,7 +60,14 @@ def more_help() -> str:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, more_help=more_help)
+    cli.run(
+        main,
+        define_flags,
+        more_help=more_help,
+        again="starts again",
+        loads=("iterand_jax.training.train",),
+        prints_result=False,
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ sums the rows' counts. In `select_blocked` the rows of all arrays form one matri
 pass is one fused reduction over it: each row is compared with the candidates of its
 array, and a segment sum adds up the counts by array.
 
+Several arrays may count as one: they share a threshold. They are not concatenated: each
+is counted as it lies, and the counts are summed.
+
 An array that is sharded over devices is counted locally on each shard, and only the
 counts are communicated: 3 integers a pass. With Explicit axes the array's type has its
 sharding, and each device makes its own rows. With Auto axes the type lacks it and the
@@ -24,6 +27,9 @@ sharded along its last axis are gathered first; the results are the same.) Withi
 `jax.shard_map` each shard is a separate array.
 """
 
+import functools
+import itertools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -33,34 +39,43 @@ from jax.sharding import AxisType, PartitionSpec
 
 __all__ = ["select_all", "select_blocked", "select_each", "select_kth"]
 
+Scalar = float | Array
+"""A number, or a scalar array that may be traced."""
+
+Keys = Array | Sequence[Array]
+"""Unsigned integers: an array, or arrays of one dtype that count as one."""
+
 ROW = 1024  # keys; a row takes a warp or two of a GPU, and small arrays waste little
 BITS = 4  # per pass of the blocked form, a divisor of 16
 
 
-def select_all(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
-    """The k-th smallest (from 0) of each array, chosen for the platform as above.
+def select_all(keys: Sequence[Keys], ks: Sequence[int | Array]) -> list[Array]:
+    """The k-th smallest (from 0) of each entry, chosen for the platform as above.
 
     The choice is made when a program is lowered, not when it is traced: one that is
     lowered for CPU in a process with a GPU uses the CPU implementation, and one that is
     exported for several platforms uses that of each.
 
     Args:
-      keys: unsigned integers, each array of any non-empty shape.
-      ks: one for each array, below its size and 2**31; may be traced scalars.
+      keys: unsigned integers, each array of any non-empty shape. An entry that is a
+        list of arrays of one dtype counts as one array.
+      ks: one for each entry, below its size and 2**31; may be traced scalars.
 
     Returns:
-      A scalar for each array, of its dtype.
+      A scalar for each entry, of its dtype.
 
     >>> import jax.numpy as jnp
     >>> select_all([jnp.array([7, 1, 5], jnp.uint32), jnp.ones(2, jnp.uint16)], [1, 0])
     [Array(5, dtype=uint32), Array(1, dtype=uint16)]
+    >>> select_all([[jnp.array([7, 1], jnp.uint32), jnp.ones(2, jnp.uint32)]], [3])
+    [Array(7, dtype=uint32)]
     """
     return lax.platform_dependent(
         list(keys), list(ks), cpu=select_each, default=select_blocked
     )
 
 
-def select_each(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
+def select_each(keys: Sequence[Keys], ks: Sequence[int | Array]) -> list[Array]:
     """`select_all`, array by array with `select_kth`.
 
     >>> import jax.numpy as jnp
@@ -70,8 +85,10 @@ def select_each(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]
     return [select_kth(x, k) for x, k in zip(keys, ks, strict=True)]
 
 
-def select_kth(keys: Array, k: int | Array) -> Array:
+def select_kth(keys: Keys, k: int | Array) -> Array:
     """The k-th smallest (from 0) of unsigned integers of any shape, without a sort.
+
+    Of a list of arrays it is that of all their integers.
 
     Two bits of the answer per pass, from the top: a candidate with at most k keys below
     it is not above the answer. One variadic reduction counts for all three candidates;
@@ -83,17 +100,24 @@ def select_kth(keys: Array, k: int | Array) -> Array:
     >>> select_kth(jnp.array([7, 1, 5], jnp.uint32), 1)
     Array(5, dtype=uint32)
     """
-    axes = sharded_axes(keys)
-    if not axes:
-        return _kth(keys, k, ())
-    # Every device counts in its own shard, as rows; the sums are exchanged.
+    arrays = _as_arrays(keys)
+    axes = [sharded_axes(x) for x in arrays]
+    if not any(axes):
+        return _kth(arrays, k, axes)
+    # Every device counts in its own shards, as rows; the sums are exchanged.
+    shardings = [jax.typeof(x).sharding for x in arrays]
+    meshes = [s.mesh for s, own in zip(shardings, axes, strict=True) if own]
     return jax.shard_map(
-        lambda shard, k: _kth(shard, k, axes),
-        mesh=jax.typeof(keys).sharding.mesh,
-        in_specs=(jax.typeof(keys).sharding.spec, PartitionSpec()),
+        lambda shards, k: _kth(shards, k, axes),
+        mesh=meshes[0],  # an array that is not placed has a mesh without axes
+        in_specs=([sharding.spec for sharding in shardings], PartitionSpec()),
         out_specs=PartitionSpec(),
-        axis_names={*axes},
-    )(keys, jnp.asarray(k, jnp.int32))
+        axis_names={name for names in axes for name in names},
+    )(arrays, jnp.asarray(k, jnp.int32))
+
+
+def _as_arrays(keys: Keys) -> list[Array]:
+    return list(keys) if isinstance(keys, list | tuple) else [keys]  # type: ignore
 
 
 def sharded_axes(array: Array) -> tuple[str, ...]:
@@ -109,20 +133,31 @@ def sharded_axes(array: Array) -> tuple[str, ...]:
     )
 
 
-def _kth(keys: Array, k: int | Array, axes: tuple[str, ...]) -> Array:
-    """`select_kth` of keys of which each device along these axes holds a shard."""
-    bits = keys.dtype.itemsize * 8
-    rows, along = (keys, keys.ndim) if _partitioned() else (_as_rows(keys), 1)
+def _kth(
+    arrays: Sequence[Array], k: int | Array, axes: Sequence[tuple[str, ...]]
+) -> Array:
+    """`select_kth` of arrays of which each device along these axes holds a shard."""
+    dtype = arrays[0].dtype
+    bits = dtype.itemsize * 8
+    rows = arrays if _partitioned() else [_as_rows(x) for x in arrays]
+    along = [x.ndim for x in arrays] if _partitioned() else [1] * len(arrays)
 
     def two_bits(i, answer):
-        shift = jnp.asarray(bits - 2 - 2 * i, keys.dtype)
-        candidates = [answer | (jnp.asarray(d, keys.dtype) << shift) for d in (1, 2, 3)]
-        counts = _counts_below(rows, candidates, along)
-        below = lax.psum([jnp.sum(c, dtype=jnp.int32) for c in counts], axes)
-        digit = sum((b <= k).astype(keys.dtype) for b in below)
+        shift = jnp.asarray(bits - 2 - 2 * i, dtype)
+        candidates = [answer | (jnp.asarray(d, dtype) << shift) for d in (1, 2, 3)]
+        of_arrays = []
+        for x, of_row, names in zip(rows, along, axes, strict=True):
+            counts = _counts_below(x, candidates, of_row)
+            sums = [jnp.sum(c, dtype=jnp.int32) for c in counts]
+            of_arrays.append(lax.psum(sums, names))
+        below = [
+            functools.reduce(operator.add, c) for c in zip(*of_arrays, strict=True)
+        ]
+        digit = sum((b <= k).astype(dtype) for b in below)
         return answer | (digit << shift)
 
-    return lax.fori_loop(0, bits // 2, two_bits, lax.psum(_zero(keys, k), axes))
+    zeros = [lax.psum(_zero(x, k), a) for x, a in zip(arrays, axes, strict=True)]
+    return lax.fori_loop(0, bits // 2, two_bits, functools.reduce(operator.or_, zeros))
 
 
 def is_spread(array: Array) -> bool:
@@ -135,6 +170,16 @@ def is_spread(array: Array) -> bool:
     return _partitioned() or bool(sharded_axes(array))
 
 
+def is_explicit(array: Array) -> bool:
+    """Whether an array's mesh has Explicit axes, over one of which `vmap` may be.
+
+    >>> import jax.numpy as jnp
+    >>> is_explicit(jnp.zeros(4))
+    False
+    """
+    return AxisType.Explicit in jax.typeof(array).sharding.mesh.axis_types
+
+
 def _partitioned() -> bool:
     """Whether arrays may be sharded over several devices without their types' telling.
 
@@ -145,7 +190,7 @@ def _partitioned() -> bool:
     return any(kind == AxisType.Auto and size > 1 for kind, size in sizes)
 
 
-def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Array]:
+def select_blocked(keys: Sequence[Keys], ks: Sequence[int | Array]) -> list[Array]:
     """`select_all`, all arrays of a dtype at once.
 
     What does not fit in one matrix is selected separately: arrays of another dtype or,
@@ -159,43 +204,69 @@ def select_blocked(keys: Sequence[Array], ks: Sequence[int | Array]) -> list[Arr
     """
     answers: dict[int, Array] = {}
     together: dict[object, list[int]] = {}
-    for index, (x, k) in enumerate(zip(keys, ks, strict=True)):
-        if is_spread(x):
-            answers[index] = select_kth(x, k)
+    entries = [_as_arrays(x) for x in keys]
+    for index, (arrays, k) in enumerate(zip(entries, ks, strict=True)):
+        if any(is_spread(x) for x in arrays):
+            answers[index] = select_kth(arrays, k)
         else:
-            together.setdefault(jax.typeof(_zero(x, k)), []).append(index)
+            together.setdefault(jax.typeof(_zero_of(arrays, k)), []).append(index)
     for indices in together.values():
         found = _select_rows(
-            [keys[i] for i in indices],
+            [entries[i] for i in indices],
             jnp.stack([jnp.asarray(ks[i], jnp.int32) for i in indices]),
         )
         answers |= {i: found[n] for n, i in enumerate(indices)}
     return [answers[i] for i in range(len(keys))]
 
 
-def _select_rows(keys: list[Array], ks: Array) -> Array:
+def _select_rows(entries: list[list[Array]], ks: Array) -> Array:
     """The answers, as one array, for keys of one dtype."""
-    dtype, arrays = keys[0].dtype, len(keys)
+    dtype = entries[0][0].dtype
     bits = dtype.itemsize * 8
     digits = range(1, 1 << BITS)
-    rows = jnp.concatenate([_as_rows(x) for x in keys])
-    array_of_row = jnp.array(
-        [n for n, x in enumerate(keys) for _ in range(-(-x.size // ROW))], jnp.int32
+    numbered = [(n, x) for n, arrays in enumerate(entries) for x in arrays]
+    rows = jnp.concatenate([_as_rows(_outputs_first(x)) for _, x in numbered])
+    entry_of_row = jnp.array(
+        [n for n, x in numbered for _ in range(-(-x.size // ROW))], jnp.int32
     )
 
     def one_pass(i, answers):
         shift = jnp.asarray(bits - BITS - BITS * i, dtype)
-        of_rows = answers[array_of_row, None]
+        of_rows = answers[entry_of_row, None]
         candidates = [of_rows | (jnp.asarray(d, dtype) << shift) for d in digits]
         counts = jnp.stack(_counts_below(rows, candidates), axis=1)
-        below = jax.ops.segment_sum(
-            counts, array_of_row, arrays, indices_are_sorted=True
-        )
+        below = _sums_by_entry(counts, entry_of_row, entries)
         digit = jnp.sum(below <= ks[:, None], axis=1).astype(dtype)
         return answers | (digit << shift)
 
-    zeros = jnp.stack([_zero(x, k) for x, k in zip(keys, ks, strict=True)])
+    zeros = jnp.stack([_zero_of(x, k) for x, k in zip(entries, ks, strict=True)])
     return lax.fori_loop(0, bits // BITS, one_pass, zeros)
+
+
+def _sums_by_entry(
+    counts: Array, entry_of_row: Array, entries: list[list[Array]]
+) -> Array:
+    """The counts of the rows of each entry, summed.
+
+    With Explicit axes `jax.vmap` may be over an axis in shards, for which JAX refuses
+    a segment sum; each entry is then a sum of its own.
+    """
+    if not is_explicit(counts):
+        return jax.ops.segment_sum(
+            counts, entry_of_row, len(entries), indices_are_sorted=True
+        )
+    rows = [sum(-(-x.size // ROW) for x in arrays) for arrays in entries]
+    pairs = itertools.pairwise((0, *itertools.accumulate(rows)))
+    return jnp.stack([jnp.sum(counts[a:b], axis=0) for a, b in pairs])
+
+
+def _outputs_first(keys: Array) -> Array:
+    """The keys of a convolution's kernel by output channel, others as they are.
+
+    No order changes a count, and this is the order in which XLA stores kernels for
+    cuDNN: they need no transposes then, 19 kernels of a step of ResNet18.
+    """
+    return jnp.moveaxis(keys, -1, 0) if keys.ndim > 2 else keys
 
 
 def _as_rows(keys: Array) -> Array:
@@ -223,3 +294,8 @@ def _zero(keys: Array, k: int | Array) -> Array:
     """Zero computed from keys and k, to vary over the same axes under shard_map."""
     first = keys.reshape(-1)[0]
     return (first ^ first) & jnp.asarray(k).astype(keys.dtype)
+
+
+def _zero_of(arrays: Sequence[Array], k: int | Array) -> Array:
+    """`_zero` of arrays that count as one."""
+    return functools.reduce(operator.or_, [_zero(x, k) for x in arrays])

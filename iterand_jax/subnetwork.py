@@ -21,36 +21,50 @@ the number of devices.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
 from iterand_jax import distributions, masks
-from iterand_jax.checks import (
+from iterand_jax.distributions import placed_as
+from iterand_jax.keys import leaf_key
+from iterand_jax.masks import Scalar
+from iterand_jax.rules import DEFAULT_RULES, Axes, Rule, Schedule
+from iterand_jax.rules.checks import check_biases, check_rules, scales_of
+from iterand_jax.rules.scopes import (
+    check_scope,
+    groups_of,
+    in_scope,
+    scope_of,
+    shared_sparsity,
+)
+from iterand_jax.rules.sparsities import Sparsities
+from iterand_jax.runtime.checks import (
     check_array,
     check_floats,
     check_fraction,
     check_key,
     described,
 )
-from iterand_jax.distributions import placed_as
-from iterand_jax.keys import leaf_key
-from iterand_jax.masks import Scalar
-from iterand_jax.rules import DEFAULT_RULES, Axes, Rule
-from iterand_jax.rules.checks import check_normalization, check_rules
-from iterand_jax.rules.sparsities import Sparsities
-from iterand_jax.selection import is_spread
 from iterand_jax.trees import check_pair, leaves_of, map_pair, map_paths
 
-__all__ = ["Subnetwork", "apply_masks", "check_sampling_rate"]
+__all__ = [
+    "RANKED_BY",
+    "Subnetwork",
+    "apply_masks",
+    "check_masks",
+    "check_sampling_rate",
+]
 
 PyTree = Any
+RANKED_BY = ("score", "magnitude")
+"""What is ranked of a score."""
 
 
 @jax.tree_util.register_pytree_node_class
@@ -67,35 +81,52 @@ class Subnetwork:
     Attributes:
       sparsity: the fraction of weights removed in every pruned leaf, in [0, 1), or a
         mapping from path patterns to such fractions, of which the first match counts
-        (kept as `Sparsities`: JAX sorts the keys of a dict that passes `jit`). A
-        traced scalar is possible: `dataclasses.replace(subnetwork, sparsity=traced)`
-        inside a jitted function lets it follow a schedule.
+        (kept as `Sparsities`: JAX sorts the keys of a dict that passes `jit`), or a
+        `rules.Schedule`, of which `at` takes the value of a step. A traced scalar is
+        possible: `dataclasses.replace(subnetwork, sparsity=traced)` inside a jitted
+        function.
       distribution: a name in `DISTRIBUTIONS`, or a `Distribution`: D_param. None keeps
         the given weights, such as pretrained ones; they are masked, never resampled.
       rules: which leaves are pruned, and what their axes are: see `Rule`. `rules_of`
         reads them from a model. The default ones know matrices (inputs, outputs),
         kernels (height, width, inputs, outputs) and embeddings, and refuse others.
+        (Matrices stacked twice, of four axes, they take for a convolution if no bias
+        shows it.)
       scores_dtype: of all scores; None for float32, or float64 where the weights are.
         bfloat16 has 8 significant bits: of 10^6 scores, thousands tie at a threshold,
         and at sparsity 0.99 a mask keeps 1.3 times as many weights as requested.
 
+      rank: how many scores a sparsity removes, one of `masks.RANKS`: "count" for
+        round(sparsity * n) of n, "quantile" for round(sparsity * (n - 1)).
+      scope: patterns of the leaves that share one threshold: those whose first matching
+        pattern is the same. ("*",) is one threshold for all, the default one for each.
+        A threshold of a scope does not separate the slices of a stack.
+      ranked_by: what is ranked, one of `RANKED_BY`: the "score" itself, or its
+        "magnitude"; the gradient passes through the absolute value.
+      values: what a mask makes of a weight, a name in `masks.VALUES`, or a function
+        (weights, mask, stack) -> the effective weights.
+
     It is hashable, so a static argument of `jit`, unless a sparsity is an array. It is
     also a pytree with its sparsities as leaves: as an argument of `jit` these may
-    change without a new compilation.
+    change without a new compilation. (A schedule is none: it is static.)
 
     >>> subnetwork = Subnetwork({"conv/*": 0.2, "*": 0.8})
     >>> jax.tree.map(lambda sparsity: sparsity / 2, subnetwork).sparsity
     Sparsities({'conv/*': 0.1, '*': 0.4})
     """
 
-    sparsity: Scalar | Mapping[str, Scalar] = 0.5
+    sparsity: Scalar | Mapping[str, Scalar] | Schedule = 0.5
     distribution: str | distributions.Distribution | None = "signed_constant"
     rules: Sequence[Rule] = DEFAULT_RULES
     scores_dtype: DTypeLike | None = None
+    rank: str = "count"
+    scope: Sequence[str] = ()
+    ranked_by: str = "score"
+    values: str | masks.Values = "masked"
 
     def __post_init__(self):
         """Raises ValueError for what cannot be a field's value."""
-        if isinstance(self.rules, str | Rule):
+        if isinstance(self.rules, str | Rule) or not isinstance(self.rules, Iterable):
             raise ValueError(
                 f"rules is a sequence of Rule objects; got {described(self.rules)}"
             )
@@ -105,16 +136,47 @@ class Subnetwork:
                 raise ValueError(f"rules are Rule objects; got {described(rule)}")
         check_rules(self.rules)
         if isinstance(self.sparsity, Mapping):
-            object.__setattr__(self, "sparsity", Sparsities(self.sparsity))
+            sparsities = Sparsities(self.sparsity)
+            sparsities.check_order()
+            object.__setattr__(self, "sparsity", sparsities)
         if self.scores_dtype is not None:
             masks.check_scores_dtype(self.scores_dtype)
+        masks.check_rank(self.rank)
+        object.__setattr__(self, "scope", scope_of(self.scope))
+        if self.ranked_by not in RANKED_BY:
+            raise ValueError(
+                f"unknown ranked_by {self.ranked_by!r}; possible: "
+                f"{', '.join(RANKED_BY)}"
+            )
+        masks.values_of(self.values)
         if self.distribution is not None:
             distributions.get_distribution(self.distribution)
         if isinstance(self.sparsity, Mapping):
             for sparsity in self.sparsity.values():
                 masks.check_sparsity(sparsity)
+        elif isinstance(self.sparsity, Schedule):
+            for sparsity in (self.sparsity.start, self.sparsity.to):
+                masks.check_sparsity(sparsity)
+                masks.check_sparsity(float(np.float32(sparsity)))  # as it is traced
         else:
             masks.check_sparsity(self.sparsity)
+
+    def at(self, step: Any) -> "Subnetwork":
+        """The subnetwork of a step, whose sparsity is the value of its schedule.
+
+        Without a schedule it is this one. `count` counts what remains at the end.
+
+        Args:
+          step: the number of updates done, which may be traced.
+
+        >>> from iterand_jax.rules import Schedule
+        >>> subnetwork = Subnetwork(Schedule(to=0.75, start=0.5, begin=0, end=100))
+        >>> float(subnetwork.at(0).sparsity), float(subnetwork.at(100).sparsity)
+        (0.5, 0.75)
+        """
+        if not isinstance(self.sparsity, Schedule):
+            return self
+        return dataclasses.replace(self, sparsity=self.sparsity.at(step))
 
     @property
     def drawn_from(self) -> distributions.Distribution:
@@ -140,7 +202,8 @@ class Subnetwork:
         >>> Subnetwork(sparsity=0.9).tree_flatten()[0]
         (0.9,)
         """
-        return (self.sparsity,), (self.distribution, self.rules, self.scores_dtype)
+        names = [field.name for field in dataclasses.fields(self)]
+        return (self.sparsity,), tuple(getattr(self, name) for name in names[1:])
 
     @classmethod
     def tree_unflatten(cls, others: tuple, children: tuple) -> "Subnetwork":
@@ -194,21 +257,22 @@ class Subnetwork:
         [[0.0], [-4.0]]
         """
         check_key(key)
-        self._check(params)
+        fan_ins = self._check(params)
         draw = None if self.distribution is None else self.drawn_from.sample
         draw_scores = distributions.DISTRIBUTIONS["kaiming_uniform"].sample
 
         def init_weights(path, leaf):
-            fan_in = self.fan_in(path, leaf)
+            fan_in = fan_ins.get(path)
             if fan_in is None:
                 return leaf
             if draw is None:
                 return _given(path, leaf)
             own_key = leaf_key(key, path, "weights")
-            return placed_as(leaf, draw, own_key, leaf.shape, fan_in, leaf.dtype)
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            return placed_as(leaf, draw, own_key, leaf.shape, fan_in, dtype)
 
         def init_scores(path, leaf):
-            fan_in = self.fan_in(path, leaf)
+            fan_in = fan_ins.get(path)
             if fan_in is None:
                 return None
             own_key = leaf_key(key, path, "scores")
@@ -220,6 +284,9 @@ class Subnetwork:
     def masks(self, scores: PyTree) -> PyTree:
         """The mask of every pruned leaf, 1 kept and 0 pruned; None stays None.
 
+        Scores of a part of the tree are possible, under the paths of the whole; of a
+        scope, all leaves that share a threshold.
+
         >>> scores = {"kernel": jnp.array([[3.0, 1.0], [2.0, 4.0]]), "bias": None}
         >>> Subnetwork(sparsity=0.5).masks(scores)["kernel"]
         Array([[1., 0.],
@@ -228,23 +295,39 @@ class Subnetwork:
         leaves = leaves_of(scores)
         for path, leaf in leaves.items():
             check_array(path, leaf)
-        if isinstance(self.sparsity, Sparsities):
-            self.sparsity.check_used(leaves)
-        sparsities = {path: self._sparsity_of(path) for path in leaves}
+        leaves = leaves_of(self.ranked(scores))
         found = {
-            path: _masks_of_slices(leaf, stack, sparsities[path])
+            path: masks.topk_masks_of_slices(
+                leaf, stack, self._sparsity_of(path), rank=self.rank
+            )
             for path, leaf in leaves.items()
             if (stack := self._stack(path, leaf))
         }
         whole = [path for path in leaves if path not in found]
+        groups = groups_of(self.scope, whole)
         of_whole = masks.topk_masks(
-            [leaves[path] for path in whole], [sparsities[path] for path in whole]
+            [leaves[path] for path in whole],
+            [self._sparsity_of_group([whole[i] for i in group]) for group in groups],
+            rank=self.rank,
+            groups=groups if self.scope else None,
         )
         found |= zip(whole, of_whole, strict=True)
         return map_paths(lambda path, _: found[path], scores)
 
+    def ranked(self, scores: PyTree) -> PyTree:
+        """What is ranked: the scores, or their magnitudes; the largest are kept.
+
+        >>> Subnetwork(ranked_by="magnitude").ranked({"kernel": jnp.array([-2.0, 1.0])})
+        {'kernel': Array([2., 1.], dtype=float32)}
+        """
+        if self.ranked_by == "magnitude":
+            return jax.tree.map(jnp.abs, scores)
+        return scores
+
     def prune(self, scores: PyTree, weights: PyTree) -> PyTree:
         """The parameters that the network sees: weights * mask, straight-through.
+
+        With other `values` than "masked", what those make of a weight and its mask.
 
         The gradient of a score is the gradient of the effective weight times the frozen
         weight; no gradient reaches the weights.
@@ -258,11 +341,14 @@ class Subnetwork:
         {'kernel': Array([5., 6.], dtype=float32)}
         """
         check_pair(scores, weights)
-        return map_pair(
-            lambda _, mask, w: masks.masked(w, mask),
-            self.masks(scores),
-            jax.lax.stop_gradient(weights),
-        )
+        effective = masks.values_of(self.values)
+
+        def one_leaf(path, mask, leaf):
+            if self.values == "masked":  # the axes are not needed
+                return masks.masked(leaf, mask)
+            return effective(leaf, mask, self._slices(path, leaf))
+
+        return map_pair(one_leaf, self.masks(scores), jax.lax.stop_gradient(weights))
 
     def rerandomize(
         self, key: Array, scores: PyTree, weights: PyTree, sampling_rate: Scalar
@@ -319,7 +405,7 @@ class Subnetwork:
                 leaf_key(key, path, "redraw"), leaf_weights, fan_in, sampling_rate
             )
             redrawn = chosen & (mask == 0)
-            counts.append(_counted(redrawn))
+            counts.append(masks.partial_counts(redrawn))
             return jnp.where(redrawn, fresh, leaf_weights)
 
         new = map_pair(one_leaf, self.masks(scores), weights)
@@ -347,17 +433,16 @@ class Subnetwork:
             of_masks = jax.tree.leaves(self.masks(scores))
             removed = sum(int(jnp.sum(m == 0, dtype=jnp.int32)) for m in of_masks)
             return sum(sizes), sum(sizes) - removed
-        total = kept = 0
-        for path, leaf in leaves_of(params).items():
-            removed = 0
-            if self.fan_in(path, leaf) is not None:
-                stack = self._stack(path, leaf)
-                slices = math.prod(leaf.shape[axis] for axis in stack)
-                of_one = masks.num_pruned(leaf.size // slices, self._sparsity_of(path))
-                removed = slices * int(of_one)
-            total += leaf.size
-            kept += leaf.size - removed
-        return total, kept
+        leaves, pruned = leaves_of(params), [*self.fan_ins(params)]
+        total, removed = sum(leaf.size for leaf in leaves.values()), 0
+        for group in groups_of(self.scope, pruned):
+            paths = [pruned[index] for index in group]
+            size, first = sum(leaves[path].size for path in paths), leaves[paths[0]]
+            slices = math.prod(first.shape[n] for n in self._stack(paths[0], first))
+            sparsity = self._final._sparsity_of_group(paths)
+            of_one = masks.num_pruned(size // slices, sparsity, rank=self.rank)
+            removed += slices * int(of_one)
+        return total, total - removed
 
     def rule_of(self, path: str, leaf: Array) -> Rule:
         """The first rule that claims a leaf.
@@ -374,8 +459,41 @@ class Subnetwork:
         patterns = ", ".join(rule.pattern for rule in self.rules)
         raise ValueError(f"no rule claims the leaf {path!r}; rules: {patterns}")
 
+    def fan_ins(self, params: PyTree) -> dict[str, float]:
+        """The fan-in of each leaf of a tree that is pruned, by path.
+
+        A rule by name leaves alone what is known to be a normalization's scale: a leaf
+        of a normalization layer of Equinox, and one with a bias of the same shape.
+
+        Args:
+          params: as for `init`, or their shapes.
+
+        Raises:
+          ValueError: a leaf that no rule claims, or whose axes are not known.
+
+        >>> from iterand_jax import OUTPUTS_FIRST_RULES
+        >>> norm = {"weight": jnp.ones((4, 8)), "bias": jnp.zeros((4, 8))}
+        >>> tree = {"norm": norm, "dense": {"weight": jnp.zeros((5, 32))}}
+        >>> Subnetwork(rules=OUTPUTS_FIRST_RULES).fan_ins(tree)
+        {'dense/weight': 32}
+        """
+        leaves = leaves_of(params)
+        for path, leaf in leaves.items():
+            check_array(path, leaf)
+        scales = scales_of(params, leaves)
+
+        def is_scale(path):
+            return path in scales and self.rule_of(path, leaves[path]).ndims is not None
+
+        others = {path: x for path, x in leaves.items() if not is_scale(path)}
+        check_biases(self.rule_of, others)
+        fan_ins = {path: self.fan_in(path, leaf) for path, leaf in others.items()}
+        return {path: fan_in for path, fan_in in fan_ins.items() if fan_in is not None}
+
     def fan_in(self, path: str, leaf: Array) -> float | None:
         """The fan-in of a leaf, or None for one that is not pruned.
+
+        Of a leaf alone: `fan_ins` knows the scales of normalizations in a tree, too.
 
         >>> Subnetwork().fan_in("Conv_0/kernel", jnp.zeros((3, 3, 4, 20)))
         36
@@ -402,6 +520,12 @@ class Subnetwork:
         return rule.axes(leaf.ndim)
 
     def _stack(self, path: str, leaf: Array) -> tuple[int, ...]:
+        """The axes along which a pruned leaf has many thresholds: () for most."""
+        if in_scope(self.scope, path):
+            return ()
+        return self._slices(path, leaf)
+
+    def _slices(self, path: str, leaf: Array) -> tuple[int, ...]:
         """The axes along which a pruned leaf is many maps: () for most."""
         rule = self.rule_of(path, leaf)
         rule.check(path, leaf.shape)
@@ -410,31 +534,44 @@ class Subnetwork:
     def _sparsity_of(self, path: str) -> Scalar:
         if isinstance(self.sparsity, Sparsities):
             return self.sparsity.of(path)
+        if isinstance(self.sparsity, Schedule):
+            raise ValueError(
+                f"the sparsity follows {self.sparsity}, so masks are those of a step: "
+                f"subnetwork.at(step)"
+            )
         return self.sparsity  # type: ignore[return-value]
+
+    def _sparsity_of_group(self, paths: Sequence[str]) -> Scalar:
+        return shared_sparsity(self.scope, paths, self._sparsity_of)
+
+    @property
+    def _final(self) -> "Subnetwork":
+        """With the sparsity at the end of a schedule."""
+        if not isinstance(self.sparsity, Schedule):
+            return self
+        return dataclasses.replace(self, sparsity=self.sparsity.to)
 
     def _scores_dtype_of(self, leaf: Array) -> DTypeLike:
         if self.scores_dtype is not None:
             return self.scores_dtype
-        return leaf.dtype if leaf.dtype.itemsize > 4 else jnp.float32
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # of NumPy's float64
+        return dtype if dtype.itemsize > 4 else jnp.float32
 
-    def _check(self, params: PyTree) -> None:
-        leaves = leaves_of(params)
-        for path, leaf in leaves.items():
-            check_array(path, leaf)
-        pruned = []
-        for path, leaf in leaves.items():
-            # fan_in refuses a leaf whose axes are not known.
-            if self.fan_in(path, leaf) is not None:
-                check_floats(path, leaf)
-                pruned.append(path)
-        if not pruned:
+    def _check(self, params: PyTree) -> dict[str, float]:
+        """Raises ValueError for a tree that cannot be pruned; returns its fan-ins."""
+        leaves, fan_ins = leaves_of(params), self.fan_ins(params)
+        for path in fan_ins:
+            check_floats(path, leaves[path])
+        if not fan_ins:
             raise ValueError(
                 "the rules prune none of the leaves "
                 f"{', '.join(leaves) or '(no leaves)'}"
             )
         if isinstance(self.sparsity, Sparsities):
-            self.sparsity.check(pruned)
-        check_normalization(self.rule_of, leaves)
+            self.sparsity.check(fan_ins)
+        if self.scope:
+            check_scope(self.scope, fan_ins, self._final._sparsity_of)
+        return fan_ins
 
 
 def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
@@ -442,11 +579,39 @@ def apply_masks(weights: PyTree, mask_tree: PyTree) -> PyTree:
 
     Gradients reach the kept weights only.
 
+    Raises:
+      ValueError: trees that do not fit, or a mask that `check_masks` refuses.
+
     >>> apply_masks({"kernel": jnp.array([5.0, 6.0])}, {"kernel": jnp.array([0, 1])})
     {'kernel': Array([0., 6.], dtype=float32)}
     """
     check_pair(mask_tree, weights, what="mask")
+    check_masks(mask_tree)
     return map_pair(lambda _, m, w: w * m.astype(w.dtype), mask_tree, weights)
+
+
+def check_masks(mask_tree: PyTree) -> None:
+    """Raises ValueError for a mask with other values than 0 and 1, scores for example.
+
+    Traced masks are not checked.
+
+    >>> check_masks({"kernel": jnp.array([0.3, 1.0])})
+    Traceback (most recent call last):
+    ...
+    ValueError: the mask of the leaf 'kernel' has other values than 1 for kept and 0 \
+for pruned; scores are turned into masks by Subnetwork.masks
+    """
+    for path, mask in leaves_of(mask_tree).items():
+        check_array(path, mask)
+        if isinstance(mask, jax.core.Tracer):
+            continue
+        with jax.ensure_compile_time_eval():  # masks from outside a traced function
+            is_mask = bool(jnp.all((mask == 0) | (mask == 1)))
+        if not is_mask:
+            raise ValueError(
+                f"the mask of the leaf {path!r} has other values than 1 for kept and 0 "
+                f"for pruned; scores are turned into masks by Subnetwork.masks"
+            )
 
 
 def check_sampling_rate(sampling_rate: Scalar) -> None:
@@ -469,23 +634,3 @@ def _given(path: str, leaf: Any) -> Array:
             f"given ones"
         )
     return leaf
-
-
-def _masks_of_slices(scores: Array, stack: Sequence[int], sparsity: Scalar) -> Array:
-    """The mask of a leaf that is a stack: each slice has its own threshold."""
-    masked = functools.partial(masks.topk_mask, sparsity=sparsity)
-    for axis in sorted(stack):
-        masked = jax.vmap(masked, in_axes=axis, out_axes=axis)
-    return masked(scores)
-
-
-def _counted(array: Array) -> Array:
-    """Partial counts of the true elements, as uint8 of at most 64 each.
-
-    On CPU this takes half the time of a single sum; on GPU one kernel then adds up the
-    counts of all leaves. For an array in shards it is one int32, their sum.
-    """
-    if is_spread(array):
-        return jnp.sum(array, dtype=jnp.int32)
-    rows = math.gcd(array.size, 64)
-    return jnp.sum(array.reshape(rows, -1), axis=0, dtype=jnp.uint8)

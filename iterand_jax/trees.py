@@ -4,6 +4,7 @@ In a pair of scores or masks and the weights that they apply to, the first tree 
 None where the leaf of the second is not pruned.
 """
 
+import collections
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from iterand_jax.checks import check_array
+from iterand_jax.runtime.checks import check_array
 
 PyTree = Any
+VALUE = jax.tree_util.GetAttrKey("value")
 
 
 def path_string(path: tuple) -> str:
@@ -26,19 +28,75 @@ def path_string(path: tuple) -> str:
     >>> path_string(path)
     'Conv_0/kernel'
     """
-    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
+    return _joined(path[:-1] if len(path) > 1 and path[-1] == VALUE else path)
+
+
+def _joined(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def leaves_of(tree: PyTree) -> dict[str, Any]:
+def paths_of(
+    tree: PyTree, *, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[tuple, str]:
+    """The `path_string` of each leaf of a tree by its key path, None included.
+
+    Only a node with nothing but a value is taken for a variable: a module whose leaves
+    are query, key and value has a leaf "value".
+
+    >>> import equinox
+    >>> class Attention(equinox.Module):
+    ...     query: int
+    ...     value: int
+    >>> [*paths_of([Attention(1, 2)]).values()]
+    ['0/query', '0/value']
+    """
+    paths = [
+        path
+        for path, _ in jax.tree_util.tree_leaves_with_path(
+            tree, is_leaf=lambda x: x is None or (is_leaf is not None and is_leaf(x))
+        )
+    ]
+    values = [path for path in paths if path and path[-1] == VALUE]
+    below = collections.Counter(
+        path[:n] for path in paths for n in range(len(path)) if values
+    )
+    return {
+        path: path_string(path) if below[path[:-1]] < 2 else _joined(path)
+        for path in paths
+    }
+
+
+def leaves_of(
+    tree: PyTree, *, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[str, Any]:
     """{path: leaf} in the order of the tree; None is not a leaf.
+
+    Args:
+      tree: of any nodes that JAX knows.
+      is_leaf: what else is a leaf, as in `jax.tree.leaves`.
+
+    Raises:
+      ValueError: two leaves have one path, which determines rules and draws.
 
     >>> leaves_of({"Dense_0": {"kernel": 1, "bias": None}})
     {'Dense_0/kernel': 1}
+    >>> leaves_of({"a": {"b": 1}, "a/b": 2})
+    Traceback (most recent call last):
+    ...
+    ValueError: two leaves of the tree have the path 'a/b', since names are joined by \
+slashes; rename the key that has a slash
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_string(path): leaf for path, leaf in leaves}
+    found: dict[str, Any] = {}
+    names = paths_of(tree, is_leaf=is_leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
+        name = names[path]
+        if name in found:
+            raise ValueError(
+                f"two leaves of the tree have the path {name!r}, since names are "
+                f"joined by slashes; rename the key that has a slash"
+            )
+        found[name] = leaf
+    return found
 
 
 def sha256(leaves: Mapping[str, np.ndarray]) -> str:
@@ -54,11 +112,16 @@ def sha256(leaves: Mapping[str, np.ndarray]) -> str:
 def map_paths(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
     """The tree of f(path, leaf).
 
+    Raises:
+      ValueError: two leaves have one path.
+
     >>> map_paths(lambda path, leaf: path, {"Dense_0": {"kernel": 1}})
     {'Dense_0': {'kernel': 'Dense_0/kernel'}}
     """
+    leaves_of(tree)
+    names = paths_of(tree)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: f(path_string(path), leaf), tree
+        lambda path, leaf: f(names[path], leaf), tree
     )
 
 
@@ -70,8 +133,9 @@ def map_pair(
     >>> map_pair(lambda path, s, w: s * w, {"a": 2, "b": None}, {"a": 3, "b": 5})
     {'a': 6, 'b': 5}
     """
+    names = paths_of(scored)
     return jax.tree_util.tree_map_with_path(
-        lambda path, s, w: w if s is None else f(path_string(path), s, w),
+        lambda path, s, w: w if s is None else f(names[path], s, w),
         scored,
         weights,
         is_leaf=_is_none,
@@ -90,7 +154,7 @@ def check_pair(scored: PyTree, weights: PyTree, *, what: str = "score") -> None:
     ValueError: the leaf 'kernel' has scores (2, 2) and weights (3,), which differ in \
 shape
     """
-    ours, theirs = _with_none(scored), _with_none(weights)
+    ours, theirs = (leaves_of(tree, is_leaf=_is_none) for tree in (scored, weights))
     for path, score in ours.items():
         if score is None:
             continue
@@ -126,11 +190,6 @@ shape
         raise ValueError(
             f"the trees of {what}s and weights differ in structure: {reason[:200]}"
         ) from error
-
-
-def _with_none(tree: PyTree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_none)
-    return {path_string(path): leaf for path, leaf in leaves}
 
 
 def _is_none(leaf: Any) -> bool:

@@ -91,7 +91,7 @@ def tiny_config():
         config = digits.get_config()
         config.network.width = 0.0625
         config.epochs = 3
-        config.recipe.iterand.k_per = 7
+        config.recipe.iterand.k_per = config.recipe.biprop_iterand.k_per = 7
         config.checkpoint_every_steps = 10
         config.update_from_flattened_dict(overrides)
         return config

@@ -14,6 +14,7 @@ from iterand_jax.configs import digits
 from iterand_jax.data import datasets, feeds
 from iterand_jax.data.resident_feed import ResidentImages
 from iterand_jax.data.sources import Source
+from iterand_jax.networks.batch_norm import fused_normalize
 from iterand_jax.training import loop, parallel, programs
 from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
@@ -26,8 +27,31 @@ def main(files):
         np.savez(files[0], **batches_of_a_feed())
     else:
         the_steps_and_the_refresh_hand_arrays_on_as_they_are()
+        batches_are_normalized_as_a_whole()
         a_device_with_another_state_is_told()
         a_run_whose_devices_differ_saves_nothing()
+
+
+def batches_are_normalized_as_a_whole():
+    """Both sums of a pass are over the shards of all devices, in both directions."""
+    images = jax.random.normal(jax.random.key(0), (8, 6, 6, 3))
+
+    def result(x):
+        def total(x):
+            y, mean, var = fused_normalize(x, None, None, 1e-5, jnp.float32)
+            return jnp.sum(jnp.sin(y)), (mean, var)
+
+        return jax.value_and_grad(total, has_aux=True)(x)
+
+    alone = jax.jit(result)(images)
+    sharding = parallel.batch_sharded(parallel.device_mesh())
+    spread = jax.jit(result)(jax.device_put(images, sharding))
+    assert spread[1].sharding.spec == sharding.spec
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        alone,
+        spread,
+    )
 
 
 def batches_of_a_feed():

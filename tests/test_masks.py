@@ -104,6 +104,28 @@ def test_the_number_removed_is_rounded_to_even_and_never_all(size, sparsity, rem
     assert jax.jit(lambda p: num_pruned(size, p))(sparsity) == removed
 
 
+@pytest.mark.parametrize(("sparsity", "small"), [(0.5, 0), (0.9, 4), (0.99, 50)])
+def test_only_layers_that_would_end_empty_part_from_the_rounded_product(
+    sparsity, small
+):
+    """The first row of docs/measured/sparsity.md."""
+    parts = {
+        n: round(sparsity * n) - num_pruned(n, sparsity)
+        for n in range(1, 1002)
+        if num_pruned(n, sparsity) != round(sparsity * n)
+    }
+    assert parts == dict.fromkeys(range(1, small + 1), 1)
+
+
+def test_a_nan_of_a_division_ranks_as_any_other_nan():
+    """On x86 0 / 0 is a NaN with a sign, which `jax.lax.top_k` ranks below all."""
+    divided = np.asarray(jax.jit(lambda zero: zero / zero)(jnp.zeros(3)))
+    for sign in (divided, np.copysign(divided, 1), np.copysign(divided, -1)):
+        scores = jnp.concatenate([jnp.arange(5.0), jnp.asarray(sign)])
+        mask = jit_mask(scores, 0.5)
+        np.testing.assert_array_equal(mask, [0, 0, 0, 0, 1, 1, 1, 1])
+
+
 def bit_patterns(dtype):
     """24 of any bits of the dtype, and often of the few that are special."""
     width = jnp.dtype(dtype).itemsize * 8

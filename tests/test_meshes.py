@@ -94,6 +94,42 @@ def test_trees_in_shards_have_the_bits_and_the_place_of_whole_ones():
     """)
 
 
+def test_a_kernel_on_four_devices_of_a_default_mesh_is_that_of_one_device():
+    """One axis of four devices, Explicit by default, over the inputs or outputs."""
+    on_four_devices("""
+        params = {"kernel": jnp.zeros((64, 32))}
+        subnetwork = Subnetwork(0.5)
+        scores, weights = subnetwork.init(KEY, params)
+
+        def loss(scores):
+            return (subnetwork.prune(scores, weights)["kernel"] ** 3).sum()
+
+        def results(scores, weights):
+            redrawn = subnetwork.rerandomize(KEY, scores, weights, 0.5)
+            return (
+                topk_mask(scores["kernel"], 0.5), subnetwork.masks(scores),
+                subnetwork.prune(scores, weights), redrawn,
+            )
+
+        expected, slope = results(scores, weights), jax.grad(loss)(scores)
+        mesh = jax.make_mesh((4,), ("x",))
+        assert mesh.axis_types == (AxisType.Explicit,)
+        for spec in (P("x"), P(None, "x")):
+            place = NamedSharding(mesh, spec)
+            split = jax.device_put(params, place)
+            made = subnetwork.init(KEY, split)
+            same(made, (scores, weights), place)
+            weights = made[1]
+            for function in (results, jax.jit(results)):
+                same(function(*made), expected, place)
+            with jax.set_mesh(mesh):
+                same(jax.grad(loss)(made[0]), slope, place)
+                same(subnetwork.init(KEY, split), made, place)
+                same(jax.jit(results)(*made), expected, place)
+        print("all equal")
+    """)
+
+
 def test_init_keeps_the_device_of_parameters_that_were_put_on_one():
     on_four_devices("""
         last = jax.devices()[-1]
@@ -103,6 +139,50 @@ def test_init_keeps_the_device_of_parameters_that_were_put_on_one():
         scores, weights = made
         same(SUBNETWORK.rerandomize(KEY, scores, weights, 0.5), EXPECTED["redraw"])
         assert {l.device for l in jax.tree.leaves(SUBNETWORK.masks(scores))} == {last}
+        print("all equal")
+    """)
+
+
+def test_a_stack_or_an_ensemble_may_be_sharded_along_itself():
+    """As experts and replicas are, with Explicit axes beside Auto ones, too."""
+    on_four_devices("""
+        rules = (Rule("kernel", True, stack_axis=0),)
+        experts = Subnetwork(0.6, "kaiming_uniform", rules=rules)
+        params = {"kernel": jnp.zeros((4, 12, 8))}
+        made = experts.init(KEY, params)
+
+        def results(scores, weights, rate):
+            return (
+                experts.prune(scores, weights),
+                experts.rerandomize_and_count(KEY, scores, weights, rate),
+            )
+
+        expected = results(*made, 0.25)
+        for kinds in ((AxisType.Explicit,) * 2, KINDS):
+            mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=kinds)
+            place = NamedSharding(mesh, P("x", "y"))
+            split = experts.init(KEY, jax.device_put(params, place))
+            same(split, made)
+            assert {leaf.sharding for leaf in jax.tree.leaves(split)} == {place}
+            same(jax.jit(results)(*split, 0.25), expected)
+            with jax.set_mesh(mesh):  # for arrays that are closed over
+                found = jax.jit(lambda rate: results(*split, rate))(0.25)
+            same(found, expected)
+
+        def of_each(scores, weights):
+            return (
+                SUBNETWORK.masks(scores),
+                SUBNETWORK.rerandomize_and_count(KEY, scores, weights, 0.5),
+            )
+
+        ensemble = jax.tree.map(
+            lambda leaf: jnp.stack([leaf, -leaf, leaf + 1, leaf / 2]),
+            ({**SCORES, "c": SCORES["a"]}, {**WEIGHTS, "c": WEIGHTS["a"]}),
+        )
+        alone = jax.jit(jax.vmap(of_each))(*ensemble)
+        place = NamedSharding(jax.make_mesh((4,), ("x",)), P("x"))
+        split = jax.device_put(ensemble, place)
+        same(jax.jit(jax.vmap(of_each))(*split), alone)
         print("all equal")
     """)
 
@@ -167,5 +247,38 @@ def test_shards_of_stacks_and_schedules_work_under_vmap_and_a_traced_sparsity():
                     one = jax.jit(topk_mask)(split[1], ps[1])
                     same(one, expected[1])
                     assert threshold(split, 0.5) == threshold(stack, 0.5)
+        print("all equal")
+    """)
+
+
+def test_a_threshold_of_all_leaves_is_found_in_shards_of_any_axes():
+    """Leaves that are sharded differently, or not at all, count as one."""
+    on_four_devices("""
+        shapes = {"a": (60, 44), "b": (8, 20), "c": (12, 4)}
+        params = {name: {"kernel": jnp.zeros(s)} for name, s in shapes.items()}
+        options = {"scope": ("*",), "ranked_by": "magnitude", "values": "binary"}
+        subnetwork = Subnetwork(0.6, "kaiming_uniform", **options)
+        scores, weights = subnetwork.init(KEY, params)
+        expected = subnetwork.masks(scores)
+        pruned = subnetwork.prune(scores, weights)
+        for kind in KINDS:
+            mesh = mesh_of(kind)
+            for specs in (SPECS[:3], SPECS[3:], SPECS[1:4]):
+                places = [NamedSharding(mesh, spec) for spec in specs]
+                def put_each(tree):
+                    rows = zip(tree.items(), places)
+                    return {n: jax.device_put(leaf, p) for (n, leaf), p in rows}
+                with jax.set_mesh(mesh):
+                    s, w = put_each(scores), put_each(weights)
+                    same(jax.jit(subnetwork.masks)(s), expected)
+                    found = jax.jit(subnetwork.prune)(s, w)
+                    jax.tree.map(
+                        lambda a, b: np.testing.assert_allclose(a, b, 1e-6),
+                        jax.device_get(found), jax.device_get(pruned),
+                    )
+            for name in scores:  # the others are placed nowhere
+                place = NamedSharding(mesh, P("x"))
+                split = {**scores, name: jax.device_put(scores[name], place)}
+                same(subnetwork.masks(split), expected)
         print("all equal")
     """)

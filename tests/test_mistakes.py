@@ -61,6 +61,59 @@ MISTAKES = {
         lambda: HALF.init(KEY, of_dtype("complex64")),
         "'Dense_0/kernel' of complex64 cannot be drawn; possible: float16, bfloat16",
     ),
+    "float8, which rounds a large fan-in to zero": (
+        lambda: HALF.init(KEY, of_dtype("float8_e4m3fn")),
+        "'Dense_0/kernel' of float8_e4m3fn cannot be drawn; possible: float16, ",
+    ),
+    "scores of 8 bits": (
+        lambda: topk_mask(jnp.ones(3, "float8_e8m0fnu"), 0.5),
+        "scores must be floating point, got float8_e8m0fnu; possible: float16, ",
+    ),
+    "scores of no dtype": (
+        lambda: Subnetwork(scores_dtype="float99"),
+        "scores_dtype is 'float99'; possible: float16, ",
+    ),
+    "a distribution in a list": (
+        lambda: Subnetwork(distribution=["signed_constant"]),
+        r"unknown distribution \['signed_constant'\]; possible: ",
+    ),
+    "no rules": (lambda: Subnetwork(rules=None), "sequence of Rule objects; got None"),
+    "a rule's fields swapped": (
+        lambda: Rule(True, "*/kernel"),
+        "pattern, before prune, is the text of a path; got True",
+    ),
+    "a text for whether to prune": (
+        lambda: Rule("*/kernel", "no"),
+        r"the rule '\*/kernel': prune is True or False; got 'no'",
+    ),
+    "a sparsity by a number": (
+        lambda: Subnetwork({0: 0.5}),
+        "pattern is the text of a path; got 0",
+    ),
+    "scores for fixed masks": (
+        lambda: fixed_mask(SCORES),
+        "the mask of the leaf 'a/kernel' has other values than 1 for kept and 0 ",
+    ),
+    "scores for masks": (
+        lambda: apply_masks(WEIGHTS, SCORES),
+        "the mask of the leaf 'a/kernel' has other values than 1 for kept and 0 ",
+    ),
+    "scores for masks that a traced function uses": (
+        lambda: jax.jit(lambda weights: apply_masks(weights, SCORES))(WEIGHTS),
+        "the mask of the leaf 'a/kernel' has other values than 1 for kept and 0 ",
+    ),
+    "two leaves of one path": (
+        lambda: HALF.init(KEY, {**PARAMS, "a/kernel": jnp.zeros((4, 3))}),
+        "two leaves of the tree have the path 'a/kernel'",
+    ),
+    "scores of one path": (
+        lambda: HALF.masks({**SCORES, "a/kernel": SCORES["a"]["kernel"]}),
+        "two leaves of the tree have the path 'a/kernel'",
+    ),
+    "a pair of one path": (
+        lambda: apply_masks({**WEIGHTS, "a/bias": jnp.ones(3)}, {"a": None}),
+        "two leaves of the tree have the path 'a/bias'",
+    ),
     "scores of integers": (
         lambda: Subnetwork(scores_dtype="int8"),
         "scores must be floating point, got int8",
@@ -157,6 +210,8 @@ def test_a_number_for_iterand_is_named_before_its_fields():
 def test_what_only_looks_like_a_mistake_is_taken():
     """Numbers of NumPy, a filtered model, raw keys, masks that stop above a subtree."""
     Subnetwork(np.float32(0.5), rules=[Rule("*", True)])
+    wide = HALF.init(KEY, {"kernel": np.zeros((4, 3), np.float64)})  # without a warning
+    assert {leaf["kernel"].dtype for leaf in wide} == {jnp.dtype("float32")}
     iterand(HALF, k_per=np.int64(3), sampling_rate=np.float64(1))
     model = eqx.filter(unpartitioned(), eqx.is_inexact_array)
     Subnetwork(rules=OUTPUTS_FIRST_RULES).init(np.array([0, 1], np.uint32), model)
@@ -165,3 +220,19 @@ def test_what_only_looks_like_a_mistake_is_taken():
     weights = {"a": jnp.ones(3), "b": {"c": jnp.ones(2)}}
     pruned = apply_masks(weights, {"a": jnp.array([1, 0, 1]), "b": None})
     np.testing.assert_array_equal(pruned["a"], [1, 0, 1])
+
+
+def test_a_traced_function_may_use_masks_from_outside():
+    masks = HALF.masks(SCORES)
+
+    @jax.jit
+    def of_weights(weights):
+        trainable, frozen = fixed_mask(masks).init(KEY, weights)
+        return apply_masks(weights, masks), trainable, frozen
+
+    applied, trainable, frozen = of_weights(WEIGHTS)
+    expected = WEIGHTS["a"]["kernel"] * masks["a"]["kernel"]
+    for found in (applied, trainable):
+        np.testing.assert_array_equal(found["a"]["kernel"], expected)
+    np.testing.assert_array_equal(frozen["a"]["kernel"], masks["a"]["kernel"])
+    jax.jit(apply_masks)(WEIGHTS, SCORES)  # traced masks cannot be checked

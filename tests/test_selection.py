@@ -49,6 +49,19 @@ def test_arrays_that_fill_no_row_or_many_have_their_own_answers(way, dtype):
                 assert {x.dtype for x in found} == {np.dtype(dtype)}
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_arrays_that_count_as_one_have_the_answer_of_their_concatenation(way):
+    rng = np.random.default_rng(4)
+    arrays = [rng.integers(0, 500, n, np.uint32) for n in SIZES]
+    entries = [arrays[:3], arrays[3], arrays[4:], [arrays[0]]]
+    parts = [entry if isinstance(entry, list) else [entry] for entry in entries]
+    flat = [np.sort(np.concatenate(part)) for part in parts]
+    for place in (0.0, 0.5, 1.0):
+        ks = [int(place * (x.size - 1)) for x in flat]
+        found = jax.jit(way)(entries, ks)
+        assert [*map(int, found)] == [x[k] for x, k in zip(flat, ks, strict=True)]
+
+
 # One program for each shape, of which a network has few.
 threshold_alone = jax.jit(functools.partial(masks.threshold, select=select_each))
 thresholds_blocked = jax.jit(functools.partial(masks.thresholds, select=select_blocked))

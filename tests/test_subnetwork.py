@@ -211,7 +211,7 @@ def test_a_mapping_gives_each_leaf_the_sparsity_of_its_first_pattern():
             "no sparsity for the leaf 'dense/0/kernel'; patterns: conv/",
         ),
         (
-            lambda: Subnetwork({"*": 0.5, "lost/*": 0.5}).init(KEY, PARAMS),
+            lambda: Subnetwork({"lost/*": 0.5, "*": 0.5}).init(KEY, PARAMS),
             r"pattern 'lost/\*' matches none of the pruned leaves conv/kernel",
         ),
         (

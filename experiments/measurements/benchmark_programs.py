@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.measurements import synthetic
-from iterand_jax import Subnetwork, masks
-from iterand_jax.keys import keyed
-from iterand_jax.methods import iterand
+from iterand_jax import Subnetwork, iterand, topk_masks
 from iterand_jax.runtime import compilation
 from iterand_jax.selection import select_blocked, select_each
 from iterand_jax.training import parallel
@@ -120,9 +118,7 @@ def pruning(
         leaves = jax.tree.leaves(scores)
         sparsities = [sparsity] * len(leaves)
         for name, select in (("per leaf", select_each), ("blocked", select_blocked)):
-            ranked = functools.partial(
-                masks.topk_masks, sparsities=sparsities, select=select
-            )
+            ranked = functools.partial(topk_masks, sparsities=sparsities, select=select)
             found[f"masks, {name}"] = _jitted(ranked, leaves)
     return found
 
@@ -144,7 +140,7 @@ def _loss(network, params, batch_stats, inputs, labels, root):
         *inputs,
         train=True,
         mutable=["batch_stats"],
-        rngs={"dropout": keyed(root, "dropout", 0)},
+        rngs={"dropout": root},
     )
     losses, _ = objective(logits, labels)
     return jnp.mean(losses), updated

@@ -22,7 +22,7 @@ from experiments.measurements import records, synthetic
 from iterand_jax.runtime import files
 from iterand_jax.tickets import packing
 from iterand_jax.training.exporting import ticket_of
-from iterand_jax.training.workdir import read_json, restore
+from iterand_jax.training.workdir import read_result, restore
 from iterand_jax.trees import leaves_of
 
 NETWORKS = ("cifar_conv6", "cifar_resnet18", "imagenet_resnet50")
@@ -75,7 +75,7 @@ def measured_in(workdir: Path) -> tuple[np.ndarray, dict[str, Any]]:
       ValueError: a run without refreshes, or with signed constants.
     """
     model, state, _ = restore(workdir)
-    ticket, result = ticket_of(model, state), read_json(workdir / "result.json")
+    ticket, result = ticket_of(model, state), read_result(workdir)
     draws = ticket.description.draws
     if not draws or not draws.k_per or not draws.can_be_replayed():
         raise ValueError(

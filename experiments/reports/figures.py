@@ -44,7 +44,7 @@ def draw(experiment: Experiment, version: Version) -> Figure:
     )
     if not entries:
         raise ValueError(f"nothing of {experiment.name} was run: there is no figure")
-    names = {kind_of(entry): _kind_name(entry) for entry in entries}
+    names = {kind_of(entry): kind_name(entry) for entry in entries}
     panels = list(names) if isinstance(spec, HeatMap) else _values(entries, spec.panel)
     figure = new_figure(1.6 + 4.4 * len(panels), 5)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -61,29 +61,36 @@ def draw(experiment: Experiment, version: Version) -> Figure:
             _lines(ax, experiment, spec, members, whose, shown_names)
             ax.set_title(shown(panel or ""), fontsize=10)
     if isinstance(spec, Lines):
-        handles: dict[str, Any] = {}
-        for ax in axes:
-            found, texts = ax.get_legend_handles_labels()
-            handles |= dict(zip(texts, found, strict=True))
-        columns = min(len(handles), 2 * len(axes))
-        figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside lower center",
-            ncols=columns,
-            fontsize=8,
-        )
-    set_title(figure, _title(experiment, version, entries), 10)
+        legend_below(figure, axes, columns=2 * len(axes))
+    set_title(figure, version_title(experiment, version, entries), 10)
     return figure
 
 
-def _kind_name(entry: Entry) -> str:
+def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """One legend below all axes, with each label once."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        found, texts = ax.get_legend_handles_labels()
+        handles |= dict(zip(texts, found, strict=True))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(len(handles), columns),
+        fontsize=8,
+    )
+
+
+def kind_name(entry: Entry) -> str:
+    """The data, shortened, and the precision of an entry's runs."""
     data, precision = kind_of(entry)
     words = f"{data[:6]}, {'' if entry.official else 'not '}official"
     return f"{words}, {precision}" if precision else words
 
 
-def _title(experiment: Experiment, version: Version, entries: Sequence[Entry]) -> str:
+def version_title(
+    experiment: Experiment, version: Version, entries: Sequence[Entry]
+) -> str:
     """One line: the experiment, its length, and any other data or precision."""
     name, colon, about = experiment.title.partition(":")
     if version.key != FULL:

@@ -29,12 +29,16 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def version_text(experiment: Experiment, version: Version) -> str:
-    """The text of a version: its table, the paper's findings, its provenance."""
+def version_text(experiment: Experiment, version: Version, price: str = "") -> str:
+    """The text of a version: its table, the paper's findings, its provenance.
+
+    price: the time that the runs which are left would take.
+    """
     left = len(version.missing)
     parts = [f"## {version.title}", f"{version.runs - left} of {version.runs} runs."]
     if left:
-        parts[-1] += f" {left} are left; `--dry_run` estimates their time."
+        about = f", in proportion to multiply-adds {price}" if price else ""
+        parts[-1] += f" {left} are left{about}."
     if version.lines:
         parts.append(table(experiment, version))
         orders = [

@@ -1,9 +1,11 @@
-"""Cost estimates of runs: steps, and hours extrapolated from timed steps.
+"""Cost estimates of runs: steps, and times extrapolated from runs or timed steps.
 
-A step's time is scaled by multiply-adds from the timed step of the most similar
-network, which is accurate to a factor of about two for other widths.
+The time of a step, with its share of validation and checkpoints, is scaled by
+multiply-adds from the run of the most similar network, which is accurate to a factor of
+about two for other widths.
 """
 
+import collections
 import functools
 import itertools
 import math
@@ -21,13 +23,17 @@ from experiments.measurements import synthetic
 from experiments.paper.experiment import Cell
 from experiments.paper.names import hours_text
 from experiments.sweeps import ledger
-from experiments.sweeps.ledger import Line, full_config
+from experiments.sweeps.ledger import Ledger, Line, full_config
 from experiments.sweeps.runs import Run
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.networks import build_network
 from iterand_jax.training import provenance
 from iterand_jax.training.programs import compile_steps
 
+REPEATED = ("training", "re-randomization", "evaluation", "checkpoints")
+"""The phases of a run whose time grows with its steps."""
+
+EVALUATION = 0.1  # the time of validation, as a share of the steps'
 WORDS = 270  # per review, padding included: the work of a step is per word
 
 
@@ -37,14 +43,37 @@ class Reference(NamedTuple):
     Attributes:
       network: its name.
       work: multiply-adds of a forward pass of its batch.
-      seconds: per step.
+      seconds: per step, with its share of all that a run repeats.
       origin: where it was measured.
+      startup: the seconds to the first step of such a run, None if unknown.
+      again: the same for a run after another of its form in one process.
     """
 
     network: str
     work: float
     seconds: float
     origin: str
+    startup: float | None = None
+    again: float | None = None
+
+
+class Price(NamedTuple):
+    """The estimated time of a run.
+
+    Attributes:
+      startup: the seconds to its first step.
+      seconds: of its steps.
+      origin: what the estimate is based on.
+    """
+
+    startup: float
+    seconds: float
+    origin: str
+
+    @property
+    def total(self) -> float:
+        """All its seconds."""
+        return self.startup + self.seconds
 
 
 def steps(cell: Cell) -> int:
@@ -117,31 +146,62 @@ def references(
     for line in lines:
         if (line["device"], ledger.precision(line)) == (device, precision):
             config = ConfigDict(unflatten_dict(full_config(line["config"]), sep="."))
-            seconds = line["seconds"]["training"] / line["steps"] / line["together"]
-            origin = f"the ledger's {line['cell']}"
-            found.append(Reference(config.network.name, work(config), seconds, origin))
+            repeated = sum(line["seconds"].get(phase, 0.0) for phase in REPEATED)
+            found.append(
+                Reference(
+                    config.network.name,
+                    work(config),
+                    repeated / line["steps"] / line["together"],
+                    f"the ledger's {line['cell']}",
+                    *_startups(line),
+                )
+            )
     return found
 
 
-def timed_here(width: float, **fields: Any) -> Reference:
-    """Times steps of Conv6 on this device, in about 15 seconds on two cores.
+def _startups(line: Line) -> tuple[float | None, float | None]:
+    """The seconds to the first step: of a run alone, and of one after its like."""
+    took, parts = line["seconds"].get("first step"), line.get("startup")
+    if parts is None:
+        return took, None
+    if "program step" not in parts:  # it took the programs of an earlier run
+        return None, took
+    return took, parts.get("state", 0.0) + parts.get("first dispatch", 0.0)
+
+
+def timed_here(base: str, **fields: Any) -> Reference:
+    """Times steps of a config on random data on this device.
+
+    Of Conv6, that takes about 15 seconds on two cores. The programs that a run needs
+    besides the step's, and its data, are estimated to take half as long as that one.
 
     Args:
-      width: of the network.
+      base: the name of a config file.
       **fields: of the config, such as dtype.
     """
-    fields |= {"network.width": width}
-    run = synthetic.build("cifar_conv6", **fields)
-    (shapes,) = run.feed.train_shapes()
+    begun = time.perf_counter()
+    run = synthetic.build(base, **fields)
+
+    def unlike(shapes: Any) -> int:
+        return abs(WORDS - max(leaf.shape[-1] for leaf in jax.tree.leaves(shapes)))
+
+    shapes = min(run.feed.train_shapes(), key=unlike)  # texts have several lengths
     state = jax.jit(run.init_state)(run.root)
     step, batch = compile_steps(run, [state], shapes), synthetic.batch(shapes)
-    seconds = []
+    startup, seconds = time.perf_counter() - begun, []
     for _ in range(3):
         start = time.perf_counter()
         (state,) = jax.block_until_ready(step((state,), (batch,), (run.root,), 1))
         seconds.append(time.perf_counter() - start)
-    origin = f"a step of Conv6 at width {width:g} timed now ({min(seconds):.3f} s)"
-    return Reference("conv6", work(run.config), min(seconds), origin)
+    network, one = run.config.network, min(seconds)
+    origin = f"a step of {network.name} at width {network.width:g} timed now"
+    return Reference(
+        network.name,
+        work(run.config),
+        (1 + EVALUATION) * one,
+        f"{origin} ({one:.3f} s)",
+        startup=1.5 * startup,
+    )
 
 
 def work_of(cell: Cell) -> float:
@@ -149,10 +209,18 @@ def work_of(cell: Cell) -> float:
     return steps(cell) * work(cell.config(seed=0))
 
 
-def hours(cell: Cell, known: Sequence[Reference]) -> tuple[float, str]:
-    """The estimated hours of a run, and the timed step that they are based on.
+def price(
+    cell: Cell, known: Sequence[Reference], *, done: int = 0, again: bool = False
+) -> Price:
+    """The estimated time of a run.
 
     Needs at least one timed step; of equally similar ones it takes the median.
+
+    Args:
+      cell: of the run.
+      known: the timed steps of its device, in its precision.
+      done: the steps that are already done.
+      again: whether a run of the same form comes before it in its process.
     """
     config = cell.config(seed=0)
     wanted = work(config)
@@ -165,7 +233,32 @@ def hours(cell: Cell, known: Sequence[Reference]) -> tuple[float, str]:
     nearest = [reference for reference in known if unlike(reference) == least]
     seconds = statistics.median(r.seconds * wanted / r.work for r in nearest)
     others = f" (median of {len(nearest)})" if len(nearest) > 1 else ""
-    return steps(cell) * seconds / 3600, nearest[0].origin + others
+    own = [r for r in known if r.network == config.network.name] or known
+    alone = [r.startup for r in own if r.startup is not None]
+    after = [r.again for r in own if r.again is not None]
+    startup = statistics.median((after if again else alone) or alone or after or [0.0])
+    left = max(0, steps(cell) - done) * seconds
+    return Price(startup, left, nearest[0].origin + others)
+
+
+def left_text(runs: Sequence[Run], known: Ledger) -> str:
+    """What runs would take on each device of the ledger, in each of its precisions.
+
+    The fastest comes first. An accelerator takes less than this for networks that are
+    wider than those that it has run, as it is not busy with small ones.
+    """
+    kinds = dict.fromkeys((line["device"], ledger.precision(line)) for line in known)
+    cells = {run.cell.name: run.cell for run in runs}
+    number = collections.Counter(run.cell.name for run in runs)
+    times = {}
+    for device, precision in kinds:
+        if ", then " in device:  # begun on one and ended on another
+            continue
+        timed = references(known, device, precision)
+        took = sum(n * price(cells[name], timed).total for name, n in number.items())
+        times[f"{device} in {precision}"] = took / 3600
+    fastest = sorted(times.items(), key=lambda item: item[1])
+    return "; ".join(f"{hours_text(hours)} on {on}" for on, hours in fastest)
 
 
 def table(runs: Sequence[Run], known: Sequence[Reference]) -> str:
@@ -175,10 +268,11 @@ def table(runs: Sequence[Run], known: Sequence[Reference]) -> str:
     origins: dict[str, None] = {}  # in order
     for name, group in itertools.groupby(runs, key=lambda run: run.cell.name):
         of_cell = list(group)
-        took, origin = hours(of_cell[0].cell, known)
-        took, number = took * len(of_cell), steps(of_cell[0].cell) * len(of_cell)
+        one = price(of_cell[0].cell, known)
+        took = one.total * len(of_cell) / 3600
+        number = steps(of_cell[0].cell) * len(of_cell)
         total_steps, total_hours = total_steps + number, total_hours + took
-        origins[origin] = None
+        origins[one.origin] = None
         lines.append(f"{name:<52}{len(of_cell):>6}{number:>14,}{hours_text(took):>12}")
     lines.append(
         f"{'total':<52}{len(runs):>6}{total_steps:>14,}{hours_text(total_hours):>12}"

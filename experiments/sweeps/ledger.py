@@ -51,8 +51,24 @@ RESULT: Mapping[str, type | tuple[type, ...]] = {
 }
 """The fields of a line that come from result.json, with their types."""
 
-NEWER = ("dtype", "matmul_precision", "precision")
-"""Text fields that lines and results of earlier versions lack."""
+NEWER: Mapping[str, type] = {
+    **dict.fromkeys(("dtype", "matmul_precision", "precision"), str),
+    "startup": dict,
+    "validation_accuracies": list,
+}
+"""Fields that lines and results of earlier versions lack, with their types.
+
+"startup" has the seconds of each part of the last start, and "validation_accuracies"
+the accuracy in % after each epoch.
+"""
+
+OF_SOME: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("best_epoch", "best_test_accuracy", "best_test_loss"), (int, float)
+    ),
+    "vectors": dict,
+}
+"""Fields of results that only some configs have."""
 
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     **RESULT,
@@ -82,6 +98,7 @@ WITHOUT_INFLUENCE = (
     "keep_checkpoint_epochs",
     "eval_batch_size",
     "dataset.workers",
+    "test_best",
 )
 """Config fields that change no result beyond rounding."""
 
@@ -195,8 +212,18 @@ def line_of(
         "config": json.loads(text),
         "finished": now.isoformat(timespec="seconds"),
         **{name: result[name] for name in RESULT},
-        **{name: result[name] for name in NEWER if name in result},
+        **{name: result[name] for name in (*NEWER, *OF_SOME) if name in result},
+        **_startup(result),
     }
+
+
+def _startup(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The duration of each part, of a result that tells them."""
+    parts = result.get("startup")
+    if parts is None:
+        return {}
+    took = {name: round(p["end"] - p["begin"], 3) for name, p in parts.items()}
+    return {"startup": took}
 
 
 def conflicts(line: Line, run: Run) -> list[str]:
@@ -241,8 +268,8 @@ def _parse(text: bytes) -> tuple[dict[str, Any], str]:
             isinstance(value, bool) and kind is not bool
         ):
             return {}, f"{field}={value!r} is of the wrong type"
-    for field in NEWER:
-        if not isinstance(line.get(field, ""), str):
+    for field, kind in {**NEWER, **OF_SOME}.items():
+        if field in line and not isinstance(line[field], kind):
             return {}, f"{field}={line[field]!r} is of the wrong type"
     return line, ""
 

@@ -17,17 +17,21 @@ from typing import Any, NamedTuple, TextIO
 import jax
 from tqdm import tqdm
 
-from experiments.sweeps import costs, ledger
+from experiments.sweeps import costs, ledger, packing
+from experiments.sweeps.plan import Plan, begun, stopping_in_time
 from experiments.sweeps.runs import Job, Run
 from iterand_jax.data import datasets, prepare
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
 from iterand_jax.training import provenance
 from iterand_jax.training.config import resolve
+from iterand_jax.training.shared import Shared
 from iterand_jax.training.train import train_config
-from iterand_jax.training.workdir import finished_result, read_json
+from iterand_jax.training.workdir import finished_result, read_result
 
 FINISHED, ALREADY, ELSEWHERE, FAILED = "finished", "already", "elsewhere", "failed"
+LATER = "later"
+STATUSES = (FINISHED, ALREADY, ELSEWHERE, FAILED, LATER)
 
 
 class Sweep(NamedTuple):
@@ -39,6 +43,8 @@ class Sweep(NamedTuple):
       workdirs: holds a folder for each config, with a workdir for each seed.
       ledger: the file that lines are appended to; its folder holds the whole ledger.
       data_dir: where datasets are stored; None for $TFDS_DATA_DIR or TFDS's default.
+      plan: what can start within a limit; None without one.
+      shared: the data and programs that its runs share; None to share none.
     """
 
     experiment: str
@@ -46,6 +52,8 @@ class Sweep(NamedTuple):
     workdirs: Path
     ledger: Path
     data_dir: str | None
+    plan: Plan | None = None
+    shared: Shared | None = None
 
 
 class InterruptedSweepError(InterruptedRunError):
@@ -66,13 +74,13 @@ def work_through(jobs: Sequence[Job], sweep: Sweep) -> Mapping[str, list[Job]]:
 
     Returns:
       The jobs by outcome: FINISHED here, finished ALREADY, in progress ELSEWHERE,
-      FAILED.
+      FAILED, LATER for those that the plan has no time for.
 
     Raises:
       InterruptedRunError: one of `SIGNALS` arrived; progress is saved.
       KeyboardInterrupt: SIGINT arrived while no run was training.
     """
-    ended: dict[str, list[Job]] = {FINISHED: [], ALREADY: [], ELSEWHERE: [], FAILED: []}
+    ended: dict[str, list[Job]] = {status: [] for status in STATUSES}
     live = sys.stderr.isatty()
     bar = tqdm(
         total=sum(map(_cost, jobs)),
@@ -81,7 +89,8 @@ def work_through(jobs: Sequence[Job], sweep: Sweep) -> Mapping[str, list[Job]]:
         smoothing=0,  # estimate from all jobs, not from recent ones
         bar_format="{desc}|{bar}| {elapsed} so far, {remaining} left",
     )
-    with bar, _stopping() as stop_if_asked:
+    in_time = stopping_in_time(sweep.plan) if sweep.plan else contextlib.nullcontext()
+    with bar, _stopping() as stop_if_asked, in_time:
 
         def do(job: Job) -> None:
             seeds = ", ".join(str(run.seed) for run in job)
@@ -177,7 +186,12 @@ def _do(job: Job, sweep: Sweep, stop_if_asked: Callable[[], None]) -> tuple[str,
                 claims.enter_context(alone_or_refused(lock, refusal="claimed"))
             except ValueError:
                 return ELSEWHERE, "another process is doing this"
+            away = packing.packed(cell / f"seed_{run.seed}")
+            if away:
+                return ELSEWHERE, away
         try:
+            if sweep.plan and not sweep.plan.fits(job):
+                return LATER, f"it cannot end in the {sweep.plan.left():.0f} s left"
             return _train(job, sweep, stop_if_asked)
         except (InterruptedRunError, KeyboardInterrupt):
             raise
@@ -197,6 +211,8 @@ def _train(
     known = ledger.read(sweep.ledger.parent)
     if all(is_done(run, known, data) for run in job):
         return ALREADY, "in the ledger"
+    for run in job:
+        _check_precision(run, sweep.workdirs / run.folder / f"seed_{run.seed}")
     told = []
     with contextlib.ExitStack() as claims:
         together = _can_train_together(job, sweep, claims)
@@ -208,6 +224,19 @@ def _train(
                 _record(run, result, data, sweep)
                 told.append(f"{result['test_accuracy']:.2f} %")
     return FINISHED, ", ".join(told) + " test accuracy"
+
+
+def _check_precision(run: Run, workdir: Path) -> None:
+    """Refuses to go on with a run in another precision than it was begun in."""
+    config = run.config
+    own = provenance.precision(config.dtype, config.matmul_precision)
+    for device, precision in begun(workdir).devices:
+        if precision not in (own, provenance.UNKNOWN):
+            raise ValueError(
+                f"{workdir} holds a run begun in another precision ({precision} on "
+                f"{device}, {own} here): move it away, or choose another --workdir or "
+                "--matmul_precision"
+            )
 
 
 def _can_train_together(job: Job, sweep: Sweep, claims: contextlib.ExitStack) -> bool:
@@ -260,7 +289,8 @@ def _trained_together(cell: Path, seed: int, result: Mapping[str, Any]) -> int:
     others = [
         p for p in cell.glob("seed_*/result.json") if p.parent.name != f"seed_{seed}"
     ]
-    return 1 + sum(read_json(path)["seconds"] == result["seconds"] for path in others)
+    results = [read_result(path.parent) for path in others]
+    return 1 + sum(own["seconds"] == result["seconds"] for own in results)
 
 
 def _results(job: Job, sweep: Sweep) -> list[Mapping[str, Any]]:
@@ -269,8 +299,8 @@ def _results(job: Job, sweep: Sweep) -> list[Mapping[str, Any]]:
     config = first.cell.draft(first.seed, replicas=len(job))
     folder = cell / f"seed_{first.seed}" if len(job) == 1 else cell
     with _log(cell, job) as log, contextlib.redirect_stdout(log):
-        result = train_config(config, str(folder), sweep.data_dir)
-    jax.clear_caches()  # the next run compiles its own programs
+        result = train_config(config, str(folder), sweep.data_dir, shared=sweep.shared)
+    jax.clear_caches()  # the next run uses those that are shared, or its own
     if len(job) == 1:
         return [result]
     return [result["replicas"][f"seed_{run.seed}"] for run in job]

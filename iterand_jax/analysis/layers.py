@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iterand_jax.analysis.liveness import is_table
-from iterand_jax.networks.lstm import gates_of
+from iterand_jax.networks.lstm import gates_of, is_table
 from iterand_jax.rules import Axes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.tickets.replay import NO_DRAW

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from iterand_jax.networks.lstm import is_table
 from iterand_jax.trees import leaves_of, path_string
 
 PyTree = Any
@@ -80,12 +81,3 @@ def _probe(inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[np.ndarray, ...]:
         normal = np.random.default_rng(0).standard_normal((IMAGES, *shape))
         return (np.exp(2 * normal).astype(np.float32),)
     return np.zeros((1, WORDS), np.int32), np.array([WORDS], np.int32)
-
-
-def is_table(path: str) -> bool:
-    """Whether a leaf is an embedding: (words, features), looked up and not summed.
-
-    >>> is_table("Embed_0/embedding"), is_table("Dense_0/kernel")
-    (True, False)
-    """
-    return path.rsplit("/", 1)[-1] == "embedding"

@@ -16,13 +16,17 @@ from iterand_jax.analysis.layers import (
     overlap,
 )
 from iterand_jax.analysis.liveness import live_weights
-from iterand_jax.keys import keyed
-from iterand_jax.rules import rules_of
+from iterand_jax.rules import Rule, rules_of
+from iterand_jax.rules.patterns import literal
+from iterand_jax.runtime import modes
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.tickets.metadata import MAX_REFRESHES, Draws
-from iterand_jax.tickets.replay import last_redraws
-from iterand_jax.tickets.ticket import load
+from iterand_jax.tickets.draws import MAX_REFRESHES, Draws
+from iterand_jax.tickets.fields import number, of_type
+from iterand_jax.tickets.replay import initial_key, last_redraws
+from iterand_jax.tickets.ticket import Ticket, load
 from iterand_jax.training.logs import read_lines
+from iterand_jax.training.run import Run
+from iterand_jax.training.step import State
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of
 
@@ -78,7 +82,8 @@ class Subject(NamedTuple):
       title: network, method, distribution, seed and step in a line.
       network: the Flax module.
       inputs: its inputs, as a batch of one.
-      subnetwork: the rules by which it was initialized and pruned.
+      subnetwork: what the axes of its leaves are.
+      drawn: how its weights were drawn, as the run or the ticket records it.
       weights: of the network; a ticket has those that are kept, and zeros.
       masks: nonzero for kept, None for leaves that are not pruned.
       scores: which the masks were computed from; None for fixed masks and tickets.
@@ -91,6 +96,7 @@ class Subject(NamedTuple):
     network: nn.Module
     inputs: Sequence[jax.ShapeDtypeStruct]
     subnetwork: Subnetwork
+    drawn: Subnetwork
     weights: Any
     masks: Any
     scores: Any
@@ -132,10 +138,10 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
                 key,
                 done,
                 subject.weights,
-                subject.subnetwork,
+                subject.drawn,
                 k_per=k_per,
                 sampling_rate=sampling_rate,
-                init_key=keyed(key, "method"),
+                init_key=initial_key(key),
             )
     layers = inspect_layers(
         subject.subnetwork,
@@ -172,12 +178,21 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
         raise _no_masks(f"the run in {workdir}", config.method)
     draws, resampling = None, run.method.resampling
     if resampling and resampling[0]:
-        draws = jax.random.key(config.seed), int(state.step), *resampling
+        draws = modes.root_key(config.seed), int(state.step), *resampling
     lines = [
         line
         for line in read_lines(workdir / "metrics.jsonl")
-        if line["kind"] == "step" and line["step"] <= int(state.step)
+        if line.get("kind") == "step" and line["step"] <= int(state.step)
     ]
+    changes = {
+        line["step"]: line["mask_churn"] for line in lines if "mask_churn" in line
+    }
+    paths = list(leaves_of(masks))
+    by_layer = [line["layer_churn"] for line in lines if "layer_churn" in line]
+    if not all(isinstance(x, int | float) for x in changes.values()) or not all(
+        isinstance(row, list) and len(row) == len(paths) for row in by_layer
+    ):
+        raise ValueError(f"{workdir / 'metrics.jsonl'} has churn of other layers")
     return Subject(
         network=run.network,
         inputs=run.dataset.inputs,
@@ -185,14 +200,14 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
             config.network, config.to_dict(), seed=config.seed, step=int(state.step)
         ),
         subnetwork=run.subnetwork,
+        drawn=run.subnetwork,
         weights=run.weights(state),
         masks=masks,
-        scores=None if run.method.trains_weights else state.trainable,
+        scores=None if run.method.trains_weights else _ranked(run, state, masks),
         draws=draws,
-        churn={x["step"]: x["mask_churn"] for x in lines if "mask_churn" in x},
+        churn=changes,
         layer_churn={
-            path: [x["layer_churn"][i] for x in lines if "layer_churn" in x]
-            for i, path in enumerate(leaves_of(masks))
+            path: [row[i] for row in by_layer] for i, path in enumerate(paths)
         },
     )
 
@@ -205,15 +220,25 @@ def _of_ticket(path: Path) -> Subject:
             f"the ticket {path} is not of a run, which analyze describes; its arrays "
             f"are those of iterand_jax.load_ticket({str(path)!r})"
         )
+    of_run = of_type(about.run, "method", str), of_type(about.run, "distribution", str)
+    of_type(about.run, "step", int)
+    if about.run.get("sparsity") is not None:
+        number(about.run, "sparsity")
+    if not " ".join(of_run).isprintable():
+        raise ValueError(f"the ticket {path} is of the run {about.run!r:.60}")
     drawn = about.draws
     if not leaves_of(ticket.masks):
         raise _no_masks(f"the ticket {path}", about.run["method"])
     draws = None
     if drawn and drawn.k_per:
-        root = jax.random.key(drawn.seed)
+        root = modes.root_key(drawn.seed)
         draws = root, drawn.step, drawn.k_per, drawn.sampling_rate
     network = about.build()
     inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in about.inputs]
+    subnetwork = Subnetwork(
+        distribution=about.run["distribution"],
+        rules=(*_unpruned(ticket), *rules_of(network, *inputs)),
+    )
     return Subject(
         network=network,
         inputs=inputs,
@@ -223,15 +248,31 @@ def _of_ticket(path: Path) -> Subject:
             seed=drawn.seed if drawn else None,
             step=about.run["step"],
         ),
-        subnetwork=Subnetwork(
-            distribution=about.run["distribution"], rules=rules_of(network, *inputs)
-        ),
+        subnetwork=subnetwork,
+        drawn=drawn.subnetwork if drawn else subnetwork,
         weights=ticket.params,
         masks=ticket.masks,
         scores=None,
         draws=draws,
         churn={},
         layer_churn={},
+    )
+
+
+def _unpruned(ticket: Ticket) -> list[Rule]:
+    """Rules that say which leaves of a ticket have no masks."""
+    masked = leaves_of(ticket.masks)
+    paths = leaves_of(ticket.params).keys() - masked.keys()
+    return [Rule(literal(path), prune=False) for path in sorted(paths)]
+
+
+def _ranked(run: Run, state: State, masks: Any) -> Any:
+    """What the masks rank: the scores, without trained weights, or their magnitudes."""
+    return jax.tree.map(
+        lambda mask, leaf: None if mask is None else leaf,
+        masks,
+        run.method.ranked(state.trainable),
+        is_leaf=lambda leaf: leaf is None,
     )
 
 

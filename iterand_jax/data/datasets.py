@@ -29,6 +29,8 @@ class Dataset(NamedTuple):
         must be None.
       inputs: the arguments of a network for it, as shapes with a batch size of 1.
       outputs: the number of logits; with one, it is the logit of class 1 of two.
+      optional: further fields of `config.dataset`, which its feed takes if they are not
+        None.
     """
 
     open: Callable[[str], Source]
@@ -37,6 +39,7 @@ class Dataset(NamedTuple):
     augmentations: tuple[str, ...]
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     outputs: int
+    optional: tuple[str, ...] = ()
 
     @property
     def resident(self) -> bool:
@@ -60,6 +63,7 @@ def resident_images(
         augmentations=tuple(augment.AUGMENTATIONS),
         inputs=(jax.ShapeDtypeStruct((1, *shape), jnp.float32),),
         outputs=outputs,
+        optional=("partial_batches",),
     )
 
 
@@ -74,6 +78,7 @@ def resident_arrays(
         augmentations=("none",),
         inputs=(jax.ShapeDtypeStruct((1, *shape), jnp.float32),),
         outputs=outputs,
+        optional=("partial_batches",),
     )
 
 
@@ -87,6 +92,7 @@ def _streamed_images(
         augmentations=(),
         inputs=(jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),),
         outputs=outputs,
+        optional=("validation_fraction", "split_seed", "partial_batches"),
     )
 
 

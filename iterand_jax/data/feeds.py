@@ -70,10 +70,13 @@ class Feed(abc.ABC):
     Attributes:
       sizes: the number of examples of "train", "validation" and "test".
       steps_per_epoch: batches in an epoch.
+      partial_batch: the examples of an epoch's last batch, if they are fewer than those
+        of the others; else 0.
     """
 
     sizes: Mapping[str, int]
     steps_per_epoch: int
+    partial_batch: int = 0
 
     @abc.abstractmethod
     def open(self, root: Array, position: Any = None) -> None:
@@ -188,9 +191,15 @@ def epoch_order(root: Array, epoch: Array | int, *, size: int) -> Array:
 
 
 def plan_sizes(
-    sizes: Mapping[str, int], *, batch_size: int, validation_fraction: float
+    sizes: Mapping[str, int],
+    *,
+    batch_size: int,
+    validation_fraction: float,
+    partial_batches: bool = False,
 ) -> tuple[dict[str, int], int]:
     """The split sizes of a feed that holds out validation data, and steps per epoch.
+
+    With `partial_batches` an epoch ends with a smaller batch, if examples are left.
 
     Raises:
       ValueError: a batch that is larger than the rest of the training split.
@@ -208,7 +217,16 @@ def plan_sizes(
             f"{train} examples"
         )
     planned = {"train": train, "validation": held_out, "test": sizes["test"]}
-    return planned, train // batch_size
+    return planned, steps_of(train, batch_size, partial_batches)
+
+
+def steps_of(examples: int, batch_size: int, partial_batches: bool) -> int:
+    """The batches of an epoch.
+
+    >>> steps_of(45_000, 128, False), steps_of(45_000, 128, True)
+    (351, 352)
+    """
+    return -(-examples // batch_size) if partial_batches else examples // batch_size
 
 
 def validation_size(size: int, fraction: float) -> int:

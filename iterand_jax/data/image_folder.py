@@ -2,13 +2,15 @@
 
 import dataclasses
 import hashlib
+import io
 import os
+import warnings
 from concurrent import futures
 from pathlib import Path
 
 import numpy as np
 
-from iterand_jax.data import own_checks
+from iterand_jax.data import folder_files, image_headers, own_checks
 from iterand_jax.data.feeds import Images
 from iterand_jax.data.own_checks import Kind
 from iterand_jax.data.sources import Source
@@ -94,6 +96,7 @@ class ImageFolder:
         digest = hashlib.sha256()
         for part in files.values():
             for path in part.images:
+                folder_files.check(path)
                 try:
                     content = path.read_bytes()
                 except OSError as error:
@@ -106,7 +109,7 @@ class ImageFolder:
         images = np.empty((len(paths), *shape), np.uint8)
 
         def decode(index: int) -> None:
-            image = self._decode(paths[index])
+            image = self._decode(paths[index], shape)
             if image.shape != shape:
                 raise ValueError(
                     f"{paths[index]} is {_size(image.shape)}, and the first image is "
@@ -118,12 +121,24 @@ class ImageFolder:
             list(pool.map(decode, range(len(paths))))
         return images
 
-    def _decode(self, path: Path) -> np.ndarray:
-        """The pixels of an image, uint8 (H, W, C)."""
+    def _decode(self, path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """The pixels of an image, uint8 (H, W, C).
+
+        An image of another size than the given shape is not decoded: its pixels are
+        zeros of its size, without memory.
+        """
         from PIL import Image
 
+        folder_files.check(path)
         try:
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
+            encoded = path.read_bytes()
+            size = image_headers.check(encoded)
+            if shape is not None and size != shape[:2]:
+                return np.broadcast_to(np.uint8(0), (*size, shape[2]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the limit of pixels is ours
+                image = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
+            with image:
                 mode = image.mode
                 converts = self.mode is not None and mode in _CONVERTIBLE
                 pixels = np.asarray(image.convert(self.mode) if converts else image)

@@ -121,11 +121,12 @@ def train_batches(
     size: int,
     batch_size: int,
     host: tuple[int, int] = (0, 1),
+    partial_batches: bool = False,
 ) -> Any:
     """An infinite dataset of batches: random crops, reshuffled each epoch.
 
-    The last partial batch of an epoch is dropped. An image that cannot be decoded is
-    replaced by another, determined by the position in the order.
+    The last partial batch of an epoch is dropped, or kept if asked for. An image that
+    cannot be decoded is replaced by another, determined by the position in the order.
 
     Args:
       records: of the training split.
@@ -133,6 +134,7 @@ def train_batches(
       size: of the images, in pixels.
       batch_size: examples in a batch, over all hosts.
       host: (index, count) of the hosts; each makes an equal part of every batch.
+      partial_batches: whether to keep the last, smaller batch of an epoch.
 
     Returns:
       A grain.MapDataset of `Batch`, by the index of the batch.
@@ -141,6 +143,9 @@ def train_batches(
 
     order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     order = grain.MapDataset.range(len(records)).shuffle(seed=order_seed)
+    if partial_batches:
+        batches = order.batch(batch_size, drop_remainder=False).repeat()
+        return batches.map_with_index(_Loader(records, size, batch_size, *host, seed))
     whole_batches = order[: len(records) // batch_size * batch_size].repeat()
     return _batches(whole_batches, records, size, batch_size, host, seed)
 
@@ -168,7 +173,8 @@ def _batches(
     host: tuple[int, int],
     seed: int | None,
 ) -> Any:
-    return order.batch(batch_size).map_with_index(_Loader(records, size, *host, seed))
+    loader = _Loader(records, size, batch_size, *host, seed)
+    return order.batch(batch_size).map_with_index(loader)
 
 
 def iterate(
@@ -226,6 +232,31 @@ def _end_with_parent() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Records, by their indices in a larger random access.
+
+    Attributes:
+      records: all of them.
+      indices: of those that are chosen, in order.
+    """
+
+    records: Any
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        """How many are chosen."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        """One record."""
+        return self.records[int(self.indices[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
+        """Several records, in one call."""
+        return self.records.__getitems__([int(self.indices[i]) for i in indices])
+
+
+@dataclasses.dataclass(frozen=True)
 class _Loader:
     """Makes one host's part of a batch from its index and its record indices.
 
@@ -235,13 +266,15 @@ class _Loader:
 
     records: Any
     size: int
+    batch_size: int
     host: int
     hosts: int
     seed: int | None
 
     def __call__(self, number: int, indices: np.ndarray) -> Batch:
-        # The position in the whole order of this host's first example.
-        first = number * len(indices) + len(indices) // self.hosts * self.host
+        # The position in the whole order of this host's first example, where a partial
+        # batch counts as a whole one.
+        first = number * self.batch_size + len(indices) // self.hosts * self.host
         indices = np.split(indices, self.hosts)[self.host]
         n = len(indices)
         images = np.zeros((n, self.size, self.size, 3), np.uint8)
@@ -291,7 +324,7 @@ class _Loader:
                 return jpeg.centre_crop(record["image"], self.size)
             return jpeg.random_crop(record["image"], generator, self.size)
         except jpeg.BadImageError as error:
-            name = record["file_name"].decode()
+            name = record["file_name"].decode(errors="backslashreplace")
             raise jpeg.BadImageError(f"{name}: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 The paper reports top-1 on the 50,000 validation images, whose labels are public. So
 they are both "validation" after each epoch and "test" at the end, and no training
-images are held out.
+images are held out. If a fraction of these is asked for, it is "validation".
 """
 
 import contextlib
@@ -22,6 +22,9 @@ from iterand_jax.data.feeds import (
     Placement,
     PyTree,
     normalizer,
+    split_indices,
+    steps_of,
+    validation_size,
     with_sharding,
 )
 from iterand_jax.data.sources import Source
@@ -60,6 +63,9 @@ class StreamedImages(Feed):
         std: Sequence[float],
         workers: int,
         on_bad_image: str,
+        validation_fraction: float | None = None,
+        split_seed: int = 0,
+        partial_batches: bool = False,
     ):
         """Plans the batches of a source whose `read` returns records.
 
@@ -75,16 +81,14 @@ class StreamedImages(Feed):
           workers: worker processes per host; -1 for one per core, 0 for a thread of
             this process.
           on_bad_image: "skip" or "refuse".
+          validation_fraction: of the training images, held out; None for none.
+          split_seed: determines what is held out.
+          partial_batches: whether an epoch ends with a smaller batch of what is left.
 
         Raises:
           ValueError: an invalid argument.
         """
         self._normalize = normalizer(mean, std, channels=3, dtype=dtype)
-        if batch_size > source.sizes["train"]:
-            raise ValueError(
-                f"batch_size {batch_size} is larger than the training split of "
-                f"{source.sizes['train']} examples"
-            )
         if workers < -1:
             raise ValueError(
                 "dataset.workers must be a number of processes from 0, or -1 for one "
@@ -95,13 +99,20 @@ class StreamedImages(Feed):
                 f"unknown dataset.on_bad_image {on_bad_image!r}; possible: "
                 f"{', '.join(ON_BAD_IMAGE)}"
             )
-        evaluated = source.sizes["validation"]
-        self.sizes = {
-            "train": source.sizes["train"],
-            "validation": evaluated,
-            "test": evaluated,
-        }
-        self.steps_per_epoch = self.sizes["train"] // batch_size
+        test, held_out = source.sizes["validation"], 0
+        if validation_fraction is not None:
+            held_out = validation_size(source.sizes["train"], validation_fraction)
+        train = source.sizes["train"] - held_out
+        if batch_size > train:
+            raise ValueError(
+                f"batch_size {batch_size} is larger than the training split of "
+                f"{train} examples"
+            )
+        self.sizes = {"train": train, "validation": held_out or test, "test": test}
+        self.steps_per_epoch = steps_of(train, batch_size, partial_batches)
+        self.partial_batch = train % batch_size if partial_batches else 0
+        self._held_out, self._split_seed = held_out, split_seed
+        self._partial_batches = partial_batches
         self._source = source
         self._placement = placement
         self._size = size
@@ -120,7 +131,8 @@ class StreamedImages(Feed):
             self._next_step = position["next_step"]
             self._bad = set(position["bad_images"])
         batches = imagenet.train_batches(
-            self._source.read("train"),
+            self._records("train"),
+            partial_batches=self._partial_batches,
             seed=_seed(root),
             size=self._size,
             batch_size=self._batch_size,
@@ -129,8 +141,10 @@ class StreamedImages(Feed):
         self._training = self._iterate(batches, start=self._next_step)
 
     def train_shapes(self) -> list[PyTree]:
-        """A batch."""
-        return [with_sharding(self._shapes(self._batch_size), self._placement.batch)]
+        """A batch, and the partial one."""
+        sizes = [size for size in (self._batch_size, self.partial_batch) if size]
+        shapes = [self._shapes(size) for size in sizes]
+        return [with_sharding(one, self._placement.batch) for one in shapes]
 
     def batch(self, step: int) -> PyTree:
         """The batch of the step, which a thread has prefetched to the devices."""
@@ -158,10 +172,12 @@ class StreamedImages(Feed):
         return [with_sharding(shapes, self._placement.batch)]
 
     def split(self, name: str) -> Iterator[PyTree]:
-        """Each validation image once; both names mean TFDS's validation split."""
-        del name
+        """Each image of a split once; "test" is TFDS's validation split.
+
+        So is "validation", if no training images are held out.
+        """
         batches = imagenet.eval_batches(
-            self._source.read("validation"),
+            self._records(name),
             size=self._size,
             batch_size=self._eval_batch_size,
             host=self._host,
@@ -170,6 +186,18 @@ class StreamedImages(Feed):
             for batch in iterator:
                 self._report(batch)
                 yield Images(batch.images, batch.labels), batch.weights
+
+    def _records(self, name: str) -> Any:
+        """The records of "train", "validation" or "test"."""
+        if name == "test" or (name == "validation" and not self._held_out):
+            return self._source.read("validation")
+        records = self._source.read("train")
+        if not self._held_out:
+            return records
+        train, held_out = split_indices(
+            len(records), self._held_out, seed=self._split_seed
+        )
+        return imagenet.Chosen(records, train if name == "train" else held_out)
 
     def eval_inputs(self, arguments: PyTree) -> tuple[tuple[Array, ...], Array, Array]:
         """The batch, normalized."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from iterand_jax.data import archives
+from iterand_jax.data import archives, folder_files, image_headers
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VALIDATION_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -71,7 +71,8 @@ def from_class_folders(
       synsets: the names of the classes in TFDS.
 
     Raises:
-      ValueError: a folder is missing or empty, or its name is not a synset.
+      ValueError: a folder is missing or empty, or its name is not a synset; or an
+        image is not a regular file in it (`folder_files.check`).
     """
     images = {split: _images(path, synsets) for split, path in folders.items()}
     return {split: _folder_examples(found) for split, found in images.items()}
@@ -84,9 +85,13 @@ def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
             f"there is no folder {folder}: class folders are needed in train and val"
         )
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    for path in classes:
+        folder_files.check_name(path)
     if not classes:
         raise ValueError(f"{folder} has no class folders, such as {synsets[0]}")
     known, found, hidden = set(synsets), [], []
+    # The split itself may be a link, to where there is space.
+    roots = folder.parent.resolve(), folder.resolve()
     for path in classes:
         if path.name not in known:
             raise ValueError(
@@ -98,6 +103,8 @@ def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
         images = sorted(p for p in images if not p.name.startswith("."))
         if not images:
             raise ValueError(f"{path} has no images (*.JPEG)")
+        for image in images:
+            folder_files.check(image, *roots)
         found += [(path.name, image) for image in images]
     if hidden:  # macOS writes ._x.JPEG beside x.JPEG on disks of other systems
         _LOGGER.warning(
@@ -155,6 +162,7 @@ def _example(name: str, encoded: bytes, synset: str) -> tuple[str, dict[str, Any
 def _as_rgb_jpeg(encoded: bytes) -> bytes:
     from PIL import Image
 
+    image_headers.check(encoded)
     with Image.open(io.BytesIO(encoded)) as image:
         pixels = np.asarray(image.convert("RGB"))
     buffer = io.BytesIO()

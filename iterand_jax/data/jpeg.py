@@ -1,40 +1,72 @@
-"""JPEG decoding and resizing to one size, on the host, with OpenCV.
+"""JPEG decoding and resizing to one size, on the host, with OpenCV; PNG with Pillow.
+
+Each kind of file has one decoder, since two may give other pixels: of 16-bit gray
+OpenCV takes the high byte, where Pillow replaces all values above 255 by 255.
 
 The EXIF orientation of files is ignored, as TFDS and the common ImageNet readers do. An
 axis that is downsampled uses area interpolation, since OpenCV's linear interpolation
 has no antialiasing; one that is upsampled uses linear interpolation.
 """
 
+import contextlib
 import functools
 import io
 import math
+import warnings
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
 
+from iterand_jax.data import image_headers
 from iterand_jax.data.augment import AREA, ASPECT, ATTEMPTS
+from iterand_jax.data.image_headers import BadImageError
+
+__all__ = [
+    "BadImageError",
+    "centre_crop",
+    "decode",
+    "random_box",
+    "random_crop",
+    "resize",
+]
 
 RESIZE = 256 / 224  # of the shorter side to the crop, in evaluation
-
-
-class BadImageError(Exception):
-    """An image is not decodable, or is truncated; the message says why."""
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(encoded: bytes) -> np.ndarray:
     """The pixels of a JPEG (gray, RGB, CMYK or YCCK) or PNG: uint8 (H, W, 3), RGB.
 
+    Of 16 bits the high byte is taken. Transparency is dropped: a pixel has its color
+    even where it cannot be seen.
+
     Raises:
-      BadImageError: it is not such a file, or is truncated. Missing data in the middle
-        of a JPEG file is not detected: libjpeg fills it with gray.
+      BadImageError: it is not such a file, or is truncated, or declares more than
+        `image_headers.MOST_PIXELS`, which is found before it is decoded. Missing data
+        in the middle of a JPEG file is not detected: libjpeg fills it with gray.
     """
-    cv2 = _opencv()
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    size = image_headers.check(encoded)
+    pixels = None
+    if not encoded.startswith(_PNG):
+        cv2 = _opencv()
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        with contextlib.suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    if pixels is None:
+        pixels = _decode_by_pillow(encoded)
+    if pixels.shape[:2] != size:
+        raise BadImageError(f"{pixels.shape[:2]} pixels, and {size} are declared")
+    return pixels
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Turns an error about an image into a BadImageError of one line."""
     try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:
-        pixels = None
-    return _decode_by_pillow(encoded) if pixels is None else pixels
+        yield
+    except (_opencv().error, ValueError, OverflowError) as error:
+        raise BadImageError(" ".join(str(error).split())) from error
 
 
 def random_crop(
@@ -57,22 +89,30 @@ def random_crop(
     Raises:
       BadImageError: as `decode`.
     """
-    pixels = decode(encoded)
-    top, left, height, width = random_box(generator, *pixels.shape[:2])
-    crop = resize(pixels[top : top + height, left : left + width], size, size)
+    with _refusing():
+        pixels = decode(encoded)
+        top, left, height, width = random_box(generator, *pixels.shape[:2])
+        crop = resize(pixels[top : top + height, left : left + width], size, size)
     return crop[:, ::-1] if generator.random() < 0.5 else crop
 
 
 def centre_crop(encoded: bytes, size: int) -> np.ndarray:
     """The image with its shorter side resized to round(size * 256 / 224), then cropped.
 
-    Args, Returns and Raises are those of `random_crop`.
+    The longer side is rounded down and the crop's corner half to even, as by the
+    Resize and CenterCrop of torchvision, which the paper's numbers are from.
+
+    Args, Returns and Raises are those of `random_crop`; an image is also refused if
+    it has too many pixels once its shorter side is resized.
     """
-    pixels = decode(encoded)
-    height, width = pixels.shape[:2]
-    scale = round(size * RESIZE) / min(height, width)
-    pixels = resize(pixels, round(height * scale), round(width * scale))
-    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    with _refusing():
+        sides = image_headers.check(encoded)
+        shorter, resized = min(sides), round(size * RESIZE)
+        height, width = (resized * side // shorter for side in sides)
+        what = f" of {sides[1]}x{sides[0]} when resized"
+        image_headers.check_size(height, width, what=what)
+        pixels = resize(decode(encoded), height, width)
+    top, left = round((height - size) / 2), round((width - size) / 2)
     return pixels[top : top + size, left : left + size]
 
 
@@ -105,16 +145,25 @@ def _opencv() -> ModuleType:
 
     # One thread per image: the parallelism is over images, in worker processes.
     cv2.setNumThreads(0)
+    # What cannot be decoded is reported once, by its name.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
 def _decode_by_pillow(encoded: bytes) -> np.ndarray:
-    """Decodes what OpenCV cannot, or says why it is not an image."""
+    """Decodes a PNG and what OpenCV cannot, or says why it is not an image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-            return np.asarray(image.convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the limit of pixels is ours
+            with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+                if image.mode.startswith("I"):  # 16-bit gray, which `convert` clips
+                    gray = (np.asarray(image) >> 8).astype(np.uint8)
+                    return np.repeat(gray[:, :, None], 3, axis=2)
+                if image.mode == "P":  # with transparency, Pillow warns of "RGB"
+                    return np.asarray(image.convert("RGBA").convert("RGB"))
+                return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise BadImageError("neither a JPEG nor a PNG image") from error
     except Exception as error:

@@ -5,7 +5,6 @@ permutation, gathered and augmented inside the jitted step, so that training mov
 data from the host.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from iterand_jax.data.feeds import (
     split_indices,
     with_sharding,
 )
+from iterand_jax.data.repeats import Repeats
 from iterand_jax.data.sources import Source
 from iterand_jax.keys import keyed
 
@@ -36,7 +36,8 @@ class ResidentArrays(Feed):
     """Arrays of one shape, replicated on every device, that networks take as floats.
 
     A part of the training split, determined by `split_seed`, is held out for
-    validation. The rest is reshuffled each epoch; the last partial batch is dropped.
+    validation. The rest is reshuffled each epoch; the last partial batch is dropped
+    unless `partial_batches`.
     """
 
     def __init__(
@@ -50,23 +51,27 @@ class ResidentArrays(Feed):
         augmentation: str = "none",
         validation_fraction: float,
         split_seed: int,
+        partial_batches: bool = False,
     ):
         """Plans the batches of a source whose `read` returns arrays and labels."""
         del augmentation  # "none" is the only one
         self.sizes, self.steps_per_epoch = plan_sizes(
-            source.sizes, batch_size=batch_size, validation_fraction=validation_fraction
+            source.sizes,
+            batch_size=batch_size,
+            validation_fraction=validation_fraction,
+            partial_batches=partial_batches,
         )
+        if partial_batches:
+            self.partial_batch = self.sizes["train"] % batch_size
         self._source = source
         self._placement = placement
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._split_seed = split_seed
         self._dtype = dtype
-        self._order = jax.jit(
-            functools.partial(epoch_order, size=self.sizes["train"]),
-            out_shardings=placement.replicated,
-        )
-        self._epoch, self._epoch_order = -1, None
+        self._order = jax.jit(self._ordered, out_shardings=placement.replicated)
+        self._epoch, self._epoch_order = -1, ()
+        self._repeats = Repeats(source.name)
         self._stacks: list[PyTree] = []  # of "validation", shared by all runs
 
     def open(self, root: Array, position: Any = None) -> None:
@@ -79,13 +84,15 @@ class ResidentArrays(Feed):
         self._root = root
         self._train = self._placement.put_whole(Images(images[train], labels[train]))
         self._validation = Images(images[held_out], labels[held_out])
+        self._repeats.log("train", images[train], labels[train])
+        self._repeats.log("validation", *self._validation)
 
     def open_beside(self, other: "Feed", root: Array) -> None:
         """Shares the arrays of the other feed; the order follows from this root key."""
         assert isinstance(other, ResidentArrays)
         self._root = root
         self._train, self._validation = other._train, other._validation
-        self._stacks = other._stacks
+        self._stacks, self._repeats = other._stacks, other._repeats
 
     def files(self) -> Mapping[str, str]:
         """The names of the classes, one per line in the order of their labels."""
@@ -93,31 +100,50 @@ class ResidentArrays(Feed):
         return {CLASSES_FILE: "".join(f"{name}\n" for name in names)} if names else {}
 
     def train_shapes(self) -> list[PyTree]:
-        """The whole training split and an epoch's permutation of it."""
+        """The whole training split and an epoch's permutation of it.
+
+        Of a partial batch there is the end of the permutation alone.
+        """
         sharding = self._placement.replicated
-        order = jax.ShapeDtypeStruct((self.sizes["train"],), jnp.int32)
-        shapes = (_shapes(self._source, self.sizes["train"]), order)
-        return [with_sharding(shapes, sharding)]
+        data = _shapes(self._source, self.sizes["train"])
+        orders = [
+            jax.ShapeDtypeStruct((size,), jnp.int32)
+            for size in (self.sizes["train"], self.partial_batch)
+            if size
+        ]
+        return [with_sharding((data, order), sharding) for order in orders]
+
+    def _ordered(self, root: Array, epoch: Array) -> tuple[Array, Array]:
+        """The permutation of an epoch, and of its end those in the partial batch."""
+        order = epoch_order(root, epoch, size=self.sizes["train"])
+        return order, order[len(order) - self.partial_batch :]
 
     def batch(self, step: int) -> PyTree:
         """The training split and the permutation of the step's epoch."""
         epoch = step // self.steps_per_epoch
         if epoch != self._epoch:
-            order = self._order(self._root, np.int32(epoch))
-            self._epoch, self._epoch_order = epoch, order
-        return self._train, self._epoch_order
+            orders = self._order(self._root, np.int32(epoch))
+            self._epoch, self._epoch_order = epoch, orders
+        return self._train, self._epoch_order[self._is_partial(step)]
+
+    def _is_partial(self, step: int) -> bool:
+        last = step % self.steps_per_epoch == self.steps_per_epoch - 1
+        return bool(self.partial_batch) and last
 
     def steps_alike(self, step: int) -> int:
-        """The steps that remain in the epoch."""
-        return self.steps_per_epoch - step % self.steps_per_epoch
+        """The steps of the same batch size that remain in the epoch."""
+        left = self.steps_per_epoch - step % self.steps_per_epoch
+        return left - 1 if self.partial_batch and left > 1 else left
 
     def train_inputs(
         self, arguments: PyTree, step: Array, root: Array
     ) -> tuple[tuple[Array, ...], Array]:
         """The step's slice of the permutation, gathered and augmented."""
         data, order = arguments
-        start = step % self.steps_per_epoch * self._batch_size
-        indices = lax.dynamic_slice_in_dim(order, start, self._batch_size)
+        indices = order
+        if len(order) != self.partial_batch:
+            start = step % self.steps_per_epoch * self._batch_size
+            indices = lax.dynamic_slice_in_dim(order, start, self._batch_size)
         indices = lax.with_sharding_constraint(indices, self._placement.batch)
         key = keyed(root, "augment", step)
         return (self.augmented(key, data.images[indices]),), data.labels[indices]
@@ -162,8 +188,11 @@ class ResidentArrays(Feed):
             yield self._placement.put_batches(stacked)
 
     def _examples(self, name: str) -> Images:
-        held_out = name == "validation"
-        return self._validation if held_out else Images(*self._source.read(name))
+        if name == "validation":
+            return self._validation
+        data = Images(*self._source.read(name))
+        self._repeats.log(name, *data)
+        return data
 
     def _eval_batch(self, data: Images, start: int) -> tuple[Images, np.ndarray]:
         """This process's rows of the batch from a row on, and their weights."""

@@ -29,6 +29,7 @@ from iterand_jax.data.feeds import (
     split_indices,
     with_sharding,
 )
+from iterand_jax.data.repeats import Repeats
 from iterand_jax.data.sources import Source
 from iterand_jax.data.text import (
     VOCABULARY_FILE,
@@ -83,6 +84,7 @@ class BucketedReviews(Feed):
         self._eval_batch_size = eval_batch_size
         self._split_seed = split_seed
         self._epoch, self._batches = -1, np.empty(0)
+        self._repeats = Repeats(source.name)
 
     @functools.cached_property
     def _training(self) -> tuple[Vocabulary, "_Encoded", "_Encoded"]:
@@ -93,10 +95,12 @@ class BucketedReviews(Feed):
         )
         vocabulary = Vocabulary(commonest_words(texts[i] for i in train))
 
-        def encoded(part):
-            return _encode(vocabulary, [texts[i] for i in part], labels[part])
+        def encoded(name, part):
+            of_part = [texts[i] for i in part]
+            self._repeats.log(name, of_part, labels[part])
+            return _encode(vocabulary, of_part, labels[part])
 
-        return vocabulary, encoded(train), encoded(held_out)
+        return vocabulary, encoded("train", train), encoded("validation", held_out)
 
     def open(self, root: Array, position: Any = None) -> None:
         """Reads the training split, builds the vocabulary and encodes the reviews.
@@ -159,7 +163,9 @@ class BucketedReviews(Feed):
         """
         vocabulary, _, data = self._training
         if name != "validation":
-            data = _encode(vocabulary, *self._source.read(name))
+            texts, labels = self._source.read(name)
+            self._repeats.log(name, texts, labels)
+            data = _encode(vocabulary, texts, labels)
         order = np.argsort(data.lengths, kind="stable")
         for start in range(0, len(order), self._eval_batch_size):
             places = np.arange(start, start + self._eval_batch_size)

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from iterand_jax.data import decoded, image_headers
+
 _CHUNK = 1000  # records per thread: enough to amortize, few enough to balance
 _DIGITS_TEST_SIZE = 360
 
@@ -189,7 +191,7 @@ def _open_tfds_images(name: str, folder: str) -> Source:
         sizes={name: split.num_examples for name, split in splits.items()},
         encoding="png" if first.startswith(b"\x89PNG") else "jpeg",
         fingerprint=fingerprint,
-        read=functools.partial(_read_tfds_images, builder, undecoded),
+        read=functools.partial(_read_decoded, builder, undecoded, fingerprint),
     )
 
 
@@ -203,10 +205,20 @@ def _fingerprint(builder: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def _read_decoded(
+    builder: Any, undecoded: Any, fingerprint: str, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    splits = builder.info.splits
+    _check_split(builder.name, split, splits)
+    shape = (splits[split].num_examples, *builder.info.features["image"].shape)
+    name = f"{builder.name}-{split}-{fingerprint}-{decoded.decoder()}"
+    decode = functools.partial(_read_tfds_images, builder, undecoded, split)
+    return decoded.kept(name, shape, decode)
+
+
 def _read_tfds_images(
     builder: Any, undecoded: Any, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    _check_split(builder.name, split, builder.info.splits)
     records = builder.as_data_source(split, decoders=undecoded)
     size, shape = len(records), builder.info.features["image"].shape
     images = np.empty((size, *shape), np.uint8)
@@ -277,6 +289,7 @@ def _fetch_one(records: Any, index: int) -> Any:
 def _decode(encoded: bytes) -> np.ndarray:
     from PIL import Image
 
+    image_headers.check(encoded)
     with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
         return np.asarray(image)
 

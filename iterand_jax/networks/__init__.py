@@ -30,6 +30,7 @@ __all__ = [
     "Network",
     "build_network",
     "register_network",
+    "takes",
     "training_options",
 ]
 
@@ -145,6 +146,7 @@ def build_network(
     width: float = 1.0,
     affine: bool = False,
     dtype: Any = jnp.float32,
+    unbiased: bool = False,
 ) -> nn.Module:
     """The network of a name.
 
@@ -156,10 +158,13 @@ def build_network(
         networks trained by SGD; the networks that are pruned at random initialization
         have none. Ignored by a network that does not take it.
       dtype: of the activations.
+      unbiased: whether running variances of batch normalization are averages of
+        unbiased ones.
 
     Raises:
-      ValueError: an unknown name; a width or dtype other than the default for a network
-        that does not take it; or a factory that cannot make a module from these.
+      ValueError: an unknown name; a width, dtype or unbiased other than the default
+        for a network that does not take it; or a factory that cannot make a module from
+        these.
 
     >>> import jax
     >>> network = build_network("resnet18", num_classes=10, width=0.5)
@@ -175,6 +180,8 @@ def build_network(
         "affine": affine,
         "dtype": dtype,
     }
+    if unbiased:  # few networks take it
+        options["unbiased"] = True
     if isinstance(factory, nn.Module):
         _refuse_unused(name, options, taken=())
         return factory
@@ -202,7 +209,7 @@ def build_network(
 def _refuse_unused(
     name: str, options: Mapping[str, Any], taken: Container[str]
 ) -> None:
-    """Raises ValueError for a width or dtype that a network does not take."""
+    """Raises ValueError for what a network does not take, and is not the default."""
     width, dtype = options["width"], jnp.dtype(options["dtype"])
     if "width" not in taken and width != 1:
         raise ValueError(
@@ -212,6 +219,21 @@ def _refuse_unused(
         raise ValueError(
             f"the network {name} takes no dtype: got {dtype}; possible: float32"
         )
+    if "unbiased" in options and "unbiased" not in taken:
+        raise ValueError(
+            f"the network {name} has no batch normalization with unbiased variances; "
+            f"possible: unbiased_variances=False"
+        )
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the network of a name takes an argument of `build_network`.
+
+    >>> takes("resnet18", "unbiased"), takes("conv6", "unbiased")
+    (True, False)
+    """
+    factory = NETWORKS.get(name).factory
+    return not isinstance(factory, nn.Module) and option in _parameters(factory)
 
 
 def training_options(network: nn.Module) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 Batch normalization has PyTorch's defaults, which the paper's networks use: epsilon 1e-5
 and momentum 0.1, which is 0.9 in Flax (the weight of the old statistics). In training
 it uses the mean and the biased variance of the global batch, also when the batch is
-sharded over devices. On CPUs training uses `cpu.batch_norm`, an equivalent that is
+sharded over devices. Training uses `networks.batch_norm`, an equivalent that is
 faster.
 
-There is one difference to PyTorch: the *running* variance is Flax's, an average of the
-biased variances, while PyTorch averages the unbiased ones, which are larger by
-n / (n - 1) with n = batch * height * width. It does not affect training. In evaluation
-a layer's outputs are larger by 1 / 2n: at batch size 128 by 1 / 1,024 for the smallest
-images (VGG11's 2x2) and by 1 / 4,096 for ResNet18's 4x4. That is far below the
-differences between seeds, and does not justify a custom normalization. The biased
-variance is also the one that is used in training.
+By default there is one difference to PyTorch: the *running* variance is Flax's, an
+average of the biased variances, which are also those used in training, while PyTorch
+averages the unbiased ones (here with `unbiased`), which are larger by n / (n - 1) with
+n = batch * height * width. It does not affect training. In evaluation a layer's outputs
+are larger by 1 / 2n: at batch size 128 by 1 / 1,024 for the smallest images (VGG11's
+2x2) and by 1 / 4,096 for ResNet18's 4x4. That is far below the differences between
+seeds.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from iterand_jax.networks.cpu.batch_norm import batch_norm
+from iterand_jax.networks.batch_norm import batch_norm
 from iterand_jax.networks.cpu.convolution import Conv
 
 EPSILON = 1e-5
@@ -40,6 +40,7 @@ class ConvNorm(nn.Module):
       affine: whether the normalization has a trainable scale and bias.
       dtype: of the result; statistics are computed in float32 or better.
       conv: the convolution's class or constructor, called as `flax.linen.Conv`.
+      unbiased: whether the running variance is an average of unbiased ones.
     """
 
     features: int
@@ -48,6 +49,7 @@ class ConvNorm(nn.Module):
     affine: bool = False
     dtype: Any = jnp.float32
     conv: Callable[..., Any] = Conv
+    unbiased: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -63,6 +65,7 @@ class ConvNorm(nn.Module):
         )(x)
         return batch_norm(
             use_running_average=not train,
+            unbiased=self.unbiased,
             momentum=MOMENTUM,
             epsilon=EPSILON,
             use_scale=self.affine,

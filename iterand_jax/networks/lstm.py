@@ -47,6 +47,15 @@ def gates_of(path: str) -> int:
     return GATES if path.endswith(("/input/kernel", "/recurrent/kernel")) else 1
 
 
+def is_table(path: str) -> bool:
+    """Whether a leaf is an embedding: (words, features), looked up and not summed.
+
+    >>> is_table("Embed_0/embedding"), is_table("Dense_0/kernel")
+    (True, False)
+    """
+    return path.rsplit("/", 1)[-1] == "embedding"
+
+
 class LSTMClassifier(nn.Module):
     """An embedding, one LSTM layer in one or both directions, and a linear layer.
 
@@ -86,10 +95,10 @@ class LSTMClassifier(nn.Module):
         tokens does not change the state: each direction ends with the state after its
         last real token.
         """
-        embedding = nn.Embed(
-            self.vocabulary_size, scaled(EMBEDDING, self.width), dtype=self.dtype
-        )
-        x = embedding(tokens.T)  # time first: a step of the scan reads one block
+        embedding = nn.Embed(self.vocabulary_size, scaled(EMBEDDING, self.width))
+        # Time first: a step of the scan reads one block. Rounded after the lookup, so
+        # that the gradients of a frequent token's rows add up in float32.
+        x = embedding(tokens.T).astype(self.dtype)
         if train:
             x = Dropout(self.dropout)(x, numbers)
         is_token = jnp.arange(tokens.shape[1])[:, None, None] < lengths[:, None]

@@ -95,6 +95,7 @@ class ResNet(nn.Module):
       dtype: of the activations; parameters and statistics are float32, and logits.
       block: of a stage, called with channels, width, strides and conv_norm.
       conv: the convolution's class or constructor, called as `flax.linen.Conv`.
+      unbiased: whether the running variances are averages of unbiased ones.
       channels: of the stem and the first stage at width 1; each later stage has twice
         those of the one before.
       imagenet_stem: whether the stem is 7x7, strides, and a max-pool follows.
@@ -108,6 +109,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     block: Callable[..., nn.Module] = BasicBlock
     conv: Callable[..., Any] = Conv
+    unbiased: bool = False
     channels: int = 64
     imagenet_stem: bool = False
     scaled_stem: bool = False
@@ -116,7 +118,11 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Images (N, H, W, C) to float32 logits (N, num_classes)."""
         conv_norm = partial(
-            ConvNorm, affine=self.affine, dtype=self.dtype, conv=self.conv
+            ConvNorm,
+            affine=self.affine,
+            dtype=self.dtype,
+            conv=self.conv,
+            unbiased=self.unbiased,
         )
         stem = scaled(self.channels, self.width if self.scaled_stem else 1)
         kernel_size, strides = (7, 2) if self.imagenet_stem else (3, 1)

@@ -31,6 +31,7 @@ class VGG(nn.Module):
         as in networks trained by SGD.
       dtype: of the activations; parameters and statistics are float32, and logits.
       conv: the convolution's class or constructor, called as `flax.linen.Conv`.
+      unbiased: whether the running variances are averages of unbiased ones.
     """
 
     stages: Sequence[Sequence[int]]
@@ -39,6 +40,7 @@ class VGG(nn.Module):
     affine: bool = False
     dtype: Any = jnp.float32
     conv: Callable[..., Any] = Conv
+    unbiased: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -63,6 +65,7 @@ class VGG(nn.Module):
                     affine=self.affine,
                     dtype=self.dtype,
                     conv=self.conv,
+                    unbiased=self.unbiased,
                 )(x, train=train)
                 x = nn.relu(x)
         x = nn.avg_pool(x, (2, 2), strides=(2, 2))

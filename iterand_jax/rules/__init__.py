@@ -7,10 +7,19 @@ The first rule that matches a leaf claims it. Paths are joined by slashes.
     models     exact rules, read from a model by `rules_of`: linen, nnx, equinox
     checks     errors for rules that are probably mistakes
     patterns   shell-style patterns of paths
+    sparsities, schedules, scopes   how much is removed, when, and of what together
 """
 
 from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES
 from iterand_jax.rules.models import rules_of
 from iterand_jax.rules.rule import Axes, Rule
+from iterand_jax.rules.schedules import Schedule
 
-__all__ = ["DEFAULT_RULES", "OUTPUTS_FIRST_RULES", "Axes", "Rule", "rules_of"]
+__all__ = [
+    "DEFAULT_RULES",
+    "OUTPUTS_FIRST_RULES",
+    "Axes",
+    "Rule",
+    "Schedule",
+    "rules_of",
+]

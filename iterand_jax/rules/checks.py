@@ -1,7 +1,9 @@
-"""Errors for probable mistakes: a rule never used, a normalization's scale pruned."""
+"""Probable mistakes of rules: one never used, one by name for another kind of leaf."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jax import Array
 
@@ -9,7 +11,7 @@ from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES
 from iterand_jax.rules.patterns import covers
 from iterand_jax.rules.rule import ModelRule, Rule
 
-__all__ = ["check_normalization", "check_rules"]
+__all__ = ["check_biases", "check_rules", "scales_of"]
 
 DEFAULTS = (*DEFAULT_RULES, *OUTPUTS_FIRST_RULES)
 
@@ -47,27 +49,74 @@ def check_rules(rules: Sequence[Rule]) -> None:
             exact.setdefault(rule.pattern, rule)
 
 
-def check_normalization(
+def scales_of(tree: Any, leaves: Mapping[str, Array]) -> frozenset[str]:
+    """The paths of the leaves that are known to be scales of normalizations.
+
+    They are in a normalization layer of Equinox, or they have a bias of the same shape,
+    as no linear map of two or more axes has.
+
+    Args:
+      tree: of arrays, such as an Equinox model.
+      leaves: its leaves by path.
+
+    >>> import numpy as np
+    >>> norm = {"weight": np.ones((4, 8)), "bias": np.zeros((4, 8))}
+    >>> scales_of(norm, norm)
+    frozenset({'weight'})
+    """
+    found = {path for path in leaves if _has_bias(path, leaves, _is_alike)}
+    if sys.modules.get("equinox"):  # then only can a layer of it be in the tree
+        from iterand_jax.rules import equinox
+
+        found |= equinox.scales_of(tree)
+    return frozenset(found)
+
+
+def check_biases(
     rule_of: Callable[[str, Array], Rule], leaves: Mapping[str, Array]
 ) -> None:
-    """Raises ValueError where a rule by name would prune what looks like a scale.
+    """Raises ValueError where a bias shows that a rule by name is wrong.
 
-    A linear map of two or more axes never has a bias of the same shape as its kernel;
-    a normalization over several axes has.
+    A matrix and a convolution have a bias of one axis. A bias of several belongs to a
+    stack of layers, or to a layer whose outputs have several axes.
 
     Args:
       rule_of: (path, leaf) -> the rule that claims it.
-      leaves: {path: leaf} of the whole tree.
+      leaves: {path: leaf} of the tree without its scales.
     """
     for path, leaf in leaves.items():
         rule = rule_of(path, leaf)
-        if not rule.prune or rule.ndims is None:
-            continue  # not pruned by its name alone
-        bias = "/".join((*path.split("/")[:-1], "bias"))
-        if bias in leaves and leaves[bias].shape == leaf.shape:
+        if rule.prune and rule.ndims and _has_bias(path, leaves, _is_of_several):
+            bias = leaves[_bias_of(path)]
             raise ValueError(
-                f"the leaf {path!r} of shape {leaf.shape} has a bias of the same "
-                f"shape, as a normalization has, and the rule {rule.pattern!r} would "
-                f"prune it; put Rule({path!r}, False) before it, or take rules from "
-                f"the model by iterand_jax.rules_of"
+                f"the leaf {path!r} of shape {leaf.shape} has a bias of shape "
+                f"{bias.shape}, as a stack of layers or a layer with several axes of "
+                f"outputs has, and the rule {rule.pattern!r} assumes a matrix or a "
+                f"convolution; put Rule({path!r}, True, in_axis=..., out_axis=..., "
+                f"stack_axis=...) before it, or take rules from the model by "
+                f"iterand_jax.rules_of"
             )
+
+
+def _bias_of(path: str) -> str:
+    return "/".join((*path.split("/")[:-1], "bias"))
+
+
+def _has_bias(
+    path: str,
+    leaves: Mapping[str, Array],
+    test: Callable[[tuple[int, ...], tuple[int, ...]], bool],
+) -> bool:
+    """Whether a leaf has a bias beside it, and the shapes of both pass a test."""
+    bias = _bias_of(path)
+    return (
+        bias != path and bias in leaves and test(leaves[path].shape, leaves[bias].shape)
+    )
+
+
+def _is_alike(shape: tuple[int, ...], bias: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and shape == bias
+
+
+def _is_of_several(shape: tuple[int, ...], bias: tuple[int, ...]) -> bool:
+    return sum(size != 1 for size in bias) > 1  # Equinox's are (outputs, 1, 1)

@@ -1,8 +1,10 @@
 """Rules for trees without a model, by the names and numbers of axes of their leaves."""
 
+import dataclasses
+
 from iterand_jax.rules.rule import Rule
 
-__all__ = ["DEFAULT_RULES", "OUTPUTS_FIRST_RULES"]
+__all__ = ["DEFAULT_RULES", "OUTPUTS_FIRST_RULES", "UNRECORDED_RULES"]
 
 DEFAULT_RULES = (
     Rule("*/kernel", prune=True, min_ndim=2, ndims=(2, 4)),
@@ -13,7 +15,9 @@ DEFAULT_RULES = (
 
 A kernel of two axes is (inputs, outputs), one of four (height, width, inputs, outputs).
 Others are refused: three axes may be a convolution, an attention projection or a stack
-of layers. `rules_of` reads them from the model.
+of layers. Four axes may also be matrices stacked twice, or a stack of one-dimensional
+convolutions. Their bias shows it, of more than one axis, and they are refused; without
+a bias they are taken for a convolution. `rules_of` reads all of these from the model.
 
 An embedding lookup sums over nothing, so its fan-in is a convention: the number of
 features, as PyTorch's initializers compute it for a (words, features) table. (With the
@@ -29,7 +33,18 @@ OUTPUTS_FIRST_RULES = (
 """For models whose weights are (outputs, inputs, ...), as Equinox's and PyTorch's are.
 
 A weight of two axes is (outputs, inputs), one of four (outputs, inputs, height, width);
-others are refused, and so is one with a bias of the same shape, as normalization
-layers have. LSTM and GRU cells have weight_ih and weight_hh. `rules_of` reads an
-Equinox model.
+others, and four axes with a bias of more than one, are refused. LSTM and GRU cells have
+weight_ih and weight_hh.
+
+A normalization's scale is left alone if it is known as such: in a layer of Equinox, or
+by a bias of the same shape. In a tree of arrays alone, a scale of two axes without a
+bias cannot be told from a matrix. `rules_of` reads an Equinox model.
+"""
+
+UNRECORDED_RULES = tuple(
+    dataclasses.replace(rule, ndims=None) for rule in DEFAULT_RULES
+)
+"""Of tickets and checkpoints from before fan-ins were recorded.
+
+All axes of a kernel but the last are inputs, whatever they mean.
 """

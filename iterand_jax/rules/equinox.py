@@ -19,9 +19,9 @@ from iterand_jax.rules.layers import (
     stack_of,
 )
 from iterand_jax.rules.rule import Rule
-from iterand_jax.trees import path_string
+from iterand_jax.trees import path_string, paths_of
 
-__all__ = ["rules_of"]
+__all__ = ["rules_of", "scales_of"]
 
 NORMALIZATIONS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm)
 
@@ -35,6 +35,15 @@ def rules_of(model: eqx.Module) -> tuple[Rule, ...]:
         stack = () if known is NOT_PRUNED else stack_of(shape, slice_shape)
         rules.append(leaf_rule(path, slice_shape, stack, known, OUTPUTS_FIRST_RULES))
     return (*(rule for rule in rules if rule is not None), *OUTPUTS_FIRST_RULES)
+
+
+def scales_of(tree: Any) -> set[str]:
+    """The paths of the leaves of normalization layers in a tree of arrays."""
+    return {
+        path
+        for path, module, _, _ in _leaves(tree)
+        if isinstance(module, NORMALIZATIONS)
+    }
 
 
 def _leaves(model: Any) -> Iterator[tuple[str, Any, str, Any]]:
@@ -51,12 +60,13 @@ def _leaves(model: Any) -> Iterator[tuple[str, Any, str, Any]]:
                 enter((*path, *key), child)
 
     enter((), model)
+    names = paths_of(model)
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
         if not hasattr(leaf, "shape"):
             continue
         *_, owner = (path[:n] for n in range(len(path) + 1) if path[:n] in owners)
         name = path_string(path[len(owner) :])
-        yield path_string(path), owners[owner], name, leaf
+        yield names[path], owners[owner], name, leaf
 
 
 def _known(

@@ -68,7 +68,8 @@ def _rule(path: str, shape: tuple[int, ...], seen: _Seen | None) -> Rule | None:
         return leaf_rule(path, shape, (), None, DEFAULT_RULES)
     left = list(range(len(shape)))
     stack = [left.pop(axis) for axis in seen.taken]
-    certain = len(left) == len(seen.shape)
+    # A layer within nn.map_variables may see what its parameter is turned into.
+    certain = tuple(shape[axis] for axis in left) == seen.shape
     return leaf_rule(
         path, seen.shape, stack if certain else None, seen.known, DEFAULT_RULES
     )

@@ -24,16 +24,24 @@ __all__ = ["rules_of"]
 
 def rules_of(model: nnx.Module) -> tuple[Rule, ...]:
     """`iterand_jax.rules.rules_of` of an NNX model."""
-    rules = []
+    found = []
+    of_layers: dict[int, tuple[tuple[int, ...], Known]] = {}
     for parts, module in nnx.iter_modules(model):
         for name, variable in vars(module).items():
             if not isinstance(variable, nnx.Param):
                 continue
-            path = "/".join(map(str, (*parts, name)))
             shape = tuple(variable.shape)
             slice_shape, known = _known(module, name, shape)
-            stack = stack_of(shape, slice_shape)
-            rules.append(leaf_rule(path, slice_shape, stack, known, DEFAULT_RULES))
+            if known is not None:
+                of_layers.setdefault(id(variable), (slice_shape, known))
+            path = "/".join(map(str, (*parts, name)))
+            found.append((path, id(variable), shape, slice_shape))
+    rules = []
+    for path, tied, shape, own_shape in found:
+        # The path of a tied variable may be one by which no layer knows it.
+        slice_shape, known = of_layers.get(tied, (own_shape, None))
+        stack = stack_of(shape, slice_shape)
+        rules.append(leaf_rule(path, slice_shape, stack, known, DEFAULT_RULES))
     return (*(rule for rule in rules if rule is not None), *DEFAULT_RULES)
 
 

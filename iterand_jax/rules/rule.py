@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 
 from iterand_jax.rules.patterns import matches
@@ -55,7 +56,9 @@ class Rule:
         ConvLocal of one dimension            (x, i, o)    in_axis=1, out_axis=(0, 2)
         Embed                                 (words, f)   out_axis=0
 
-    `rules_of` reads these from a model.
+    `rules_of` reads these from a model. The default rules know leaves by their names
+    and numbers of axes alone (see `DEFAULT_RULES`): of a kernel of four axes without a
+    bias they cannot tell a convolution from matrices that are stacked twice.
 
     Attributes:
       pattern: shell-style, matched against the path joined by slashes: "*/kernel"
@@ -93,21 +96,32 @@ class Rule:
 
     def __post_init__(self):
         """Converts lists to tuples, so that a rule is hashable."""
+        if not isinstance(self.pattern, str):
+            raise ValueError(
+                f"a rule's pattern, before prune, is the text of a path; got "
+                f"{self.pattern!r}"
+            )
+        if not isinstance(self.prune, bool | np.bool_):
+            raise ValueError(
+                f"the rule {self.pattern!r}: prune is True or False; got {self.prune!r}"
+            )
         for name in ("out_axis", "in_axis", "stack_axis", "ndims"):
             value = getattr(self, name)
             if isinstance(value, numbers.Integral):
                 object.__setattr__(self, name, int(value))
-            elif isinstance(value, Sequence):
-                object.__setattr__(self, name, tuple(value))
+            elif isinstance(value, Sequence) and all(
+                isinstance(one, numbers.Integral) for one in value
+            ):
+                object.__setattr__(self, name, tuple(map(int, value)))
             elif value is not None:
                 raise ValueError(
                     f"the rule {self.pattern!r}: {name} must be an integer or several; "
                     f"got {value!r}"
                 )
         is_number = isinstance(self.fan_in, numbers.Real)
-        if self.fan_in is not None and not (is_number and self.fan_in > 0):
+        if self.fan_in is not None and not (is_number and 0 < self.fan_in < math.inf):
             raise ValueError(
-                f"the rule {self.pattern!r}: fan_in is a number above 0; got "
+                f"the rule {self.pattern!r}: fan_in is a finite number above 0; got "
                 f"{self.fan_in!r}"
             )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from iterand_jax.rules.patterns import matches
+from iterand_jax.rules.patterns import covers, matches
 
 __all__ = ["Sparsities"]
 
@@ -29,6 +29,11 @@ class Sparsities(Mapping):
     def __init__(self, of_patterns: Mapping[str, Any]):
         """Copies the patterns in their order."""
         self._of_patterns = dict(of_patterns)
+        for pattern in self._of_patterns:
+            if not isinstance(pattern, str):
+                raise ValueError(
+                    f"a sparsity's pattern is the text of a path; got {pattern!r}"
+                )
 
     def __getitem__(self, pattern: str) -> Any:
         """The fraction of a pattern."""
@@ -70,6 +75,8 @@ class Sparsities(Mapping):
     def check(self, paths: Iterable[str]) -> None:
         """Raises ValueError for a pattern or a pruned leaf that the other lacks.
 
+        Of a whole tree: its parts need not use each pattern.
+
         >>> Sparsities({"*": 0.9, "x": 0.2}).check(["conv/kernel", "head"])
         Traceback (most recent call last):
         ...
@@ -85,17 +92,28 @@ conv/kernel, head
                     f"the sparsity pattern {pattern!r} matches none of the pruned "
                     f"leaves {', '.join(paths)}"
                 )
-        self.check_used(paths)
+        self._check_used(paths)
 
-    def check_used(self, paths: Iterable[str]) -> None:
-        """Raises ValueError for a pattern that is shadowed by earlier ones.
+    def check_order(self) -> None:
+        """Raises ValueError for a pattern that no tree uses: an earlier one covers it.
 
-        >>> Sparsities({"*": 0.9, "conv/*": 0.2}).check_used(["conv/kernel"])
+        >>> Sparsities({"*": 0.9, "conv/*": 0.2}).check_order()
         Traceback (most recent call last):
         ...
-        ValueError: the sparsity pattern 'conv/*' is never used: '*' comes before it \
-and matches 'conv/kernel', too
+        ValueError: the sparsity pattern 'conv/*' is never used: '*' before it matches \
+all that it does
         """
+        patterns = [*self]
+        for number, pattern in enumerate(patterns):
+            for earlier in patterns[:number]:
+                if covers(earlier, pattern):
+                    raise ValueError(
+                        f"the sparsity pattern {pattern!r} is never used: {earlier!r} "
+                        f"before it matches all that it does"
+                    )
+
+    def _check_used(self, paths: Iterable[str]) -> None:
+        """Raises ValueError for a pattern that is shadowed in a tree of these paths."""
         unused: dict[str, tuple[str, str]] = {}
         used = set()
         for path in paths:

@@ -1,6 +1,7 @@
 """What the commands share: flags, --help, errors in one line without a traceback."""
 
 import contextlib
+import importlib
 import inspect
 import os
 import signal
@@ -8,20 +9,37 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from iterand_jax.runtime import compilation, hosts, modes, user_code
+from iterand_jax.runtime import (
+    compilation,
+    early,
+    hosts,
+    modes,
+    streams,
+    user_code,
+)
 from iterand_jax.runtime.signals import InterruptedRunError
 
 FAILED = 1
 BAD_INPUT = 2
 STOPPED = 75  # the system's code for "try again": a scheduler may restart it
-INTERRUPTED = 130
+INTERRUPTED = early.INTERRUPTED
+# What parsing flags raises: ConfigDict has errors of many kinds for a value.
+_BAD_FLAGS = (
+    flags.Error,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    OSError,
+)
 _REPEAT = ";\n    repeat this option"  # absl's help for a repeatable flag
 IMPORTED = time.perf_counter()
 
@@ -137,6 +155,8 @@ def run(
     positional: int | None = 0,
     more_help: Callable[[], str] = str,
     again: str = "continues from the last checkpoint",
+    loads: Sequence[str] = (),
+    prints_result: bool = True,
 ) -> None:
     """Defines and parses the flags and calls main; ends the process.
 
@@ -145,6 +165,13 @@ def run(
 
     Every command has --import=MODULE_OR_FILE, which is imported before main is called,
     and --help: the text at the head of main's file, the flags, and `more_help()`.
+
+    The modules that it `loads` are imported before main is called, which they would
+    delay: until they are, Ctrl-C ends the process at once (`early`).
+
+    Where stdout cannot be written, what is printed from there on is dropped, and a line
+    on stderr says so at the end. The status is then 1 for a command that
+    `prints_result`; a run goes on, and writes its results to files.
 
     Compiled programs are cached on disk, see `compilation.enable`.
 
@@ -174,7 +201,7 @@ def run(
             cause = error.args[0]
             inner = cause.args[0] if isinstance(cause, KeyError) else cause
             fail(f"unknown config field {inner}")
-        except (flags.Error, ValueError, OSError) as error:
+        except _BAD_FLAGS as error:
             fail(error)
         if positional is not None:
             for unknown in rest[1 + positional :]:
@@ -186,6 +213,9 @@ def run(
         try:
             for name in imports():
                 user_code.import_named(name)
+            for name in loads:
+                importlib.import_module(name)
+            early.ready()
             with modes.fixed():
                 return main(*arguments[1:])
         except Exception as error:
@@ -199,11 +229,33 @@ def run(
                 at_once=hosts.tells_of_a_lost_process(error),
             )
 
-    try:
-        app.run(guarded, flags_parser=parse)
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command {again}", file=sys.stderr)
-        hosts.leave(INTERRUPTED)
+    with printing(result=prints_result):
+        try:
+            app.run(guarded, flags_parser=parse)
+        except KeyboardInterrupt:
+            print(f"interrupted; the same command {again}", file=sys.stderr)
+            hosts.leave(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def printing(*, result: bool = True) -> Iterator[None]:
+    """Tells in one line, when a command ends, that stdout could not be written.
+
+    Args:
+      result: whether what is printed is the result, so that the command has failed.
+    """
+    with streams.guarded() as out:
+        try:
+            yield
+        except SystemExit as ended:
+            out.flush()
+            if out.failure is None or (ended.code and result):
+                raise
+            told = f"stdout cannot be written: {out.failure.strerror or out.failure}"
+            if result:
+                raise SystemExit(report(told, FAILED)) from ended
+            print(f"{told}; what was printed is lost", file=sys.stderr)
+            raise
 
 
 def _define_imports() -> None:

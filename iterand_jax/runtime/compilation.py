@@ -8,8 +8,12 @@ on; a library leaves the choice to the program that imports it.
 import contextlib
 import dataclasses
 import functools
+import glob
 import os
+import re
 import threading
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,26 +21,43 @@ from typing import Any
 import jax
 
 MIN_SECONDS = 0.1  # of compilation; JAX's own 1.0 leaves out most of a small run
+_FAILED_ENTRY = re.compile(
+    r"Error (?P<done>reading|writing) persistent compilation cache entry for "
+    r"'(?P<name>[\w.-]+)':"
+)
+
+
+def folder() -> Path:
+    """The user's cache: $XDG_CACHE_HOME/iterand_jax, or ~/.cache/iterand_jax.
+
+    Raises:
+      RuntimeError: there is no home.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "iterand_jax"
 
 
 def enable() -> None:
-    """Caches programs in $XDG_CACHE_HOME/iterand_jax, by default ~/.cache/iterand_jax.
+    """Caches programs in `folder()`.
 
-    Does nothing if a cache folder is set already, as by JAX_COMPILATION_CACHE_DIR, if
+    Chooses no folder if one is set already, as by JAX_COMPILATION_CACHE_DIR, if
     JAX_ENABLE_COMPILATION_CACHE=false disables it, or if the folder is not writable.
+    In any folder, entries that a full disk cuts are removed.
     """
     config: Any = jax.config  # its fields have no types
-    chosen = config.jax_compilation_cache_dir is not None
-    if chosen or not config.jax_enable_compilation_cache:
+    if not config.jax_enable_compilation_cache:
+        return
+    _mend_entries()
+    if config.jax_compilation_cache_dir is not None:
         return
     try:
-        folder = _folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        path = folder()
+        path.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(path, os.W_OK | os.X_OK):
         return
-    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_compilation_cache_dir", str(path))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
     older = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
@@ -44,6 +65,41 @@ def enable() -> None:
         # It mistakes tuning flags of the compiler for missing processor features, and
         # logs a long line for every program that it loads.
         config.update("jax_logging_level", "CRITICAL")
+
+
+def _mend_entries() -> None:
+    """Removes entries of the cache that JAX could not write or read.
+
+    JAX leaves a cut entry where the disk is full, and from then on warns at each start
+    that it cannot be read, and never replaces it. It reports both as warnings with the
+    program's name, which its entries' names begin with.
+    """
+    begun, show = time.time(), warnings.showwarning
+    if getattr(show, "mends_entries", False):
+        return
+
+    def mending(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        found = _FAILED_ENTRY.match(str(message))
+        if found is None:
+            show(message, *arguments, **options)
+        else:
+            since = begun if found["done"] == "writing" else 0.0
+            _remove_entries(found["name"], since)
+
+    mending.mends_entries = True  # type: ignore[attr-defined]
+    warnings.showwarning = mending
+    # By default one text is shown once, though entries of a program may be several.
+    warnings.filterwarnings("always", _FAILED_ENTRY.pattern, UserWarning)
+
+
+def _remove_entries(program: str, since: float) -> None:
+    """Removes the entries of a program that were written since a time."""
+    config: Any = jax.config
+    cache = Path(config.jax_compilation_cache_dir or os.devnull)
+    for path in cache.glob(f"{glob.escape(program)}-*-cache"):
+        with contextlib.suppress(OSError):  # another process has removed it
+            if path.stat().st_mtime >= since - 1:  # clocks of file systems are coarse
+                path.unlink()
 
 
 def compiler_options(dtype: str) -> dict[str, str]:
@@ -107,8 +163,3 @@ def _listen() -> None:
 
     jax.monitoring.register_event_duration_secs_listener(add)
     jax.monitoring.register_event_listener(note)
-
-
-def _folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "iterand_jax"

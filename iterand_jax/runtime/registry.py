@@ -138,11 +138,17 @@ class Registry(Generic[Entry]):
         except ModuleNotFoundError as error:
             missing = error.name or ""
             if module != missing and not module.startswith(f"{missing}."):
-                raise  # the module exists, but one that it imports does not
+                raise self._failed(name, module, error) from error  # one it imports
             raise ValueError(
                 f"the {self.what} {name!r}: there is no module {missing} in "
                 f"{', '.join(path or '.' for path in sys.path)}"
             ) from error
+        except Exception as error:  # of any kind: the module's own code
+            raise self._failed(name, module, error) from error
+
+    def _failed(self, name: str, module: str, error: Exception) -> ValueError:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return ValueError(f"the {self.what} {name!r}: importing {module}: {reason}")
 
     def _entry(self, name: str, value: Any) -> Entry:
         try:

@@ -11,19 +11,32 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedRunError(Exception):
-    """A run was stopped by a signal, with a checkpoint of its last step.
+    """A run was stopped by a signal, mostly with a checkpoint of its last step.
 
     Attributes:
-      step: steps done.
+      step: of the checkpoint that the same command continues from; 0 for none.
       number: the signal.
     """
 
-    def __init__(self, step: int, number: int):
-        """Stopped at a step by a signal."""
-        super().__init__(
-            f"stopped at step {step:,} by {signal.Signals(number).name}; the same "
-            "command continues from there"
-        )
+    def __init__(self, step: int, number: int, *, saved: bool = True):
+        """Stopped by a signal.
+
+        Args:
+          step: of the last checkpoint, 0 if there is none.
+          number: the signal.
+          saved: whether the run stopped at this step, and not at some later moment.
+        """
+        name = signal.Signals(number).name
+        if saved:
+            text = f"stopped at step {step:,} by {name}; the same command continues "
+            text += "from there"
+        elif step:
+            text = f"stopped by {name}; the same command continues from the checkpoint "
+            text += f"at step {step:,}"
+        else:
+            text = f"stopped by {name} before a checkpoint was written; the same "
+            text += "command starts from the beginning"
+        super().__init__(text)
         self.step = step
         self.number = number
 

@@ -4,11 +4,13 @@ What comes from a file is checked before anything is made of it: a made-up file 
 one ValueError, and makes no array larger than what the file itself holds allows.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +18,8 @@ from iterand_jax.runtime.files import write_atomically
 from iterand_jax.trees import sha256
 
 METADATA = "iterand_jax_ticket"
+MOST_HEADER = 2**23
+"""Bytes of names, shapes and metadata: of some twenty thousand leaves."""
 
 NATIVE = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
@@ -26,6 +30,18 @@ _AS_BITS = (
     *("float8_e5m2", "float8_e5m2fnuz"),
 )
 """NumPy has no names for these, so a file holds them as unsigned integers."""
+
+_NAMES = {
+    f"{kind}{8 * np.dtype(name).itemsize}": np.dtype(name)
+    for kind, names in {
+        "I": ("int8", "int16", "int32", "int64"),
+        "U": ("uint8", "uint16", "uint32", "uint64"),
+        "F": ("float16", "float32", "float64"),
+        "C": ("complex64",),
+    }.items()
+    for name in names
+} | {"BOOL": np.dtype(bool)}
+"""The dtypes by their names in a header."""
 
 DTYPES: Mapping[str, np.dtype] = {name: jnp.dtype(name) for name in NATIVE + _AS_BITS}
 
@@ -50,12 +66,23 @@ def from_bits(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def write(path: Path, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Writes a ticket's fields, to which its checksum is added, and its arrays."""
+    """Writes a ticket's fields, to which its checksum is added, and its arrays.
+
+    Raises:
+      ValueError: so many arrays that the header is beyond `MOST_HEADER`.
+    """
     from safetensors import numpy as safetensors
 
     fields["sha256"] = content_digest(fields, arrays)
     metadata = {METADATA: json.dumps(fields, sort_keys=True)}
-    write_atomically(path, safetensors.save(arrays, metadata))
+    content = safetensors.save(arrays, metadata)
+    size = int.from_bytes(content[:8], "little")
+    if size > MOST_HEADER:
+        raise ValueError(
+            f"{len(arrays):,} arrays need a header of {size:,} bytes; possible: "
+            f"{MOST_HEADER:,}"
+        )
+    write_atomically(path, content)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -64,18 +91,19 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
       ValueError: in one line, a file that is not there, cut short, or no ticket.
     """
-    from safetensors import safe_open
+    return read_header(path)[0], read_arrays(path)
 
-    try:
-        with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get(METADATA)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise ValueError(f"cannot read the ticket {path}: {error}") from error
-    except Exception as error:  # SafetensorError, or a dtype that NumPy does not have
-        raise ValueError(
-            f"{path} is not a complete ticket: {one_line(error)}"
-        ) from error
+
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, jax.ShapeDtypeStruct]]:
+    """The metadata of a file and the forms of its arrays, which are not read.
+
+    Raises:
+      ValueError: as `read`, a header beyond `MOST_HEADER`, or an array of a dtype that
+        tickets do not have.
+    """
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(METADATA)
+        forms = {name: _form(file.get_slice(name), name) for name in file.keys()}  # noqa: SIM118
     if text is None:
         raise ValueError(f"{path} is a safetensors file, but not a ticket")
     try:
@@ -84,7 +112,50 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError(f"{path} is damaged: its metadata is not JSON") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path} is damaged: its metadata is not a JSON object")
-    return fields, arrays
+    return fields, forms
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file.
+
+    Raises:
+      ValueError: as `read`.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; what it raises becomes a ValueError of one line."""
+    from safetensors import safe_open
+
+    try:
+        _check_header(path)
+        with safe_open(path, framework="np") as file:
+            yield file
+    except OSError as error:
+        raise ValueError(f"cannot read the ticket {path}: {error}") from error
+    except Exception as error:  # SafetensorError, or a dtype that NumPy does not have
+        raise ValueError(
+            f"{path} is not a complete ticket: {one_line(error)}"
+        ) from error
+
+
+def _check_header(path: Path) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is no regular file")  # a pipe would be waited for
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEADER:
+        raise ValueError(f"its header has {size:,} bytes; at most {MOST_HEADER:,}")
+
+
+def _form(entry: Any, name: str) -> jax.ShapeDtypeStruct:
+    dtype = _NAMES.get(entry.get_dtype())
+    if dtype is None:
+        raise ValueError(f"the array {name!r:.60} is of {entry.get_dtype()}")
+    return jax.ShapeDtypeStruct(tuple(entry.get_shape()), dtype)
 
 
 def content_digest(fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -93,8 +164,19 @@ def content_digest(fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
     return sha256({"metadata": text, **arrays})
 
 
+def is_whole(
+    checksum: Any, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> bool:
+    """Whether the content of a file has the checksum that the file says."""
+    try:
+        return checksum == content_digest(fields, arrays)
+    except RecursionError:  # fields that nest so deep are not ours
+        return False
+
+
 def one_line(error: Exception) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    words = " ".join(str(error).split())
+    """What an error says, in one line of at most 300 printable characters."""
+    words = "".join(c if c.isprintable() else " " for c in str(error))
+    words = " ".join(words.split())
     text = words if isinstance(error, ValueError) else f"{type(error).__name__} {words}"
     return text if len(text) <= 300 else text[:297] + "..."

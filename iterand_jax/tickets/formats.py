@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 from flax import traverse_util
 
@@ -31,6 +32,7 @@ __all__ = ["to_bcoo"]
 PyTree = Any
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAM, WEIGHTS = "program.jax", "weights.safetensors"
+VERSIONS = "versions.json"
 
 _CONV_NORM = re.compile(
     r"((?:BasicBlock|Bottleneck)_(\d+)/)?ConvNorm_(\d+)/(Conv|BatchNorm)_0/(\w+)"
@@ -93,6 +95,7 @@ def save_arrays(
     from safetensors import numpy as safetensors
 
     text = json.dumps(description.to_json(), sort_keys=True)
+    # safetensors 0.8.0 writes the memory of an array as it lies, not in C order. And
     # np.ascontiguousarray would turn scalars into arrays of shape (1,).
     contiguous = {name: np.asarray(leaf, order="C") for name, leaf in arrays.items()}
     write_atomically(path, safetensors.save(contiguous, {"description": text}))
@@ -108,9 +111,14 @@ def save_program(ticket: Ticket, folder: Path) -> None:
         weights = safetensors.numpy.load_file("weights.safetensors")
         logits = program.call(weights, images)  # uint8 (N, H, W, C)
 
+    versions.json has the versions that wrote it. An older jax may not read a program:
+    what jax 0.12 writes with a symbolic batch size, jax 0.10 refuses, although both
+    have the same calling convention.
+
     Args:
       ticket: to write.
-      folder: for program.jax and weights.safetensors; created if its parent exists.
+      folder: for program.jax, weights.safetensors and versions.json; created if its
+        parent exists.
     """
     from jax import export
 
@@ -128,6 +136,13 @@ def save_program(ticket: Ticket, folder: Path) -> None:
         weights, *_symbolic_inputs(description)
     )
     folder.mkdir(exist_ok=True)
+    versions = {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.version.__version__,
+        "calling_convention": exported.calling_convention_version,
+        "platforms": list(exported.platforms),
+    }
+    write_atomically(folder / VERSIONS, json.dumps(versions, indent=2).encode())
     write_atomically(folder / PROGRAM, bytes(exported.serialize()))
     save_arrays(arrays, description, folder / WEIGHTS)
 

@@ -5,27 +5,38 @@ For each leaf of the parameters, by its path, a ticket stores
     mask/PATH    one bit per weight, 1 for kept; missing for a leaf without a mask
     sign/PATH    one bit per kept weight, 1 for negative, and
     scale/PATH   their magnitude, if all kept weights share it (signed constant)
-    draw/PATH    the draw numbers of the kept weights that were resampled
-                 (`replay.draw_numbers`), and
-    gap/PATH     the number of kept weights between them that were not; used if the two,
+    drawn/PATH   one bit per kept weight, 1 for one that was resampled, and
+    draw/PATH    the draw numbers of those (`replay.draw_numbers`); used if the two,
                  encoded, are smaller than the weights
     kept/PATH    the kept weights themselves, if neither form applies
     leaf/PATH    a whole leaf without a mask
 
 A leaf with a mask only has its initial weights, which follow from the seed. Kept
-weights are in C order, and so are bits, with the highest bit of a byte first.
+weights are in C order, and so are bits, with the highest bit of a byte first. Where a
+code of bits (`codes`) is smaller, mask_code/PATH stands for mask/PATH, sign_code/PATH
+for sign/PATH and drawn_code/PATH for drawn/PATH.
+
+Earlier tickets have, instead of drawn/PATH, in gap/PATH the number of kept weights not
+resampled before each that was.
 """
 
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from iterand_jax.tickets.codes import (
+    decode,
+    decode_bits,
+    encode,
+    encode_bits,
+    filled,
+    places,
+)
 from iterand_jax.tickets.replay import NO_DRAW
 
-_WINDOW = -15  # raw deflate, without header and checksum
-MOST = 2**31 - 1  # weights of a leaf
+OF_BITS = ("drawn", "mask_code", "sign_code", "drawn_code")
+"""Kinds of arrays that tickets of the versions 1 and 2 do not have."""
 
 
 class Leaf(NamedTuple):
@@ -53,20 +64,20 @@ def pack(path: str, leaf: Leaf) -> dict[str, np.ndarray]:
         return {f"leaf/{path}": weights}
     # Signs and one magnitude, else draw numbers, else the weights.
     kept = weights[mask]
-    packed = {f"mask/{path}": np.packbits(mask)}
+    packed = _pack_bits("mask", path, mask)
     if numbers is not None and not numbers[mask].any():
         return packed  # the first draw
     sizes = np.abs(kept)
     if kept.size and np.all(sizes == sizes[0]):
-        packed[f"sign/{path}"] = np.packbits(np.signbit(kept))
+        packed |= _pack_bits("sign", path, np.signbit(kept))
         packed[f"scale/{path}"] = np.asarray(sizes[0])
         return packed
     if numbers is not None and NO_DRAW not in numbers[mask]:
-        redrawn = np.flatnonzero(numbers[mask])
-        gap = encode(np.diff(redrawn, prepend=-1) - 1)
-        draw = encode(numbers[mask][redrawn])
-        if gap.nbytes + draw.nbytes < kept.nbytes:
-            return packed | {f"gap/{path}": gap, f"draw/{path}": draw}
+        of_kept = numbers[mask]
+        drawn = _pack_bits("drawn", path, of_kept != 0)
+        drawn[f"draw/{path}"] = encode(of_kept[of_kept != 0])
+        if sum(array.nbytes for array in drawn.values()) < kept.nbytes:
+            return packed | drawn
     return packed | {f"kept/{path}": kept}
 
 
@@ -89,84 +100,61 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
             raise ValueError(f"{kind}/{path} is of {array.dtype}; possible: {dtype}")
         return array.ravel()
 
+    def get_bits(kind: str, count: int) -> np.ndarray | None:
+        code = packed.get(f"{kind}_code/{path}")
+        if code is not None:
+            return decode_bits(code.ravel(), count)
+        bits = get(kind, -(-count // 8), np.uint8)
+        return bits if bits is None else np.unpackbits(bits, count=count).view(bool)
+
     whole = get("leaf", like.size)
     if whole is not None:
         return Leaf(whole.reshape(like.shape))
-    bits = get("mask", -(-like.size // 8), np.uint8)
+    bits = get_bits("mask", like.size)
     if bits is None:
         raise ValueError(f"there is neither leaf/{path} nor mask/{path}")
-    mask = np.unpackbits(bits, count=like.size).astype(bool).reshape(like.shape)
+    mask = bits.reshape(like.shape)
     weights = np.zeros(like.shape, like.dtype)
     count = int(np.count_nonzero(mask))
-    signs, kept = get("sign", -(-count // 8), np.uint8), get("kept", count)
-    if signs is not None:
+    negative, kept = get_bits("sign", count), get("kept", count)
+    if negative is not None:
         scale = get("scale", 1)
         if scale is None:
             raise ValueError(f"there is sign/{path} and no scale/{path}")
-        negative = np.unpackbits(signs, count=count).astype(bool)
         weights[mask] = np.where(negative, -scale, scale)
         return Leaf(weights, mask)
     if kept is not None:
         weights[mask] = kept
         return Leaf(weights, mask)
     numbers = np.zeros(like.shape, np.int32)
-    numbers[mask] = _draw_numbers(path, packed, count)
+    numbers[mask] = _draw_numbers(path, packed, count, get_bits("drawn", count))
     return Leaf(weights, mask, numbers)
 
 
+def _pack_bits(kind: str, path: str, bits: np.ndarray) -> dict[str, np.ndarray]:
+    """Bits as they are, or as a code where that is smaller."""
+    plain, code = np.packbits(bits), encode_bits(bits)
+    if kind == "mask":  # what bounds all else of a leaf
+        code = filled(code, bits.size)
+    if code.nbytes < plain.nbytes:
+        return {f"{kind}_code/{path}": code}
+    return {f"{kind}/{path}": plain}
+
+
 def _draw_numbers(
-    path: str, packed: Mapping[str, np.ndarray], count: int
+    path: str, packed: Mapping[str, np.ndarray], count: int, drawn: np.ndarray | None
 ) -> np.ndarray:
     """The number of the draw of each kept weight, (count,) int32."""
     numbers = np.zeros(count, np.int32)
     if f"draw/{path}" not in packed:
         return numbers
-    if f"gap/{path}" not in packed:
-        raise ValueError(f"there is draw/{path} and no gap/{path}")
-    gaps = decode(packed[f"gap/{path}"], count)
-    drawn = decode(packed[f"draw/{path}"], count)
-    places = np.cumsum(gaps.astype(np.int64) + 1) - 1
-    if gaps.size != drawn.size or min(gaps.min(initial=0), drawn.min(initial=0)) < 0:
-        raise ValueError(f"gap/{path} and draw/{path} are not of the same weights")
-    if places.max(initial=0) >= max(count, 1):
-        raise ValueError(f"gap/{path} leads past the last of {count} kept weights")
-    numbers[places] = drawn
+    found = decode(packed[f"draw/{path}"].ravel(), count)
+    if drawn is None:
+        if f"gap/{path}" not in packed:
+            raise ValueError(f"there is draw/{path} and no gap/{path}")
+        drawn = np.zeros(count, bool)
+        drawn[places(decode(packed[f"gap/{path}"].ravel(), count), count)] = True
+    if np.count_nonzero(drawn) != found.size or found.min(initial=0) < 0:
+        raise ValueError(f"draw/{path} is not of the weights that were resampled")
+    numbers[drawn] = found
     return numbers
-
-
-def encode(numbers: np.ndarray) -> np.ndarray:
-    """Encodes nonnegative integers as uint8 bytes, close to their entropy.
-
-    The first byte is the number of bytes per integer; then follow, deflated, the lowest
-    bytes of all integers, the next bytes, and so on. For the draw numbers of a Conv6
-    the overhead over the entropy was 5 % with run-length matches only (as here), 12 %
-    with matches of any length, and 30 % with LZMA of the interleaved bytes.
-    """
-    numbers = np.asarray(numbers, "<u4")
-    width = max(1, -(-int(numbers.max(initial=0)).bit_length() // 8))
-    planes = numbers.view(np.uint8).reshape(-1, 4).T[:width]
-    deflate = zlib.compressobj(9, zlib.DEFLATED, _WINDOW, 9, zlib.Z_RLE)
-    code = deflate.compress(planes.tobytes()) + deflate.flush()
-    return np.frombuffer(bytes([width]) + code, np.uint8)
-
-
-def decode(code: np.ndarray, most: int = MOST) -> np.ndarray:
-    """The integers (n,), int32: the inverse of `encode`.
-
-    Raises:
-      ValueError: a code that no numbers have, or of more numbers than `most`.
-    """
-    width = int(code.flat[0]) if code.size and code.dtype == np.uint8 else 0
-    if not 1 <= width <= 4:
-        raise ValueError("a code of numbers does not start with their bytes, 1 to 4")
-    inflate = zlib.decompressobj(_WINDOW)
-    try:
-        content = inflate.decompress(code[1:].tobytes(), width * most + 1)
-    except zlib.error as error:
-        raise ValueError(f"a code of numbers is damaged: {error}") from error
-    if len(content) > width * most or not inflate.eof or len(content) % width:
-        raise ValueError(f"a code does not hold whole numbers, at most {most}")
-    planes = np.frombuffer(content, np.uint8)
-    numbers = np.zeros((planes.size // width, 4), np.uint8)
-    numbers[:, :width] = planes.reshape(width, -1).T
-    return numbers.view("<i4").ravel()

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from iterand_jax.distributions import Distribution, get_distribution
-from iterand_jax.keys import leaf_key
-from iterand_jax.trees import path_string
+from iterand_jax.keys import keyed, leaf_key
+from iterand_jax.trees import map_paths
 
 __all__ = ["last_redraws"]
 
@@ -41,6 +41,16 @@ class Drawn(Protocol):
 
     def fan_in(self, path: str, leaf: Any) -> float | None:
         """The fan-in of a leaf, None for one that is not drawn."""
+
+
+def initial_key(root: Array) -> Array:
+    """The key that a run samples its initial weights with, from its root key.
+
+    >>> import jax
+    >>> bool(initial_key(jax.random.key(0)) == keyed(jax.random.key(0), "method"))
+    True
+    """
+    return keyed(root, "method")
 
 
 def last_redraws(
@@ -182,12 +192,11 @@ def _map_drawn(f, tree: PyTree, subnetwork: Drawn) -> PyTree:
     """Maps f(path, leaf, draws) over the sampled leaves; the others become None."""
     distribution = _distribution(subnetwork)
 
-    def one_leaf(key_path, leaf):
-        path = path_string(key_path)
+    def one_leaf(path, leaf):
         fan_in = subnetwork.fan_in(path, leaf)
         return None if fan_in is None else f(path, leaf, _Draws(distribution, fan_in))
 
-    return jax.tree_util.tree_map_with_path(one_leaf, tree)
+    return map_paths(one_leaf, tree)
 
 
 def _redraw_keys(key: Array, path: str, step: int, k_per: int) -> Array:

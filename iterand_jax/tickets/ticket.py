@@ -23,18 +23,22 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from iterand_jax.data.text import WORDS, Vocabulary, as_lines, from_lines
+from iterand_jax.data.text import WORDS, Vocabulary, as_lines
 from iterand_jax.runtime import compilation, modes
-from iterand_jax.tickets import container, packing, tree
+from iterand_jax.tickets import claims, container, packing, tree
+from iterand_jax.tickets.claims import VOCABULARY
 from iterand_jax.tickets.metadata import Description
-from iterand_jax.trees import leaves_of, path_string, sha256
+from iterand_jax.trees import leaves_of, map_paths, sha256
 
 __all__ = ["Ticket"]
 
 PyTree = Any
-OF_NETWORK, OF_TREE = 1, 2  # versions of the file
-VOCABULARY = "vocabulary"
-MOST_WORDS = 2**26  # bytes of a vocabulary
+OF_NETWORK, OF_TREE, CODED = 1, 2, 3  # versions of the file
+SMALL = 2**24  # bytes of arrays that are read before their network is known
+
+
+class DamagedError(ValueError):
+    """The content of a file does not have the checksum that the file says."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -256,6 +260,8 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
                 f"{', '.join(container.DTYPES)}"
             )
     version = OF_NETWORK if ticket.description.leaves is None else OF_TREE
+    if any(name.split("/", 1)[0] in packing.OF_BITS for name in arrays):
+        version = CODED
     fields = {"version": version, **ticket.description.to_json()}
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
     container.write(path, fields, arrays)
@@ -291,22 +297,32 @@ def load(
       ValueError: in one line: the file is missing, truncated, not a ticket, of another
         version, a checksum does not match, or it is of another tree than `like`.
     """
-    fields, arrays = container.read(Path(path))
-    if fields.get("version") not in (OF_NETWORK, OF_TREE):
+    path = Path(path)
+    fields, forms = container.read_header(path)
+    if fields.get("version") not in (OF_NETWORK, OF_TREE, CODED):
         raise ValueError(
             f"{path} is a ticket of version {fields.get('version')!r:.60}; "
-            f"possible: {OF_NETWORK!r}, {OF_TREE!r}"
+            f"possible: {OF_NETWORK!r}, {OF_TREE!r}, {CODED!r}"
         )
-    if fields.pop("sha256", None) != container.content_digest(fields, arrays):
-        raise ValueError(f"{path} is damaged: its checksum does not match")
+    checksum = fields.pop("sha256", None)
+    # A large file is read once its network is known to need so much.
+    arrays = None
+    if sum(form.size * form.dtype.itemsize for form in forms.values()) <= SMALL:
+        arrays = _whole_arrays(path, checksum, fields)
     name = "a tree"
     try:
         description = Description.from_json(fields, network)
         named = " ".join(str(description.network.get("name", "")).split())
         name = f"the network {named:.60}"
-        name = "a tree" if fields["version"] == OF_TREE else name
-        ticket = _unpack(description, arrays, like, batch_stats)
+        name = name if description.leaves is None else "a tree"
+        abstract = tree.abstract(description, forms, like, batch_stats)
+        claims.check(description, *abstract, tree.in_their_forms(description, forms))
+        if arrays is None:
+            arrays = _whole_arrays(path, checksum, fields)
+        ticket = _unpack(description, arrays, *abstract)
         same = fields["rebuilt_sha256"] == _rebuilt_digest(ticket)
+    except DamagedError:
+        raise
     except Exception as error:  # of a made-up file any
         raise ValueError(
             f"{path} cannot be rebuilt as {name}: {container.one_line(error)}"
@@ -319,10 +335,21 @@ def load(
     return ticket
 
 
+def _whole_arrays(
+    path: Path, checksum: Any, fields: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays of a file, which has the checksum that it says."""
+    arrays = container.read_arrays(path)
+    if not container.is_whole(checksum, fields, arrays):
+        raise DamagedError(f"{path} is damaged: its checksum does not match")
+    return arrays
+
+
 def _pack(ticket: Ticket) -> dict[str, np.ndarray]:
     draws, masks = ticket.description.draws, leaves_of(ticket.masks)
     numbers: dict[str, np.ndarray] = {}
-    if draws is not None and draws.can_be_replayed():
+    many = claims.needs_many_programs(draws, leaves_of(ticket.params))
+    if draws is not None and draws.can_be_replayed() and not many:
         numbers = leaves_of(draws.numbers(ticket.params))
     arrays: dict[str, np.ndarray] = {}
     for path, weights in leaves_of(ticket.params).items():
@@ -339,10 +366,9 @@ def _pack(ticket: Ticket) -> dict[str, np.ndarray]:
 def _unpack(
     description: Description,
     arrays: Mapping[str, np.ndarray],
-    like: PyTree,
-    like_statistics: PyTree,
+    abstract: PyTree,
+    statistics: PyTree,
 ) -> Ticket:
-    abstract, statistics = tree.abstract(description, arrays, like, like_statistics)
     arrays = tree.in_their_dtypes(description, arrays)
     leaves = {
         path: packing.unpack(path, leaf, arrays)
@@ -351,19 +377,21 @@ def _unpack(
     structure = jax.tree.structure(abstract)
     columns = zip(*leaves.values(), strict=True) if leaves else ((), (), ())
     weights, masks, numbers = (jax.tree.unflatten(structure, x) for x in columns)
+    statistics = map_paths(lambda path, _: arrays[f"batch_stats/{path}"], statistics)
+    words = None
+    if VOCABULARY in arrays:
+        words = claims.words(arrays[VOCABULARY], description)
     # Leaves with draw numbers are rebuilt by a replay; the others were stored.
     if leaves_of(numbers):
         weights = _drawn(description, weights, numbers)
-
-    def statistic(path, leaf):
-        name = f"batch_stats/{path_string(path)}"
-        if arrays[name].shape != leaf.shape:
-            raise ValueError(f"{name} is of {arrays[name].shape}, not {leaf.shape}")
-        return arrays[name]
-
-    statistics = jax.tree_util.tree_map_with_path(statistic, statistics)
-    words = _words(arrays[VOCABULARY]) if VOCABULARY in arrays else None
-    return Ticket.of(description, weights, masks, statistics, words)
+        return Ticket.of(description, weights, masks, statistics, words)
+    return Ticket(
+        description=description,
+        params=weights,
+        masks=masks,
+        batch_stats=statistics,
+        words=words,
+    )
 
 
 def _drawn(description: Description, weights: PyTree, numbers: PyTree) -> PyTree:
@@ -379,14 +407,6 @@ def _drawn(description: Description, weights: PyTree, numbers: PyTree) -> PyTree
         draws.weights(numbers),
         is_leaf=_is_none,
     )
-
-
-def _words(lines: np.ndarray) -> tuple[str, ...]:
-    inflate = zlib.decompressobj()
-    text = inflate.decompress(lines.tobytes(), MOST_WORDS)
-    if not inflate.eof:
-        raise ValueError(f"its vocabulary is cut, or of over {MOST_WORDS:,} bytes")
-    return from_lines(text.decode())
 
 
 def _is_none(leaf) -> bool:

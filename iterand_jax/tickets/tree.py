@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from iterand_jax.checks import check_at_least
 from iterand_jax.distributions import DISTRIBUTIONS
+from iterand_jax.runtime.checks import check_at_least
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
 from iterand_jax.tickets import container
-from iterand_jax.tickets.metadata import Description, KeyDraws
-from iterand_jax.trees import leaves_of, path_string
+from iterand_jax.tickets.draws import KeyDraws
+from iterand_jax.tickets.metadata import Description
+from iterand_jax.trees import paths_of
 
 PyTree = Any
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
@@ -56,8 +57,9 @@ def checked_leaves(tree: PyTree, what: str) -> dict[str, Any]:
         that two leaves have.
     """
     leaves: dict[str, Any] = {}
+    names = paths_of(tree)
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        path = path_string(key_path)
+        path = names[key_path]
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise ValueError(
                 f"the leaf {path!r} of {what} is {leaf!r:.60}; possible: an array"
@@ -87,7 +89,8 @@ def key_draws(
 
     Raises:
       ValueError: a subnetwork without a key or a key without a subnetwork, a key of
-        another generator than JAX's, or impossible refreshes.
+        another generator than JAX's, impossible refreshes, or a subnetwork whose values
+        are not "masked".
     """
     if (subnetwork is None) != (key is None):
         missing = "subnetwork" if subnetwork is None else "key"
@@ -97,12 +100,15 @@ def key_draws(
     check_sampling_rate(sampling_rate)
     if subnetwork is None or key is None or subnetwork.distribution is None:
         return None
+    if subnetwork.values != "masked":
+        raise ValueError(
+            f"values={subnetwork.values!r:.60}: from a key a ticket rebuilds the drawn "
+            f"weights, which are not those that the network sees; possible: no "
+            f"subnetwork and key, and as weights what subnetwork.prune returns"
+        )
     distribution = subnetwork.drawn_from
     if DISTRIBUTIONS.get(distribution.name) != distribution:
         return None
-    fan_ins = {
-        path: subnetwork.fan_in(path, leaf) for path, leaf in leaves_of(weights).items()
-    }
     generator, data = _key_data("key", key)
     other, refresh_data = _key_data("refresh_key", key)
     if refresh_key is not None:
@@ -111,7 +117,7 @@ def key_draws(
         raise ValueError(f"key is of {generator}, refresh_key of {other}")
     return KeyDraws(
         distribution=distribution.name,
-        fan_ins={path: fan_in for path, fan_in in fan_ins.items() if fan_in},
+        fan_ins=subnetwork.fan_ins(weights),
         generator=generator,
         key=data,
         refresh_key=refresh_data,
@@ -123,7 +129,7 @@ def key_draws(
 
 def abstract(
     description: Description,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, jax.ShapeDtypeStruct],
     like: PyTree,
     like_statistics: PyTree,
 ) -> tuple[PyTree, PyTree]:
@@ -160,6 +166,15 @@ def in_their_dtypes(
                 bits, wanted = found[array], container.DTYPES[dtype]
                 found[array] = container.from_bits(bits, wanted)
     return found
+
+
+def in_their_forms(
+    description: Description, forms: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """`in_their_dtypes`, of arrays that are not read yet."""
+    empty = {name: np.empty(0, form.dtype) for name, form in forms.items()}
+    dtypes = {n: x.dtype for n, x in in_their_dtypes(description, empty).items()}
+    return {n: jax.ShapeDtypeStruct(forms[n].shape, dtypes[n]) for n in forms}
 
 
 def _said(leaves: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, dict]:
@@ -202,8 +217,7 @@ def _as_like(leaves: Mapping[str, Any], like: PyTree, what: str) -> PyTree:
 
 def _checked_masks(weights: Mapping[str, Any], masks: PyTree) -> dict[str, np.ndarray]:
     """{path: mask as booleans} of the leaves that have one."""
-    paths = jax.tree_util.tree_leaves_with_path(masks, is_leaf=lambda x: x is None)
-    said = {path_string(path) for path, _ in paths}
+    said = {*paths_of(masks).values()}
     for path in weights:
         if path not in said:
             raise ValueError(

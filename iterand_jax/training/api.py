@@ -18,10 +18,12 @@ from iterand_jax.configs import default, load
 from iterand_jax.data import own
 from iterand_jax.data.feeds import plan_sizes
 from iterand_jax.runtime import modes
+from iterand_jax.runtime.checks import check_at_least
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import exporting
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.config import NOTHING_GIVEN, Given, resolve
+from iterand_jax.training.fields import check as check_fields
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Callback
 from iterand_jax.training.run import Run
@@ -193,18 +195,21 @@ def _of_module(
     else:
         config.dataset.mean = config.dataset.std = None
     config.augmentation = "none" if dataset.augmentations else None
-    fraction = fields.get("dataset.validation_fraction", 0.1)
-    config.batch_size = fields.get("batch_size", min(128, max(1, sizes["train"] // 4)))
+    config.batch_size = min(128, max(1, sizes["train"] // 4))
+    _update(config, fields)
+    check_fields(config)
     _, steps_per_epoch = plan_sizes(
-        sizes, batch_size=config.batch_size, validation_fraction=fraction
+        sizes,
+        batch_size=config.batch_size,
+        validation_fraction=config.dataset.validation_fraction,
+        partial_batches=bool(config.dataset.partial_batches),
     )
     if steps is not None:
         if "epochs" in fields:
             raise ValueError(
                 f"steps={steps} and epochs={fields['epochs']}: pass only one of them"
             )
-        if steps < 1:
-            raise ValueError(f"steps must be an integer of at least 1; got {steps}")
+        check_at_least(1, steps, "steps is the length of the training")
         config.epochs = math.ceil(steps / steps_per_epoch)
     return config, Given(network, dataset)
 
@@ -212,7 +217,7 @@ def _of_module(
 def _update(config: ConfigDict, fields: Mapping[str, Any]) -> None:
     try:
         config.update_from_flattened_dict(fields)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # of ConfigDict: of many kinds
         reason = " ".join(str(error).split())
         raise ValueError(f"invalid field of the config: {reason}") from error
 

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from iterand_jax.trees import leaves_of, path_string, sha256
@@ -25,9 +27,44 @@ _CHECKSUM = "record_sha256"
 _NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """False for an error that Orbax logs with its traceback before it raises it.
+
+    It does both, several times for one error; whoever waits for the save reports it in
+    one line.
+    """
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+def _drop_closed_loops() -> None:
+    """Drops the tracebacks of callbacks that come when Orbax's event loop is closed.
+
+    Of a save that fails on a full disk, TensorStore ends its other writes after Orbax
+    has given up, one traceback each; the save's own error is raised.
+    """
+    show = sys.unraisablehook
+    if getattr(show, "drops_closed_loops", False):
+        return
+
+    def dropping(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
+            show(unraisable)
+
+    dropping.drops_closed_loops = True  # type: ignore[attr-defined]
+    sys.unraisablehook = dropping
+
+
 def zeros(abstract: PyTree) -> PyTree:
     """NumPy zeros of the same shapes and dtypes."""
     return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the finished checkpoints in a folder, without opening them."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 class IncompatibleCheckpointError(ValueError):
@@ -81,6 +118,9 @@ class CheckpointFolder:
             policies.append(_Best(keep_best, self._scores))
         if keep_steps:
             policies.append(preservation.CustomSteps(keep_steps))
+        # Only where checkpoints are ours: a program that imports this has its own logs.
+        absl_logging.get_absl_logger().addFilter(_is_not_of_orbax)
+        _drop_closed_loops()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -111,6 +151,8 @@ class CheckpointFolder:
         if score is not None:
             self._scores[step] = score
         with self._writing():
+            if not self._folder.is_dir():  # Orbax would make another one
+                raise FileNotFoundError(errno.ENOENT, "removed", str(self._folder))
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -143,9 +185,7 @@ class CheckpointFolder:
                     if self.steps() != steps:
                         return self.restore(abstract, at_most)
                 # ... and the system did not let us read it, as for lack of rights.
-                if _system_error(error) in _NO_DAMAGE:
-                    path = self._folder / str(step)
-                    raise OSError(f"{path} cannot be read: {_reason(error)}") from error
+                self._check_is_damage(error, step)
                 reason = _first_line(error)
                 damaged.append(f"{self._folder / str(step)} ({reason})")
                 _LOGGER.warning("damaged checkpoint: %s", damaged[-1])
@@ -180,8 +220,12 @@ class CheckpointFolder:
         except Exception as error:
             raise OSError(
                 f"a checkpoint cannot be written in {self._folder}: {_reason(error)}; "
-                "those before it are whole"
+                f"{self._kept()}"
             ) from error
+
+    def _kept(self) -> str:
+        steps = saved_steps(self._folder)
+        return f"that of step {steps[-1]:,} is whole" if steps else "there is none yet"
 
     def close(self) -> None:
         """Waits for pending writes and closes the manager."""
@@ -198,7 +242,21 @@ class CheckpointFolder:
                 f"no checkpoint of step {step} in {self._folder}; possible: "
                 f"{', '.join(map(str, steps)) or 'none'}"
             )
-        return self._restore_step(step, abstract)
+        try:
+            return self._restore_step(step, abstract)
+        except IncompatibleCheckpointError:
+            raise
+        except Exception as error:
+            self._check_is_damage(error, step)
+            path, reason = self._folder / str(step), _first_line(error)
+            raise ValueError(f"the checkpoint {path} is damaged ({reason})") from error
+
+    def _check_is_damage(self, error: Exception, step: int) -> None:
+        """Raises OSError if it was the system that did not let us read a checkpoint."""
+        no_thread = "can't start new thread" in str(error)  # which has no errno
+        if no_thread or _system_error(error) in _NO_DAMAGE:
+            path = self._folder / str(step)
+            raise OSError(f"{path} cannot be read: {_reason(error)}") from error
 
     def _restore_step(
         self, step: int, abstract: PyTree
@@ -206,10 +264,11 @@ class CheckpointFolder:
         # The record first, since it lists the saved leaves: if they are not the run's,
         # Orbax would fail with an error that looks like damage.
         paths, treedef = jax.tree_util.tree_flatten_with_path(abstract)
-        targets = leaves_of(zeros(abstract))
         record = self._read_record(step)
         record.pop("score", None)
-        self._check_leaves(step, record.pop("leaves", {}), _forms(targets))
+        wanted = _forms(leaves_of(abstract))
+        self._check_leaves(step, record.pop("leaves", {}), wanted)
+        targets = leaves_of(zeros(abstract))
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
         # Then the arrays, which must have the bytes that were saved.
         state = self._manager.restore(step, args=arguments).state

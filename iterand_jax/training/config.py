@@ -8,29 +8,42 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from iterand_jax import masks, subnetwork
 from iterand_jax.configs import default
+from iterand_jax.data import imagenet_feed
 from iterand_jax.data.datasets import DATASETS, Dataset
-from iterand_jax.distributions import get_distribution
+from iterand_jax.data.feeds import normalizer
+from iterand_jax.magnitude import SPARSITY_OF
 from iterand_jax.methods import METHODS, method_fields
 from iterand_jax.networks import NETWORKS
+from iterand_jax.training import fields, leaves, pruning, released
 from iterand_jax.training.procedures import PROCEDURES
-from iterand_jax.training.schedules import OPTIONS, SCHEDULES
+from iterand_jax.training.schedules import OPTIONS, SCHEDULES, get_schedule
 
+OF_EVERY_METHOD = ("distribution", "learning_rate", "weight_decay")
 OF_THE_METHOD = (
-    "distribution",
-    "learning_rate",
-    "weight_decay",
+    *OF_EVERY_METHOD,
     "sparsity",
     "k_per",
     "sampling_rate",
     "retrainings",
     "rewind_epochs",
     "unpruned",
+    "affine",
+    *pruning.OF_SCORES,
 )
+NOT_IN_RECIPES = ("unpruned", "affine", *pruning.OF_SCORES)
+"""Those of them that a method takes though its recipe does not have them."""
+
+BEST = ("accuracy", "loss")
 DTYPES = ("float32", "bfloat16")
-LARGEST_SEED = 2**32 - 1
 MATMUL_PRECISIONS = ("default", "high", "highest")
+CHOICES = {
+    "dtype": DTYPES,
+    "matmul_precision": MATMUL_PRECISIONS,
+    "resample": ("after", "before"),
+    "sparsity_of": SPARSITY_OF,
+}
+"""The possible values of fields that have few."""
 
 
 class Given(NamedTuple):
@@ -47,20 +60,25 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
     """The complete, checked config: None fields are filled from the method's recipe.
 
     Fields that the method does not use (K_per for SGD) stay None. Names that `given`
-    replaces are not looked up.
+    replaces are not looked up. `fields.FIELDS` has the type and range of each field.
 
     Raises:
       ValueError: an invalid value; the message lists the possible ones.
     """
-    _check_choice("method", config.method, methods_of(config))
-    recipe = config.recipe[config.method]
-    own = [*OF_THE_METHOD]
-    if config.method not in PROCEDURES:
-        own += [f for f in method_fields(config.method) if f not in own]
-    resolved = ConfigDict(config.to_dict())
+    resolved = ConfigDict(fields.plain(config.to_dict()))
+    fields.check(resolved)
+    recipe = _recipe(resolved)
     del resolved["recipe"]
+    own, needed = [*OF_THE_METHOD], {*OF_EVERY_METHOD}
+    if config.method in PROCEDURES:
+        needed |= PROCEDURES[config.method].fields
+    else:
+        of_method = method_fields(config.method)
+        own += [field for field in of_method if field not in own]
+        needed |= {field for field, required in of_method.items() if required}
     for field in OF_THE_METHOD:
-        if field not in recipe and resolved[field] is not None:
+        taken = field in recipe or field in NOT_IN_RECIPES
+        if not taken and resolved[field] is not None:
             raise ValueError(
                 f"{field}={resolved[field]} is not used by the method "
                 f"{config.method}; its own fields are {', '.join(recipe)}"
@@ -73,8 +91,31 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
             )
         if field not in resolved or resolved[field] is None:
             resolved[field] = value
+    for field in sorted(needed):
+        if resolved.get(field) is None:
+            raise ValueError(f"the method {config.method!r} needs a value for {field}")
+    fields.check(resolved)
+    if resolved.released:
+        settings = released.settings(resolved, config.learning_rate, given)
+        resolved.update_from_flattened_dict(settings)
     _check(resolved, given)
+    pruning.check_method(resolved, is_procedure=config.method in PROCEDURES)
     return resolved.lock()
+
+
+def _recipe(config: ConfigDict) -> ConfigDict:
+    """The recipe of the method that a config names."""
+    recipes = config.get("recipe")
+    if not isinstance(recipes, ConfigDict) or not all(
+        isinstance(name, str) and isinstance(recipe, ConfigDict)
+        for name, recipe in recipes.items()
+    ):
+        raise ValueError(
+            f"recipe must hold a group of fields for each method; got "
+            f"{fields.shown(recipes)}"
+        )
+    _check_choice("method", config.method, methods_of(config))
+    return recipes[config.method]
 
 
 def methods_of(config: ConfigDict) -> list[str]:
@@ -84,79 +125,53 @@ def methods_of(config: ConfigDict) -> list[str]:
     return [name for name in known if name in config.recipe] + own
 
 
-def _check(config: ConfigDict, given: Given) -> None:
-    _check_choice("dtype", config.dtype, DTYPES)
-    _check_choice("matmul_precision", config.matmul_precision, MATMUL_PRECISIONS)
+def from_saved(saved: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> ConfigDict:
+    """The checked config of a config.json, completed by newer fields.
+
+    It may come from anybody: no module that it names is imported.
+
+    Raises:
+      ValueError: as `resolve`.
+    """
+    config = ConfigDict(completed(saved))
+    fields.check(config)
+    _check(config, given, importing=False)
+    return config.lock()
+
+
+def _check(config: ConfigDict, given: Given, *, importing: bool = True) -> None:
+    for field, possible in CHOICES.items():
+        _check_choice(field, config[field], possible)
     _check_schedule(config)
-    _check_dataset(config, given)
-    _check_replicas(config, given)
+    _check_dataset(config, given, importing)
+    _check_leaves(config, given, importing)
+    _check_best(config)
+    _check_replicas(config, given, importing)
     if config.method in PROCEDURES:
         PROCEDURES[config.method].check(config)
-    get_distribution(config.distribution)
-    if config.sparsity is not None:
-        masks.check_sparsity(config.sparsity)
-    if config.sampling_rate is not None:
-        subnetwork.check_sampling_rate(config.sampling_rate)
-    whole = ("epochs", "batch_size", "accumulate_steps", "eval_batch_size", "replicas")
-    for field in (
-        *whole,
-        "log_every_steps",
-        "keep_checkpoints",
-        "k_per",
-        "retrainings",
-    ):
-        if config[field] is not None and config[field] < 1:
-            raise ValueError(
-                f"{field} must be an integer of at least 1; got {config[field]}"
-            )
-    for field, value in (
-        ("steps_per_dispatch", config.steps_per_dispatch),
-        ("checkpoint_every_steps", config.checkpoint_every_steps),
-        ("checkpoint_every_seconds", config.checkpoint_every_seconds),
-        ("keep_best_checkpoints", config.keep_best_checkpoints),
-        ("dataset.split_seed", config.dataset.split_seed),
-        ("rewind_epochs", config.rewind_epochs),
-    ):
-        if value is not None and value < 0:
-            raise ValueError(f"{field} must be an integer from 0; got {value}")
+    pruning.check(config)
+    if given.network is not None and config.affine is False:
+        raise ValueError(
+            "affine=False: the network is given, so what it has is its own; possible: "
+            "None, True"
+        )
     _check_seeds(config)
     _check_kept_epochs(config)
-    if not 0 < config.learning_rate < float("inf"):
-        raise ValueError(
-            f"learning_rate must be finite and above 0; got {config.learning_rate:g}"
-        )
-    if not all(std > 0 for std in config.dataset.std or ()):
-        raise ValueError(f"dataset.std must be above 0; got {config.dataset.std}")
-    for field, below in (("weight_decay", float("inf")), ("momentum", 1)):
-        if not 0 <= config[field] < below:
-            raise ValueError(
-                f"{field} must be in [0, {below:g}); got {config[field]:g}"
-            )
-    fraction = config.dataset.validation_fraction
-    if fraction is not None and not 0 < fraction < 1:
-        raise ValueError(
-            f"dataset.validation_fraction must be in (0, 1); got {fraction:g}"
-        )
 
 
 def _check_seeds(config: ConfigDict) -> None:
-    """Checks that seeds fit in 32 bits: a key uses no more, so others would repeat.
-
-    With replicas this holds for the last seed, too.
-    """
-    last = config.seed + config.replicas - 1
-    if config.seed < 0 or last > LARGEST_SEED:
-        of_replicas = f" with replicas={config.replicas}" if config.replicas > 1 else ""
+    """Checks that the last seed of replicas is a seed, too."""
+    largest = fields.LARGEST_SEED - config.replicas + 1
+    if config.seed > largest:
         raise ValueError(
-            f"seed must be an integer from 0 to "
-            f"{LARGEST_SEED - config.replicas + 1}{of_replicas}; got {config.seed}"
+            f"seed must be an integer from 0 to {largest} with replicas="
+            f"{config.replicas}; got {config.seed}"
         )
 
 
 def _check_kept_epochs(config: ConfigDict) -> None:
     for epoch in config.keep_checkpoint_epochs:
-        whole = isinstance(epoch, int) and not isinstance(epoch, bool)
-        if not whole or not 1 <= epoch <= config.epochs:
+        if epoch > config.epochs:
             raise ValueError(
                 f"keep_checkpoint_epochs must be integers from 1 to {config.epochs}, "
                 f"the epochs of the run; got {epoch!r}"
@@ -172,33 +187,48 @@ def _check_schedule(config: ConfigDict) -> None:
                 f"{field}={config[field]}: the fields of the schedule "
                 f"{config.schedule} are {', '.join(taken) or 'none'}"
             )
-    for field in ("warmup_epochs", "final_epochs"):
-        if field in taken and config[field] < 0:
-            raise ValueError(f"{field} must be an integer from 0; got {config[field]}")
-    for field in ("final_learning_rate", "decay_factor"):
-        if field in taken and not 0 < config[field] < float("inf"):
-            raise ValueError(
-                f"{field} must be finite and above 0; got {config[field]:g}"
-            )
-    if "milestones" in taken and not all(m >= 1 for m in config.milestones):
-        raise ValueError(f"milestones must be epochs from 1; got {config.milestones}")
+    # Building it checks that its parts fit into the epochs.
+    get_schedule(
+        config.schedule,
+        config.learning_rate,
+        epochs=config.epochs,
+        steps_per_epoch=1,
+        **{field: config[field] for field in taken},
+    )
 
 
-def _check_dataset(config: ConfigDict, given: Given) -> None:
+def _check_dataset(config: ConfigDict, given: Given, importing: bool) -> None:
     name, network = config.dataset.name, config.network.name
-    dataset = given.dataset or DATASETS.get(name, importing=True)
-    entry = None if given.network else NETWORKS.get(network, importing=True)
+    dataset = given.dataset or DATASETS.get(name, importing=importing)
+    entry = None if given.network else NETWORKS.get(network, importing=importing)
     for field, value in config.dataset.items():
-        if field != "name" and (value is not None) != (field in dataset.options):
+        if field == "name" or field in dataset.optional:
+            continue
+        if (value is not None) != (field in dataset.options):
+            fields = (*dataset.options, *dataset.optional)
             raise ValueError(
                 f"dataset.{field}={value}: the fields of the dataset {name} are "
-                f"{', '.join(dataset.options)}"
+                f"{', '.join(fields)}"
             )
+    fraction, seed = config.dataset.validation_fraction, config.dataset.split_seed
+    if "split_seed" in dataset.optional and (fraction is None) != (seed is None):
+        raise ValueError(
+            f"dataset.validation_fraction={fraction} and dataset.split_seed={seed}; "
+            f"possible: both or neither"
+        )
     if dataset.augmentations:
         _check_choice("augmentation", config.augmentation, dataset.augmentations)
     elif config.augmentation is not None:
         raise ValueError(
             f"augmentation={config.augmentation} is not used by the dataset {name}"
+        )
+    if config.dataset.on_bad_image is not None:
+        possible = imagenet_feed.ON_BAD_IMAGE
+        _check_choice("dataset.on_bad_image", config.dataset.on_bad_image, possible)
+    if config.dataset.mean is not None:
+        channels, dtype = dataset.inputs[0].shape[-1], dataset.inputs[0].dtype
+        normalizer(
+            config.dataset.mean, config.dataset.std, channels=channels, dtype=dtype
         )
     if entry is not None and entry.takes_texts != dataset.is_text:
         text = dataset.is_text
@@ -209,10 +239,41 @@ def _check_dataset(config: ConfigDict, given: Given) -> None:
         )
 
 
-def _check_replicas(config: ConfigDict, given: Given) -> None:
+def _check_leaves(config: ConfigDict, given: Given, importing: bool) -> None:
+    """Checks what is said of single leaves, as far as it needs no network."""
+    treatments = leaves.parse(config.unpruned or ())
+    vectors = config.network.vectors
+    dataset = given.dataset or DATASETS.get(config.dataset.name, importing=importing)
+    if vectors is not None and not dataset.is_text:
+        raise ValueError(
+            f"network.vectors={vectors}: the dataset {config.dataset.name} has no "
+            f"words; possible: None"
+        )
+    if config.method in PROCEDURES:
+        fixed = [t.pattern for t in treatments if t.how == "fixed"]
+        for field, value in (("network.vectors", vectors), ("unpruned", fixed)):
+            if value:
+                raise ValueError(
+                    f"the method {config.method} trains all weights that it does not "
+                    f"prune, and rewinds them: {field}={value} is not possible"
+                )
+
+
+def _check_best(config: ConfigDict) -> None:
+    if config.test_best is None:
+        return
+    _check_choice("test_best", config.test_best, BEST)
+    if config.dataset.validation_fraction is None:
+        raise ValueError(
+            f"test_best={config.test_best}: {config.dataset.name} has no validation "
+            f"images beside those that it is tested on; possible: None"
+        )
+
+
+def _check_replicas(config: ConfigDict, given: Given, importing: bool) -> None:
     if config.replicas <= 1:
         return
-    dataset = given.dataset or DATASETS.get(config.dataset.name, importing=True)
+    dataset = given.dataset or DATASETS.get(config.dataset.name, importing=importing)
     if not dataset.resident:
         possible = [name for name, d in DATASETS.table.items() if d.resident]
         raise ValueError(
@@ -254,7 +315,7 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     whole = default.get_config().to_dict()
     del whole["recipe"]
     for field, value in saved.items():
-        nested = isinstance(value, Mapping) and field in whole
+        nested = isinstance(value, Mapping) and isinstance(whole.get(field), dict)
         whole[field] = {**whole[field], **value} if nested else value
     return whole
 
@@ -263,10 +324,17 @@ def differences(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
     """Lines "field: value / other value" for the fields in which two configs differ."""
     flat, other_flat = _flatten(config), _flatten(other)
     return [
-        f"{field}: {flat.get(field, '(none)')} / {other_flat.get(field, '(none)')}"
+        f"{field}: {_short(flat.get(field, '(none)'))} / "
+        f"{_short(other_flat.get(field, '(none)'))}"
         for field in sorted(flat.keys() | other_flat.keys())
         if flat.get(field, "(none)") != other_flat.get(field, "(none)")
     ]
+
+
+def _short(value: Any) -> str:
+    """A value of a config in at most 100 printable characters."""
+    text = str(value)
+    return text if len(text) <= 100 and text.isprintable() else f"{text!r:.100}"
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

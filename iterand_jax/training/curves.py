@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from iterand_jax.runtime import files
 from iterand_jax.runtime.pictures import new_figure, set_title
 from iterand_jax.training.logs import read_lines
 
@@ -27,7 +28,7 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
       k_per: the randomization period in steps, None for methods without one.
     """
     records = read_lines(workdir / "metrics.jsonl")
-    steps, epochs = ([r for r in records if r["kind"] == k] for k in ("step", "epoch"))
+    steps, epochs = (_drawn(records, kind) for kind in ("step", "epoch"))
     churn = [100 * record["mask_churn"] for record in steps if "mask_churn" in record]
     heights = [3, 3, 1.4, 1.4] if churn else [3, 3, 1.4]
     figure = new_figure(8, 9.2 if churn else 8)
@@ -63,8 +64,29 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     path = workdir / "curves.png"
-    figure.savefig(path, dpi=120)
+    with files.named(path):
+        figure.savefig(path, dpi=120)
     return path
+
+
+_MEANS = ("train_loss", "train_accuracy")
+_FIELDS = {
+    "step": _MEANS,
+    "epoch": (*_MEANS, "validation_loss", "validation_accuracy", "learning_rate"),
+}
+
+
+def _drawn(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The records of a kind that have what is drawn of it, by ascending steps."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        churn = [record["mask_churn"]] if "mask_churn" in record else []
+        values = [*(record.get(field) for field in _FIELDS[kind]), *churn]
+        numbers = all(isinstance(value, int | float) for value in values)
+        last = found[-1]["step"] if found else 0
+        if record.get("kind") == kind and numbers and record["step"] > last:
+            found.append(record)
+    return found
 
 
 def _draw_means(

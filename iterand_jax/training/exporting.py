@@ -17,12 +17,14 @@ from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
 from iterand_jax.runtime.terminal import table
 from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
-from iterand_jax.tickets.metadata import Description, Draws
+from iterand_jax.tickets.draws import Draws
+from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training import pruning
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.run import Run, build
 from iterand_jax.training.step import State
-from iterand_jax.training.workdir import read_json, restore
+from iterand_jax.training.workdir import read_config, restore
 from iterand_jax.trees import leaves_of
 
 PyTree = Any
@@ -69,11 +71,11 @@ def export(
         network, the output cannot be written, or the ticket's outputs differ from
         the run's.
     """
-    config = read_json(workdir / "config.json")
+    config = read_config(workdir)
     _check_output(output, is_folder=name == "stablehlo")
     if name == "torchvision":
-        formats.check_torchvision(config["network"]["name"])
-    words = words_of(workdir, config) if name == "ticket" else None
+        formats.check_torchvision(config.network.name)
+    words = words_of(workdir, config.to_dict()) if name == "ticket" else None
     run, state, _ = restore(workdir, step)
     ticket = ticket_of(run, state, words)
     check_params(run, state, ticket)
@@ -128,7 +130,9 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
     """The ticket of a state; for a run without masks, its dense weights."""
     config, method = run.config, run.method
     draws, masks, weights = None, run.masks(state), run.weights(state)
-    if method.resampling is not None:
+    if method.rescales:  # what the network sees follows from no draw
+        weights = run.params(state)
+    elif method.resampling is not None:
         k_per, sampling_rate = method.resampling
         draws = Draws(
             seed=config.seed,
@@ -136,11 +140,7 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
             step=int(state.step),
             k_per=k_per,
             sampling_rate=sampling_rate,
-            fan_ins={
-                path: fan_in
-                for path, leaf in leaves_of(weights).items()
-                if (fan_in := run.subnetwork.fan_in(path, leaf)) is not None
-            },
+            fan_ins=run.fan_ins,
         )
     if masks is None:
         masks = jax.tree.map(lambda _: None, weights)
@@ -150,7 +150,7 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
             "name": config.network.name,
             "num_classes": run.dataset.outputs,
             "width": config.network.width,
-            "affine": method.trains_weights,
+            "affine": run.affine,
             "dtype": config.dtype,
         },
         inputs=tuple((x.shape, x.dtype.name) for x in run.dataset.inputs),
@@ -163,6 +163,7 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
             "method": config.method,
             "distribution": config.distribution,
             "sparsity": config.sparsity,
+            **pruning.options(config),
             "step": int(state.step),
         },
     )
@@ -266,7 +267,7 @@ def sizes(ticket: Ticket, arrays: dict[str, Any]) -> dict[str, str]:
     """The size of a ticket's arrays by kind, and in all compared with float32."""
     by_kind: dict[str, int] = {}
     for name, array in arrays.items():
-        kind = name.split("/")[0]
+        kind = name.split("/")[0].removesuffix("_code")
         by_kind[kind] = by_kind.get(kind, 0) + array.nbytes
     statistics = by_kind.pop("batch_stats", 0)
     vocabulary = by_kind.pop("vocabulary", 0)

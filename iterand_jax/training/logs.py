@@ -4,20 +4,64 @@ import collections
 import concurrent.futures
 import contextlib
 import json
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from iterand_jax.runtime.files import write_atomically
 
+_LOGGER = logging.getLogger(__name__)
+MOST_TOLD = 5  # damaged lines
+
+
+class DamagedLine(NamedTuple):
+    """A line of a log that is not a record.
+
+    Attributes:
+      number: of the line, from 1.
+      reason: what is wrong with it.
+      content: the line itself.
+    """
+
+    number: int
+    reason: str
+    content: bytes
+
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line truncated by a kill is skipped."""
+    """The records of a metrics.jsonl; a last line truncated by a kill is skipped.
+
+    So are damaged lines (`read_log`), which a run sets aside when it continues.
+    """
+    return read_log(path)[0]
+
+
+def read_log(path: Path) -> tuple[list[dict[str, Any]], list[DamagedLine]]:
+    """The records of a metrics.jsonl, and its lines that are none.
+
+    A record is a JSON object with a step. The last line, if it does not end, was cut by
+    a kill and is in neither list.
+    """
     if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+        return [], []
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file")  # a pipe would be waited for
+    records, damaged = [], []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            record = json.loads(line.decode())
+            json.dumps(record)
+        except (ValueError, RecursionError):
+            damaged.append(DamagedLine(number, "it is not JSON", line))
+            continue
+        step = record.get("step") if isinstance(record, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool):
+            damaged.append(DamagedLine(number, "it has no step", line))
+            continue
+        records.append(record)
+    return records, damaged
 
 
 class _Events:
@@ -78,7 +122,9 @@ class MetricsLog:
         self._path, self._folder = workdir / "metrics.jsonl", workdir / "tensorboard"
         with contextlib.ExitStack() as opened:
             with _writing(self._path):
-                kept = [r for r in read_lines(self._path) if r["step"] <= from_step]
+                records, damaged = read_log(self._path)
+                self._set_aside(damaged)
+                kept = [r for r in records if r["step"] <= from_step]
                 lines = "".join(json.dumps(r) + "\n" for r in kept)
                 write_atomically(self._path, lines)
                 self._file = opened.enter_context(open(self._path, "a"))
@@ -98,6 +144,21 @@ class MetricsLog:
             self._file.flush()
         with _writing(self._folder):
             self._events.write(record["step"], numbers)
+
+    def _set_aside(self, damaged: Sequence[DamagedLine]) -> None:
+        """Moves lines that cannot be read to a file beside the log, and names them."""
+        if not damaged:
+            return
+        target = self._path.with_name("damaged_" + self._path.name)
+        with open(target, "ab") as file:
+            file.writelines(line.content + b"\n" for line in damaged)
+        for line in damaged[:MOST_TOLD]:
+            _LOGGER.warning(
+                "damaged line %d of %s: %s; set aside in %s",
+                *(line.number, self._path, line.reason, target.name),
+            )
+        if len(damaged) > MOST_TOLD:
+            _LOGGER.warning("%d lines of %s are damaged", len(damaged), self._path)
 
     def close(self) -> None:
         """Closes both files."""

@@ -24,6 +24,7 @@ from iterand_jax.training.numbers import unpack
 from iterand_jax.training.programs import compile_programs
 from iterand_jax.training.replica import Callback, Outcome, Replica, restore_together
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.shared import Shared
 from iterand_jax.training.startup import Startup
 
 _FAILURE = 1000  # beyond any signal
@@ -65,13 +66,14 @@ def train_together(
     *,
     startup: Startup | None = None,
     callbacks: Sequence[Callback] = (),
+    shared: Shared | None = None,
 ) -> list[Outcome]:
     """Trains runs that differ only in their seeds in one program, as if each alone.
 
     Each has a separate workdir. All resume from the newest step that all of them have
     saved. `startup` gets the parts of this start; the time to the first step counts
     from its begin, by default from now. In process 0 each log record is passed to the
-    callbacks.
+    callbacks. `shared` has the data and programs of earlier runs, and keeps these.
 
     Raises:
       NonFiniteLossError, InterruptedRunError, ValueError: as `train_and_evaluate`.
@@ -83,7 +85,7 @@ def train_together(
     ]
     try:
         with contextlib.ExitStack() as ended:
-            return _Trainer(replicas, startup, ended).run()
+            return _Trainer(replicas, startup, ended, shared or Shared()).run()
     finally:
         runs[0].feed.close()
         for replica in replicas:
@@ -98,17 +100,22 @@ class _Trainer:
         replicas: Sequence[Replica],
         startup: Startup,
         ended: contextlib.ExitStack,
+        shared: Shared,
     ):
-        self._replicas, self._startup = replicas, startup
+        self._replicas, self._startup, self._shared = replicas, startup, shared
         first, *others = replicas
         self._run = run = first.run  # shared by all, except seeds and states
         self._roots = tuple(replica.run.root for replica in replicas)
         self._stop: int | None = None  # the signal that all processes know of
-        print("compiling ...", flush=True)
+        kept = shared.programs(run, len(replicas))
+        if kept is None:
+            print("compiling ...", flush=True)
+        else:
+            self._programs = kept
         # Data that stays on devices has known shapes: compile while it is read.
         # The pmap of the refresh can be lowered for shapes by a process alone only.
         early = run.dataset.resident and hosts.are_alone()
-        if early:
+        if early and kept is None:
             replicated = parallel.replicated(run.mesh)
             shapes = with_sharding(run.abstract, replicated)
             self._programs = compile_programs(run, [shapes] * len(replicas), startup)
@@ -119,7 +126,11 @@ class _Trainer:
         self._dispatched: collections.deque[_Dispatched] = collections.deque()
         self._observed = self._start  # the step up to which `_dispatched` was read
         with self._clock.measure("reading"), startup.part("reading"):
-            run.feed.open(run.root, first.record.position)
+            opened = shared.feed(run)
+            if opened is None:
+                run.feed.open(run.root, first.record.position)
+            else:
+                run.feed.open_beside(opened, run.root)
             for other in others:
                 other.run.feed.open_beside(run.feed, other.run.root)
             for replica in replicas:
@@ -169,10 +180,12 @@ class _Trainer:
             if heard:
                 raise InterruptedRunError(step, heard)
         self._programs.wait()  # of a short run one may still compile, and be recorded
-        return [
+        outcomes = [
             replica.finish(self._programs, self._startup.parts)
             for replica in self._replicas
         ]
+        self._shared.keep(self._run, len(self._replicas), self._programs)
+        return outcomes
 
     def _until_event(self, step: int, stop: StopRequest) -> int:
         """Trains until the next refresh, log, validation or checkpoint, or a stop."""
@@ -180,11 +193,16 @@ class _Trainer:
         periods = [
             run.config.log_every_steps,
             run.feed.steps_per_epoch,
-            run.method.refresh_every,
+            0 if run.config.resample == "before" else run.method.refresh_every,
             run.config.checkpoint_every_steps,
         ]
         end = min(step - step % period + period for period in periods if period)
         end = min(end, run.total_steps)
+        every = run.method.refresh_every
+        if every and run.config.resample == "before":
+            if (step + 1) % every == 0:
+                self._refresh(step + 1)
+            end = min(end, step + every - (step + 1) % every)
         while step < end and self._stop is None:
             begun = time.perf_counter()
             batches = self._batches(step, stop)
@@ -281,11 +299,10 @@ class _Trainer:
         """
         config, run, replicas = self._run.config, self._run, self._replicas
         refresh_every = run.method.refresh_every
-        if refresh_every and step % refresh_every == 0:
+        after = refresh_every and config.resample == "after"
+        if after and step % refresh_every == 0:
             self._ask(step)
-            self._observe()
-            for replica in replicas:
-                replica.refresh(self._programs, step)
+            self._refresh(step)
         self._ask(step, logs=step % config.log_every_steps == 0)
         epoch, rest = divmod(step, run.feed.steps_per_epoch)
         if rest == 0:
@@ -296,10 +313,16 @@ class _Trainer:
         if self._is_due(step, epoch, rest):
             self._save(step)
 
+    def _refresh(self, number: int) -> None:
+        """Resamples what is due with the update of this number, from 1."""
+        self._observe()
+        for replica in self._replicas:
+            replica.refresh(self._programs, number)
+
     def _is_due(self, step: int, epoch: int, rest: int) -> bool:
         """Whether to save after a step, which is the `rest`th after an epoch."""
         config = self._run.config
-        chosen = config.keep_best_checkpoints or epoch in config.keep_checkpoint_epochs
+        chosen = self._run.keep_best or epoch in config.keep_checkpoint_epochs
         if step == self._run.total_steps or (rest == 0 and chosen):
             return True
         every = config.checkpoint_every_steps

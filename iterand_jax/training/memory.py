@@ -1,9 +1,11 @@
 """The memory that a run needs per device, printed before its first step."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from iterand_jax.runtime.terminal import table
 from iterand_jax.training.step import State
@@ -41,6 +43,47 @@ def report(
         whole = sum(sizes.values()) + peak(largest)
         rows["evaluation"] = f"{_shown(whole)} per device, the state included"
     return table(rows)
+
+
+def check_fits(
+    config: ConfigDict, states: Sequence[State], inputs: Sequence[jax.ShapeDtypeStruct]
+) -> None:
+    """Refuses what certainly does not fit, before anything is compiled or written.
+
+    Activations and the data come in addition, so that what passes may still not fit.
+
+    Args:
+      config: resolved.
+      states: of all runs that train together, as shapes.
+      inputs: the arguments of the network for one example.
+
+    Raises:
+      ValueError: the states and a batch need more memory than a device has.
+    """
+    has = capacity()
+    held = _bytes([getattr(state, part) for state in states for part in PARTS])
+    batch = _bytes(inputs) * max(
+        config.batch_size // config.accumulate_steps, config.eval_batch_size
+    )
+    needed = held + batch // jax.device_count()
+    if has is not None and needed > has:
+        raise ValueError(
+            f"the states of {len(states)} runs need {_shown(held)} and a batch "
+            f"{_shown(batch)}, more than the {_shown(has)} of a device; possible: a "
+            "smaller network.width, replicas, batch_size or eval_batch_size"
+        )
+
+
+def capacity() -> int | None:
+    """The bytes of memory of a device, None if they are not known.
+
+    Devices of a CPU share its memory.
+    """
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return pages // len(devices)
+    return (devices[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _largest(programs: Iterable[jax.stages.Compiled]) -> Any:

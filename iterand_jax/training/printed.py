@@ -65,6 +65,11 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
     }
     if not rows["start-up"]:
         del rows["start-up"]
+    if "best_epoch" in result:
+        rows["test accuracy"] += (
+            f"; {result['best_test_accuracy']:.2f} % after epoch "
+            f"{result['best_epoch']}, the best by validation"
+        )
     if not result["redrawn"]:
         del rows["resampled"]
     if kept == result["parameters"]:

@@ -18,10 +18,12 @@ class Procedure(NamedTuple):
     Attributes:
       check: raises ValueError for a resolved config that it cannot train.
       stages: the resolved configs of its runs, in their order.
+      fields: those that it needs of a config.
     """
 
     check: Callable[[ConfigDict], None]
     stages: Callable[[ConfigDict], list[ConfigDict]]
+    fields: frozenset[str]
 
 
 def _magnitude_stages(config: ConfigDict) -> list[ConfigDict]:
@@ -57,7 +59,8 @@ def _check_magnitude(config: ConfigDict) -> None:
             )
 
 
-PROCEDURES = {"imp": Procedure(_check_magnitude, _magnitude_stages)}
+_OF_MAGNITUDE = frozenset(("sparsity", "retrainings", "rewind_epochs"))
+PROCEDURES = {"imp": Procedure(_check_magnitude, _magnitude_stages, _OF_MAGNITUDE)}
 """By name; "imp" is iterative magnitude pruning."""
 
 

@@ -169,15 +169,28 @@ def _copy(run: DataRun, states: tuple[State, ...]) -> tuple[State, ...]:
 def compile_steps(
     run: DataRun, states: Sequence[State], shapes: PyTree, *, looped: bool = False
 ) -> jax.stages.Compiled:
+    """`steps` of runs like this one, compiled.
+
+    Args:
+      run: any of the runs; they differ in their seeds.
+      states: one for each run, which every call donates.
+      shapes: the shapes of one run's arguments, one of the feed's `train_shapes`.
+      looped: as in `steps`.
+    """
+    size = len(states)
+    arguments = tuple(states), (shapes,) * size, (run.root,) * size, 1
+    with jax.default_matmul_precision(run.config.matmul_precision):
+        return steps(run, looped=looped).lower(*arguments).compile()
+
+
+def steps(run: DataRun, *, looped: bool) -> jax.stages.Wrapped:
     """(states, arguments, roots, count) -> states, each `count` steps further.
 
     The runs that train together are unrolled in one program, one after another: under
     vmap their convolutions would become grouped ones, which are slower.
 
     Args:
-      run: any of the runs; they differ in their seeds.
-      states: one for each run, which every call donates.
-      shapes: the shapes of one run's arguments, one of the feed's `train_shapes`.
+      run: any of the runs.
       looped: whether count may be more than 1, with the same arguments for all these
         steps. On CPU the gradient of a convolution is 30 times slower in a loop.
     """
@@ -197,13 +210,9 @@ def compile_steps(
             return advanced(states)
         return lax.fori_loop(0, count, lambda _, s: advanced(s), states)
 
-    jitted = jax.jit(
+    return jax.jit(
         train,
         donate_argnums=0,
         out_shardings=parallel.replicated(run.mesh),
         compiler_options=compilation.compiler_options(run.config.dtype),
     )
-    size = len(states)
-    roots = (run.root,) * size
-    with jax.default_matmul_precision(run.config.matmul_precision):
-        return jitted.lower(tuple(states), (shapes,) * size, roots, 1).compile()

@@ -3,7 +3,9 @@
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -21,6 +23,15 @@ LIBRARIES = (
     "opencv-python-headless",
 )
 CPU_INFORMATION = Path("/proc/cpuinfo")
+
+UNKNOWN = "unknown"
+UNKNOWN_PART: Mapping[str, Any] = {
+    "device": "unknown device",
+    "precision": UNKNOWN,
+    "versions": {},
+    "commit": UNKNOWN,
+}
+"""What computed the steps of a checkpoint that does not say it."""
 
 
 def versions() -> dict[str, str]:
@@ -42,10 +53,10 @@ def commit() -> str:
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return "unknown"
+        return UNKNOWN
     revision = _git(root, "rev-parse", "HEAD")
     if not revision:
-        return "unknown"
+        return UNKNOWN
     code = ("--untracked-files=no", "--", ".", ":!results")
     changed = _git(root, "status", "--porcelain", *code)
     return revision + ("+changes" if changed else "")
@@ -99,9 +110,10 @@ def _vectors() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    # Nothing is written: on a full disk, `git status` leaves a lock that stops git.
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
             capture_output=True,
             text=True,
             timeout=10,

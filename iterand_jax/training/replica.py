@@ -1,23 +1,30 @@
 """One of the runs that train together: its state, its log, its checkpoints."""
 
 import dataclasses
+import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from iterand_jax.data.text import as_lines
+from iterand_jax.data.vectors import Vectors
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
-from iterand_jax.training import churn, parallel
+from iterand_jax.training import churn, drawn, parallel, provenance, pruning
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
-from iterand_jax.training.evaluation import means
+from iterand_jax.training.evaluation import Evaluation, means
 from iterand_jax.training.logs import BackgroundLog, Clock, MetricsLog, SilentLog
 from iterand_jax.training.numbers import Numbers
 from iterand_jax.training.programs import Programs
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 from iterand_jax.trees import sha256
+
+MISSING_FILE = "missing_words.txt"
+"""The file in a workdir that lists the words that `config.network.vectors` lacks."""
 
 Callback = Callable[[dict[str, Any]], None]
 """Called with each log record: a line of metrics.jsonl plus its "seed"."""
@@ -37,12 +44,74 @@ class Record:
         the last start.
       validation_accuracy: after each epoch so far, in %.
       position: the position of the feed.
+      validation_loss: after each epoch so far.
+      vectors: of the file that an embedding started as: its sha256, and how many words
+        it was searched for and how many it lacked; None without one.
+      fan_ins: of the weights that were drawn, by path; None if they are trained.
+      steps_per_epoch: in which a sparsity schedule counts; None for other runs.
+      parts: what the run was computed by: the first "step", "device", "precision",
+        "versions" and "commit" of each part; one for most runs.
     """
 
     redrawn: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     validation_accuracy: list[float] = dataclasses.field(default_factory=list)
     position: Any = None
+    validation_loss: list[float] = dataclasses.field(default_factory=list)
+    vectors: dict[str, Any] | None = None
+    fan_ins: dict[str, float] | None = None
+    parts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    steps_per_epoch: int | None = None
+
+    def best_epoch(self, by: str) -> int:
+        """The epoch, from 1, of the best validation "accuracy" or "loss".
+
+        Of equal ones the newest, as `Checkpoints` keeps it.
+        """
+        scores = self.scores(by)
+        return max(range(len(scores)), key=lambda i: (scores[i], i)) + 1
+
+    def scores(self, by: str | None) -> list[float]:
+        """What ranks the epochs so far, larger for better; by default the accuracy."""
+        if by == "loss":
+            losses = self.validation_loss
+            return [-math.inf if math.isnan(loss) else -loss for loss in losses]
+        return self.validation_accuracy
+
+
+_OF_A_PART = ("device", "precision")
+
+
+def _dicts(parts: Any) -> list[dict[str, Any]]:
+    if not isinstance(parts, list) or not all(isinstance(p, dict) for p in parts):
+        raise ValueError(f"the record of a checkpoint has {parts!r:.60}")
+    return parts
+
+
+def record_of(fields: dict[str, Any]) -> Record:
+    """The record of a checkpoint.
+
+    Raises:
+      ValueError: it is not one that a run wrote.
+    """
+    names = {field.name for field in dataclasses.fields(Record)}
+    found = Record(**{name: fields[name] for name in names & fields.keys()})
+    numbers: list[Any] = [found.redrawn, found.steps_per_epoch or 0]
+    for values, kind in (
+        (found.seconds, dict),
+        (found.validation_accuracy, list),
+        (found.validation_loss, list),
+        (found.fan_ins or {}, dict),
+    ):
+        if not isinstance(values, kind):
+            raise ValueError(f"the record of a checkpoint has {values!r:.60}")
+        numbers += values.values() if isinstance(values, dict) else values
+    texts = [part.get(name) for part in _dicts(found.parts) for name in _OF_A_PART]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"the record of a checkpoint has {found.parts!r:.60}")
+    if fields.keys() - names or not all(isinstance(x, int | float) for x in numbers):
+        raise ValueError(f"the record of a checkpoint has {sorted(fields)!r:.200}")
+    return found
 
 
 @dataclasses.dataclass
@@ -57,6 +126,9 @@ class Outcome:
       test_examples: the number evaluated.
       state_sha256: a digest of every leaf of the state.
       startup: the parts of the last start, as in `startup.Startup`.
+      best_epoch: the epoch that `config.test_best` asks for, from 1; None without it.
+      best: its evaluation on the test split; None without it, or if its checkpoint
+        cannot be read any more.
     """
 
     state: State
@@ -66,6 +138,8 @@ class Outcome:
     test_examples: int
     state_sha256: str
     startup: dict[str, Any]
+    best_epoch: int | None = None
+    best: Evaluation | None = None
 
 
 class Replica:
@@ -89,7 +163,7 @@ class Replica:
         self.checkpoints = Checkpoints(
             workdir / "checkpoints",
             keep=run.config.keep_checkpoints,
-            keep_best=run.config.keep_best_checkpoints,
+            keep_best=run.keep_best,
             keep_steps=[
                 epoch * run.feed.steps_per_epoch
                 for epoch in run.config.keep_checkpoint_epochs
@@ -103,11 +177,70 @@ class Replica:
         replicated = parallel.replicated(self.run.mesh)
         if restored is None:
             self.record = Record()
+            given, vectors = self.run.read_vectors()
             init = jax.jit(self.run.init_state, out_shardings=replicated)
-            self.state = init(self.run.root)
+            self.state = init(self.run.root, given)
+            if vectors is not None:
+                self.record.vectors = self._report_missing(vectors)
         else:
-            self.record = Record(**restored[1])
-            self.state = jax.make_array_from_process_local_data(replicated, restored[0])
+            self.record = record_of(restored[1])
+            drawn.check_drawn(self.run, *restored)
+            self.state = self._on_devices(restored[0])
+        if pruning.waits_for_epochs(self.run.config):
+            self.record.steps_per_epoch = self._checked_steps()
+        if self.run.method.resampling is not None:
+            self.record.fan_ins = self.run.fan_ins
+        self._add_part()
+
+    def _checked_steps(self) -> int:
+        """The steps of an epoch, which are those that a schedule was begun with."""
+        before, now = self.record.steps_per_epoch, self.run.feed.steps_per_epoch
+        if before not in (None, now):
+            raise ValueError(
+                f"the sparsity schedule was begun with {before} steps in an epoch, and "
+                f"the data has {now}: it is other data than the run's"
+            )
+        return now
+
+    def _on_devices(self, state: State) -> State:
+        replicated = parallel.replicated(self.run.mesh)
+        return jax.make_array_from_process_local_data(replicated, state)
+
+    def _report_missing(self, vectors: Vectors) -> dict[str, Any]:
+        """Prints and writes which words a file of vectors lacks; returns the counts."""
+        missing, all_words = vectors.missing, len(vectors.array)
+        if hosts.is_first():
+            shown = f": {', '.join(missing[:10])}" if missing else ""
+            more = ", ..." if len(missing) > 10 else ""
+            print(
+                f"vectors: {all_words - len(missing):,} of {all_words:,} words are in "
+                f"{self.run.config.network.vectors}, {len(missing):,} are not and "
+                f"start as zeros{shown}{more}",
+                flush=True,
+            )
+        text = as_lines(missing)
+        hosts.from_first(lambda: write_atomically(self._workdir / MISSING_FILE, text))
+        return {
+            "sha256": vectors.sha256,
+            "words": all_words,
+            "missing": len(missing),
+        }
+
+    def _add_part(self) -> None:
+        """Records what computes from here on, if it is not what did before."""
+        config = self.run.config
+        part = {
+            "device": provenance.device(),
+            "precision": provenance.precision(config.dtype, config.matmul_precision),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+        }
+        step = int(self.state.step)
+        if step and not self.record.parts:  # of a version that did not record it
+            self.record.parts.append({"step": 0, **provenance.UNKNOWN_PART})
+        before = self.record.parts[-1:]
+        if not before or any(before[0][name] != part[name] for name in part):
+            self.record.parts.append({"step": step, **part})
 
     def write_files(self) -> None:
         """Writes the feed's files, such as a vocabulary, once the feed is open."""
@@ -136,10 +269,15 @@ class Replica:
     def check_finite(self, numbers: Numbers) -> None:
         """Raises NonFiniteLossError if the loss of a step was not finite."""
         if numbers.bad_step >= 0:
+            steps = self.checkpoints.steps()
+            kept = (
+                f"the checkpoint of step {steps[-1]:,} is kept"
+                if steps
+                else ("no checkpoint was written")
+            )
             raise NonFiniteLossError(
-                f"the loss is not finite at step {numbers.bad_step:,}; the last good "
-                f"checkpoint is kept (try a smaller learning_rate than "
-                f"{self.run.config.learning_rate:g})"
+                f"the loss is not finite at step {numbers.bad_step:,}; {kept} (try a "
+                f"smaller learning_rate than {self.run.config.learning_rate:g})"
             )
 
     def refresh(self, programs: Programs, step: int) -> None:
@@ -174,6 +312,7 @@ class Replica:
         with self._clock.measure("evaluation"):
             validation = programs.evaluate(self.state, "validation")
         self.record.validation_accuracy.append(validation.accuracy)
+        self.record.validation_loss.append(validation.loss)
         loss, accuracy = self.shown = means(numbers.epoch)
         self._write(
             {
@@ -200,7 +339,7 @@ class Replica:
         """The fields of every record; speed is that of training since the last one."""
         timed, seconds = self._timed[kind]
         self._timed[kind] = step, self._clock.seconds["training"]
-        examples = (step - timed) * self.run.config.batch_size
+        examples = self.run.examples(step) - self.run.examples(timed)
         return {
             "learning_rate": numbers.learning_rate,
             "examples_per_second": round(
@@ -218,17 +357,22 @@ class Replica:
             # The host-side record: times, and the position of the feed.
             self.record.seconds = self._clock.seconds
             self.record.position = self.run.feed.position()
-            # Only at the end of an epoch is there a validation accuracy of this state,
-            # by which the best checkpoints are kept.
+            # Only at the end of an epoch is there a validation of this state, by which
+            # the best checkpoints are kept.
             at_epoch_end = step % self.run.feed.steps_per_epoch == 0
-            score = self.record.validation_accuracy[-1] if at_epoch_end else None
+            scores = self.record.scores(self.run.config.test_best)
+            score = scores[-1] if at_epoch_end else None
             record = dataclasses.asdict(self.record)
             self.checkpoints.save(step, copied, record, score, copied=True)
 
     def finish(self, programs: Programs, startup: dict[str, Any]) -> Outcome:
-        """Evaluates on the test set."""
+        """Evaluates on the test set: the last epoch, and the best one if asked to."""
+        best, epoch = None, None
         with self._clock.measure("evaluation"):
             test = programs.evaluate(self.state, "test")
+            if self.run.config.test_best is not None:
+                epoch = self.record.best_epoch(self.run.config.test_best)
+                best = self._evaluated_after(epoch, programs)
         self.record.seconds = self._clock.seconds
         return Outcome(
             state=self.state,
@@ -238,7 +382,34 @@ class Replica:
             test_examples=test.examples,
             state_sha256=sha256(state_leaves(self.state)),
             startup=startup,
+            best_epoch=epoch,
+            best=best,
         )
+
+    def _evaluated_after(self, epoch: int, programs: Programs) -> Evaluation | None:
+        """The evaluation of an epoch on the test split; None if its checkpoint is lost.
+
+        The run is done: its end does not depend on a file that was damaged since.
+        """
+        try:
+            state = self._state_after(epoch)
+        except (ValueError, OSError) as error:
+            if hosts.is_first():
+                print(
+                    f"the result has no test accuracy of epoch {epoch}, the best by "
+                    f"validation: {error}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            return None
+        return programs.evaluate(state, "test")
+
+    def _state_after(self, epoch: int) -> State:
+        step = epoch * self.run.feed.steps_per_epoch
+        if step == int(self.state.step):
+            return self.state
+        state, _ = self.checkpoints.restore_step(step, self.run.abstract)
+        return self._on_devices(state)
 
 
 def restore_together(replicas: Sequence[Replica]) -> int:

@@ -8,7 +8,7 @@ method defines the weights, the masks and the parameters that the network is app
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,15 +23,21 @@ from ml_collections import ConfigDict
 from iterand_jax.data.datasets import Dataset, get_dataset
 from iterand_jax.data.feeds import Feed, Placement
 from iterand_jax.data.sources import Source
+from iterand_jax.data.text import UNKNOWN, VOCABULARY_FILE, from_lines
+from iterand_jax.data.vectors import Vectors, check_vectors, read_vectors
 from iterand_jax.methods import Method, build_method
 from iterand_jax.networks import build_network
+from iterand_jax.networks.lstm import is_table
 from iterand_jax.rules import Rule, rules_of
+from iterand_jax.runtime import hosts, modes
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.training import parallel
+from iterand_jax.training import leaves, parallel, pruning
 from iterand_jax.training.churn import packed_masks
 from iterand_jax.training.config import NOTHING_GIVEN, Given
+from iterand_jax.training.fields import LARGEST_INT32
 from iterand_jax.training.schedules import OPTIONS, get_schedule
 from iterand_jax.training.step import State, init_state, sgd_optimizer
+from iterand_jax.trees import leaves_of
 
 PyTree = Any
 
@@ -48,6 +54,8 @@ class Run:
       method: the training method.
       optimizer: the optimizer of the trainable tree.
       abstract: the state's structure, with shapes and dtypes for leaves.
+      vectors_at: the path of the embedding that starts as `config.network.vectors` has
+        it; None without.
     """
 
     config: ConfigDict
@@ -57,9 +65,12 @@ class Run:
     method: Method
     optimizer: optax.GradientTransformation
     abstract: State
+    vectors_at: str | None = None
 
-    def init_state(self, root: Array) -> State:
-        """The state before the first step."""
+    def init_state(
+        self, root: Array, given: Mapping[str, Array] | None = None
+    ) -> State:
+        """The state before the first step, with these leaves of the network given."""
         return init_state(
             root,
             network=self.network,
@@ -67,7 +78,19 @@ class Run:
             optimizer=self.optimizer,
             inputs=self.dataset.inputs,
             masks_of=self.packed_masks if self.has_churn else None,
+            given=given,
         )
+
+    @property
+    def affine(self) -> bool:
+        """Whether the network has biases and scales of normalization."""
+        affine = self.config.affine
+        return self.method.trains_weights if affine is None else affine
+
+    @property
+    def keep_best(self) -> int:
+        """How many checkpoints of the best validation to keep."""
+        return max(self.config.keep_best_checkpoints, self.config.test_best is not None)
 
     @property
     def has_churn(self) -> bool:
@@ -78,6 +101,11 @@ class Run:
         """The masks as bits, for the state; see `churn`."""
         assert self.method.masks is not None
         return packed_masks(self.method.masks(trainable, frozen, step))
+
+    @functools.cached_property
+    def fan_ins(self) -> dict[str, float]:
+        """The fan-in of each pruned leaf, by path."""
+        return self.subnetwork.fan_ins(self.weights(self.abstract))
 
     @functools.cached_property
     def abstract_masks(self) -> PyTree:
@@ -137,44 +165,133 @@ class DataRun(Run):
         """Steps in the whole run."""
         return self.config.epochs * self.feed.steps_per_epoch
 
+    def examples(self, steps: int) -> int:
+        """The training examples of so many steps, from the first."""
+        feed, size = self.feed, self.config.batch_size
+        epochs, rest = divmod(steps, feed.steps_per_epoch)
+        of_epoch = min(feed.steps_per_epoch * size, feed.sizes["train"])
+        return epochs * of_epoch + min(rest * size, of_epoch)
 
-def describe(config: ConfigDict, given: Given = NOTHING_GIVEN) -> Run:
+    @property
+    def _embedding(self) -> jax.ShapeDtypeStruct:
+        assert self.vectors_at is not None
+        return leaves_of(self.weights(self.abstract))[self.vectors_at]
+
+    def check_vectors(self) -> None:
+        """Raises ValueError if the file of vectors is not one for this network."""
+        if self.vectors_at is not None:
+            check_vectors(self.config.network.vectors, self._embedding.shape[1])
+
+    def read_vectors(self) -> tuple[dict[str, np.ndarray], Vectors | None]:
+        """(the embedding by its path, the vectors read); ({}, None) without a file.
+
+        The rows of padding, of the unknown word, and of words that the file lacks are
+        zeros.
+        """
+        if self.vectors_at is None:
+            return {}, None
+        words = from_lines(self.feed.files()[VOCABULARY_FILE])
+        rows, features = self._embedding.shape
+        vectors = read_vectors(self.config.network.vectors, words, features)
+        hosts.check_same({"the file of vectors": vectors.sha256})
+        table = np.zeros((rows, features), np.float32)
+        table[UNKNOWN + 1 : UNKNOWN + 1 + len(words)] = vectors.array
+        return {self.vectors_at: table}, vectors
+
+
+def describe(
+    config: ConfigDict,
+    given: Given = NOTHING_GIVEN,
+    drawn: Iterable[Rule] = (),
+    steps_per_epoch: int = 1,
+) -> Run:
     """Looks up what a resolved config names; needs no data.
 
     Args:
       config: resolved.
       given: a network and a dataset that replace those that it names.
+      drawn: rules before those of the network, such as by which weights were drawn.
+      steps_per_epoch: which masks depend on if a sparsity schedule is in epochs.
 
     Raises:
       ValueError: in one line, an unknown name or a size the network does not support.
     """
     dataset = given.dataset or get_dataset(config.dataset.name)
-    draws = Subnetwork(config.sparsity or 0.0, config.distribution)
+    draws = pruning.subnetwork_of(config, steps_per_epoch=steps_per_epoch)
     # Whether it has biases follows from the method, and the rules from the network.
-    affine = build_method(config.method, draws, config).trains_weights
+    trains_weights = build_method(config.method, draws, config).trains_weights
+    affine = trains_weights if config.affine is None else config.affine
     network = given.network or build_network(
         config.network.name,
         num_classes=dataset.outputs,
         width=config.network.width,
         affine=affine,
         dtype=jnp.dtype(config.dtype),
+        unbiased=config.unbiased_variances,
     )
-    unpruned = (Rule(pattern, prune=False) for pattern in config.unpruned or ())
-    rules = (*unpruned, *rules_of(network, *dataset.inputs))
+    treatments = leaves.parse(config.unpruned or ())
+    unpruned = (treatment.rule for treatment in treatments)
+    of_network = rules_of(network, *dataset.inputs)
+    rules = (*unpruned, *drawn, *of_network)
     subnetwork = dataclasses.replace(draws, rules=rules)
+    method = build_method(config.method, subnetwork, config)
+    vectors_at = None
+    learned = affine and not trains_weights
+    if learned or treatments or config.network.vectors is not None:
+        key = jax.random.key(config.seed)
+        params = jax.eval_shape(network.init, key, *dataset.inputs)["params"]
+        leaves.check_patterns(treatments, params)
+        if learned:
+            of_rules = dataclasses.replace(draws, rules=of_network)
+            treatments += leaves.learned(params, of_rules, config.network.name)
+        vectors_at = _vectors_at(config, subnetwork, method, params)
+        starts = () if vectors_at is None else (vectors_at,)
+        method = leaves.treated(method, treatments, starts)
     optimizer = _optimizer(config, optax.constant_schedule(config.learning_rate))
     run = Run(
         config=config,
         dataset=dataset,
         subnetwork=subnetwork,
-        method=build_method(config.method, subnetwork, config),
+        method=method,
         network=network,
         optimizer=optimizer,
+        vectors_at=vectors_at,
         abstract=None,  # type: ignore[arg-type]  # it takes the rest to know it
     )
     # Traced now, so that an unsupported size fails before any work.
-    abstract = jax.eval_shape(run.init_state, jax.random.key(config.seed))
-    return dataclasses.replace(run, abstract=abstract)
+    abstract = jax.eval_shape(run.init_state, modes.root_key(config.seed))
+    run = dataclasses.replace(run, abstract=abstract)
+    total = sum(leaf.size for leaf in jax.tree.leaves(run.weights(abstract)))
+    if total > LARGEST_INT32:
+        raise ValueError(
+            f"the network {config.network.name} of width {config.network.width:g} has "
+            f"{total:,} weights; possible: at most {LARGEST_INT32:,}, which an integer "
+            "of 32 bits counts"
+        )
+    return run
+
+
+def _vectors_at(
+    config: ConfigDict, subnetwork: Subnetwork, method: Method, params: PyTree
+) -> str | None:
+    """The path of the embedding that a file of vectors gives, None without a file."""
+    file = config.network.vectors
+    if file is None:
+        return None
+    shapes = {path: leaf for path, leaf in leaves_of(params).items() if is_table(path)}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"network.vectors={file}: the network {config.network.name} has the "
+            f"embeddings {', '.join(shapes) or '(none)'}; possible: a network with one"
+        )
+    ((path, leaf),) = shapes.items()
+    if method.refresh_every and subnetwork.fan_in(path, leaf) is not None:
+        raise ValueError(
+            f"network.vectors={file}: {path} has scores, and the method "
+            f"{config.method} would resample its vectors; possible: "
+            f"unpruned=('{path}=fixed',) or '{path}=trained'"
+        )
+    return path
 
 
 def build(config: ConfigDict, source: Source, given: Given = NOTHING_GIVEN) -> DataRun:
@@ -187,7 +304,18 @@ def build(config: ConfigDict, source: Source, given: Given = NOTHING_GIVEN) -> D
     parallel.check_batch_size(config.batch_size, mesh, parts=config.accumulate_steps)
     parallel.check_batch_size(config.eval_batch_size, mesh)
     run = describe(config, given)
-    feed = _feed(config, run.dataset, source, mesh)
+    feed = open_feed(config, run.dataset, source, mesh)
+    if config.epochs * feed.steps_per_epoch > LARGEST_INT32:
+        raise ValueError(
+            f"{config.epochs} epochs of {feed.steps_per_epoch} steps are more than the "
+            f"{LARGEST_INT32:,} steps that an integer of 32 bits counts"
+        )
+    pruning.check_steps(config, config.epochs * feed.steps_per_epoch)
+    if pruning.waits_for_epochs(config):
+        run = describe(config, given, steps_per_epoch=feed.steps_per_epoch)
+    if feed.partial_batch:
+        parts = config.accumulate_steps
+        parallel.check_batch_size(feed.partial_batch, mesh, parts=parts)
     schedule = get_schedule(
         config.schedule,
         config.learning_rate,
@@ -196,7 +324,7 @@ def build(config: ConfigDict, source: Source, given: Given = NOTHING_GIVEN) -> D
         **{field: config[field] for field in OPTIONS.get(config.schedule, ())},
     )
     root = jax.jit(
-        lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(mesh)
+        lambda: modes.root_key(config.seed), out_shardings=parallel.replicated(mesh)
     )
     described = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
     return DataRun(
@@ -211,8 +339,11 @@ def build(config: ConfigDict, source: Source, given: Given = NOTHING_GIVEN) -> D
     )
 
 
-def _feed(config: ConfigDict, dataset: Dataset, source: Source, mesh: Mesh) -> Feed:
+def open_feed(config: ConfigDict, dataset: Dataset, source: Source, mesh: Mesh) -> Feed:
+    """The batches of a resolved config, for the devices of a mesh."""
     options = {field: config.dataset[field] for field in dataset.options}
+    optional = {field: config.dataset[field] for field in dataset.optional}
+    options |= {field: x for field, x in optional.items() if x is not None}
     if dataset.augmentations:
         options["augmentation"] = config.augmentation
     return dataset.feed(

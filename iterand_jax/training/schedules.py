@@ -109,10 +109,10 @@ def multistep(
     >>> [round(float(schedule(351 * epoch)), 6) for epoch in (0, 79, 80, 120)]
     [0.1, 0.1, 0.01, 0.001]
     """
-    del epochs
-    steps = {
+    steps = {  # those beyond the run could overflow the integers of a step
         milestone * steps_per_epoch: decay_factor**times
         for milestone, times in Counter(milestones).items()
+        if milestone < epochs
     }
     return optax.piecewise_constant_schedule(learning_rate, steps)
 

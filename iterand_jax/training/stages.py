@@ -12,7 +12,7 @@ can be resumed, evaluated and exported like any run.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from iterand_jax.data.sources import Source
 from iterand_jax.magnitude import magnitude_masks
 from iterand_jax.subnetwork import apply_masks
-from iterand_jax.training import loop, printed, procedures, results, workdir
+from iterand_jax.training import loop, printed, results, workdir
 from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import NOTHING_GIVEN, Given
@@ -31,22 +31,37 @@ from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 
 
+def build(
+    config: ConfigDict, source: Source, folder: Path, given: Given = NOTHING_GIVEN
+) -> dict[Path, DataRun]:
+    """The folder and run of each stage of a resolved config.
+
+    Raises:
+      ValueError: in one line, what is not possible in one of them.
+    """
+    own = workdir.members(folder, config).items()
+    return {path: building.build(stage, source, given) for path, stage in own}
+
+
 def train(
     config: ConfigDict,
-    source: Source,
+    built: Mapping[Path, DataRun],
     folder: Path,
     callbacks: Sequence[Callback] = (),
-    given: Given = NOTHING_GIVEN,
 ) -> dict[str, Any]:
     """Trains all stages of a resolved config, skipping finished ones.
+
+    Args:
+      config: resolved.
+      built: from `build`.
+      folder: of all stages.
+      callbacks: called with each log record.
 
     Returns:
       The result of the last stage, with the seconds and steps summed over all stages,
       and the result of each as "stages".
     """
-    stage_configs = procedures.stages(config)
-    runs = [building.build(own, source, given) for own in stage_configs]
-    folders = list(workdir.members(folder, config))
+    folders, runs = [*built], [*built.values()]
     done = []
     for index, (run, stage) in enumerate(zip(runs, folders, strict=True)):
         result = workdir.finished_result(stage, run.config)
@@ -91,8 +106,13 @@ def _begin(run: DataRun, folder: Path, trained: State, early: State) -> None:
         if checkpoints.steps():
             return
         # New masks from the trained weights; the kept weights are rewound.
-        find = functools.partial(magnitude_masks, run.subnetwork)
-        found = jax.jit(find, static_argnums=1)(trained.trainable, run.config.sparsity)
+        find = functools.partial(
+            magnitude_masks,
+            run.subnetwork,
+            sparsity=run.config.sparsity,
+            sparsity_of=run.config.sparsity_of,
+        )
+        found = jax.jit(find)(trained.trainable)
         state = jax.jit(run.init_state)(run.root)._replace(
             trainable=apply_masks(early.trainable, found),
             frozen=found,

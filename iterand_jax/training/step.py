@@ -8,7 +8,7 @@ the method.
 Every random draw has a key folded from the root key, a purpose and the step (`keyed`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -21,6 +21,7 @@ from iterand_jax.keys import keyed
 from iterand_jax.methods import Method
 from iterand_jax.networks import training_options
 from iterand_jax.training.gradients import accumulated
+from iterand_jax.trees import map_paths
 
 PyTree = Any
 
@@ -106,14 +107,19 @@ def init_state(
     optimizer: optax.GradientTransformation,
     inputs: tuple[jax.ShapeDtypeStruct, ...],
     masks_of: Callable[[PyTree, PyTree, Any], PyTree] | None = None,
+    given: Mapping[str, Array] | None = None,
 ) -> State:
     """The state before the first step, for a network with these inputs.
 
     masks_of: (trainable, frozen, step) -> packed masks, for methods that change them.
+    given: leaves of the network by path, in place of those that it initializes.
     """
     zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
     variables = network.init(keyed(root, "network"), *zeros)
-    trainable, frozen = method.init(keyed(root, "method"), variables["params"])
+    params = variables["params"]
+    if given:
+        params = map_paths(lambda path, leaf: given.get(path, leaf), params)
+    trainable, frozen = method.init(keyed(root, "method"), params)
     return State(
         step=jnp.int32(0),
         trainable=trainable,

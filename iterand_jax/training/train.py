@@ -5,6 +5,7 @@ The command line calls this; `iterand_jax.train` is the Python API.
 
 import contextlib
 import hashlib
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,24 @@ from ml_collections import ConfigDict
 from iterand_jax.data import datasets, prepare, sources
 from iterand_jax.data.sources import Source
 from iterand_jax.runtime import bucket, hosts, modes
+from iterand_jax.runtime.signals import InterruptedRunError
 from iterand_jax.training import config as configs
-from iterand_jax.training import loop, printed, procedures, provenance, results, stages
+from iterand_jax.training import (
+    loop,
+    memory,
+    printed,
+    procedures,
+    provenance,
+    results,
+    stages,
+)
 from iterand_jax.training import run as building
 from iterand_jax.training import workdir as workdirs
+from iterand_jax.training.checkpoint_folder import saved_steps
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.replica import Callback
+from iterand_jax.training.run import DataRun
+from iterand_jax.training.shared import Shared
 from iterand_jax.training.startup import Startup
 
 
@@ -33,6 +46,7 @@ def train_config(
     started: float | None = None,
     callbacks: Sequence[Callback] = (),
     given: Given = NOTHING_GIVEN,
+    shared: Shared | None = None,
 ) -> dict[str, Any]:
     """Resolves a config, trains it to the end, and prints the result.
 
@@ -46,6 +60,7 @@ def train_config(
       callbacks: called in process 0 with each log record plus its "seed"; an
         exception from one ends the run.
       given: a network and a dataset that replace those that the config names.
+      shared: data and programs of earlier runs in this process; it keeps this run's.
 
     Returns:
       The result, as in result.json.
@@ -70,11 +85,14 @@ def train_config(
         if result is not None:
             print("this run is finished already:")
         else:
-            with startup.part("device"):
-                jax.devices()
-            with startup.part("dataset"):
-                source = _open_source(config, data_dir, given)
-            result = _train(config, source, folder, startup, callbacks, given)
+            with _interrupts_named(folder, config):
+                with startup.part("device"):
+                    jax.devices()
+                with startup.part("dataset"):
+                    source = _open_source(config, data_dir, given)
+                result = _train(
+                    config, source, folder, startup, callbacks, given, shared
+                )
         print(printed.summary(result, folder))
     return result
 
@@ -92,6 +110,20 @@ def _folder_here(workdir: str) -> Iterator[Path]:
                 folder = stack.enter_context(bucket.mirrored(workdir))
         print(f"the workdir {workdir} is mirrored from {folder}", flush=True)
         yield folder
+
+
+@contextlib.contextmanager
+def _interrupts_named(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Says of a Ctrl-C before the first step, or of a second one, what is saved."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        folders = [own / "checkpoints" for own in workdirs.members(workdir, config)]
+        steps = [max(saved_steps(folder), default=0) for folder in folders]
+        # Replicas continue from a common step; the first stages may be finished.
+        staged = config.method in procedures.PROCEDURES
+        newest = max(steps) if staged else min(steps)
+        raise InterruptedRunError(newest, signal.SIGINT, saved=False) from error
 
 
 def _open_source(config: ConfigDict, data_dir: str | None, given: Given) -> Source:
@@ -112,30 +144,51 @@ def _train(
     startup: Startup,
     callbacks: Sequence[Callback],
     given: Given,
+    shared: Shared | None = None,
 ) -> dict[str, Any]:
     members = workdirs.members(workdir, config)
     if config.method in procedures.PROCEDURES:
-        # Builds a run, which refuses what is not possible before anything is written.
-        building.build(next(iter(members.values())), source, given)
+        built = stages.build(config, source, workdir, given)
+        _check_built(list(built.values())[-1:])
         with workdirs.claimed({workdir: config}):
-            return stages.train(config, source, workdir, callbacks, given)
+            return stages.train(config, built, workdir, callbacks)
     left = {
         folder: building.build(own, source, given)
         for folder, own in members.items()
         if workdirs.finished_result(folder, own) is None
     }
+    _check_built(list(left.values()))
+    for folder, run in left.items():
+        with hosts.together():
+            if not (folder / "checkpoints").is_dir():  # else the run has read them
+                run.check_vectors()
     with workdirs.claimed({workdir: config} | members):
         if left:
             runs = list(left.values())
             print(printed.plan(runs, workdir), flush=True)
             outcomes = loop.train_together(
-                runs, list(left), startup=startup, callbacks=callbacks
+                runs,
+                list(left),
+                startup=startup,
+                callbacks=callbacks,
+                shared=shared,
             )
             for run, outcome, folder in zip(runs, outcomes, left, strict=True):
                 result = results.write_result(run, outcome, folder)
         if config.replicas > 1:
             result = results.write_summary_of(members, workdir)
     return result
+
+
+def _check_built(runs: Sequence[DataRun]) -> None:
+    """Raises ValueError for runs that cannot be trained together here.
+
+    Nothing is written before: a workdir is claimed when nothing can be refused.
+    """
+    if runs:
+        memory.check_fits(
+            runs[0].config, [run.abstract for run in runs], runs[0].dataset.inputs
+        )
 
 
 def _default_workdir(config: ConfigDict, text: str) -> str:

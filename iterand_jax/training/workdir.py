@@ -4,7 +4,7 @@ With several processes, only process 0 reads and writes it.
 """
 
 import contextlib
-import json
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from iterand_jax.data.datasets import open_source
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
-from iterand_jax.training import procedures
+from iterand_jax.training import drawn, procedures, saved
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import (
     NOTHING_GIVEN,
@@ -28,6 +28,8 @@ from iterand_jax.training.config import (
 from iterand_jax.training.run import DataRun, Run, build, describe
 from iterand_jax.training.step import State
 
+MOST_TOLD = 20  # fields in which two configs differ
+
 
 def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     """The result that a run of this config left in a folder, None if there is none yet.
@@ -39,15 +41,16 @@ def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     def read() -> dict[str, Any] | None:
         if not (workdir / "config.json").exists():
             return None
-        saved = completed(_parsed(workdir / "config.json"))
-        differing = differences(saved, config.to_dict())
+        read = completed(saved.read_object(workdir / "config.json"))
+        differing = differences(read, config.to_dict())
         if differing:
+            more = f"; {len(differing)} in all" if len(differing) > MOST_TOLD else ""
             raise ValueError(
                 f"the workdir {workdir} holds a run of another config (there / asked "
-                f"for): {'; '.join(differing)}"
+                f"for): {'; '.join(differing[:MOST_TOLD])}{more}"
             )
         result = workdir / "result.json"
-        return _parsed(result) if result.exists() else None
+        return saved.read_result(result) if result.exists() else None
 
     return hosts.from_first(read)
 
@@ -70,9 +73,20 @@ def members(workdir: Path, config: ConfigDict) -> dict[Path, ConfigDict]:
 def claimed(workdirs: Mapping[Path, ConfigDict]) -> Iterator[None]:
     """Makes folders of runs, writes their configs, and keeps other processes out.
 
+    A run that is refused inside, by a ValueError before its first checkpoint, gives its
+    folder back: a config.json that was written here is removed, so that the folder is
+    free for another config.
+
     Raises:
       ValueError: one cannot be written, or another process trains in it.
     """
+    written: list[Path] = []
+
+    def give_back() -> None:
+        if not any(any(w.glob("**/checkpoints/[0-9]*")) for w in workdirs):
+            for path in written:
+                path.unlink(missing_ok=True)
+
     with contextlib.ExitStack() as locks:
 
         def claim() -> None:
@@ -82,39 +96,40 @@ def claimed(workdirs: Mapping[Path, ConfigDict]) -> Iterator[None]:
                     workdir.mkdir(parents=True, exist_ok=True)
                     lock = alone_or_refused(workdir / "lock", refusal=refusal)
                     locks.enter_context(lock)
+                    if not (workdir / "config.json").exists():
+                        written.append(workdir / "config.json")
                     write_atomically(workdir / "config.json", to_json(config))
                 except OSError as error:
                     raise ValueError(
                         f"cannot write to the workdir {workdir}: {error}"
                     ) from error
 
-        hosts.from_first(claim)
-        yield
+        try:
+            hosts.from_first(claim)
+            yield
+        except ValueError:
+            give_back()
+            raise
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a workdir.
+def read_config(workdir: Path, given: Given = NOTHING_GIVEN) -> ConfigDict:
+    """The config of the run in a folder; see `saved.read_config`."""
+    path = workdir / "config.json"
+    # As a dict, which other processes get as JSON.
+    fields = hosts.from_first(lambda: saved.read_config(path, given).to_dict())
+    return ConfigDict(fields).lock()
 
-    Raises:
-      ValueError: there is none, or it does not parse.
-    """
-    return hosts.from_first(lambda: _parsed(path))
 
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+def read_result(workdir: Path) -> dict[str, Any]:
+    """The result of the run in a folder; see `saved.read_result`."""
+    return hosts.from_first(lambda: saved.read_result(workdir / "result.json"))
 
 
 class Restored(NamedTuple):
     """A run as its workdir holds it.
 
     Attributes:
-      run: what its config determines without data.
+      run: what its config determines without data, with the fan-ins of its weights.
       state: at its last checkpoint, as NumPy arrays.
       record: the host-side record, as in `replica.Record`.
     """
@@ -137,7 +152,7 @@ def restore(
     Raises:
       ValueError: there is no run, no such checkpoint, or all are damaged.
     """
-    config = ConfigDict(completed(read_json(workdir / "config.json")))
+    config = read_config(workdir, given)
     own = members(workdir, config)
     if workdir not in own:
         folders = ", ".join(map(str, own))
@@ -152,7 +167,7 @@ def restore(
                 restored = checkpoints.restore_step(step, run.abstract)
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint")
-    return Restored(run, *restored)
+    return Restored(drawn.as_drawn(run, *restored, given), *restored)
 
 
 def restore_with_data(
@@ -170,4 +185,7 @@ def restore_with_data(
     """
     described, state, _ = restore(workdir, step)
     source = open_source(described.config.dataset.name, data_dir)
-    return build(described.config, source), state
+    built = build(described.config, source)
+    # As it was drawn, which the config alone does not say of an earlier version's run.
+    of_rules = {name: getattr(described, name) for name in ("subnetwork", "method")}
+    return dataclasses.replace(built, **of_rules), state

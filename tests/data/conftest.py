@@ -10,6 +10,14 @@ from tests.helpers import encode
 SYNSETS = ("n01440764", "n01443537", "n15075141")  # classes 0, 1 and 999
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """An empty cache of decoded images for each test; its folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "iterand_jax" / "decoded"
+
+
 def smooth(seed, height, width):
     """Smooth random colours, on which resampling filters hardly differ."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)

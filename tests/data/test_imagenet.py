@@ -229,9 +229,9 @@ def test_prepared_images_are_those_that_pillow_reads(imagenet_folder, class_fold
         (path,) = (class_folders / "val").rglob(name)
         with Image.open(io.BytesIO(path.read_bytes())) as original:
             rgb = original.convert("RGB")
-        height, width = (round(9 * n / min(rgb.size)) for n in rgb.size[::-1])
+        height, width = (int(9 * n / min(rgb.size)) for n in rgb.size[::-1])
         small = np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR), int)
-        top, left = (height - 8) // 2, (width - 8) // 2
+        top, left = round((height - 8) / 2), round((width - 8) / 2)
         difference = np.abs(small[top : top + 8, left : left + 8] - image)
         assert difference.mean() < 3
         assert (weight, label) == (1, files[name])

@@ -1,12 +1,13 @@
 """Class folders give the same ImageNet as the official archives."""
 
 import io
+import os
 import shutil
 import tarfile
 
 import pytest
 
-from iterand_jax.data import imagenet, imagenet_files, prepare
+from iterand_jax.data import image_headers, imagenet, imagenet_files, prepare
 from tests.helpers import encode
 
 
@@ -194,3 +195,84 @@ def test_hidden_files_beside_images_are_left_out_and_logged(
         image.unlink()
     with pytest.raises(ValueError, match="has no images"):
         imagenet_files.from_class_folders(copied, synsets)
+
+
+def a_pipe(files):
+    path = files / "train" / "n01440764" / "pipe.JPEG"
+    os.mkfifo(path)
+    return f"{path} is not a regular file"
+
+
+def a_device(files):
+    path = files / "train" / "n01440764" / "device.JPEG"
+    path.symlink_to("/dev/zero")
+    return f"{path} is a link to /dev/zero, outside of {files}; possible: files in it"
+
+
+def a_link_that_leaves(files):
+    outside = files.with_name("secret.txt")
+    outside.write_text("secret")
+    path = files / "val" / "n01440764" / "image.JPEG"
+    path.symlink_to(outside)
+    return f"{path} is a link to {outside}, outside of {files}; possible: files in it"
+
+
+def a_class_that_leaves(files):
+    shutil.move(files / "train" / "n01440764", files.with_name("away"))
+    (files / "train" / "n01440764").symlink_to(files.with_name("away"))
+    return f"{files / 'train' / 'n01440764'}/"
+
+
+def a_link_to_itself(files):
+    path = files / "train" / "n01440764" / "loop.JPEG"
+    path.symlink_to(path)
+    return f"{path} cannot be read: "
+
+
+def a_name_that_is_no_text(files):
+    folder = files / "train" / "n01440764"
+    with open(os.path.join(os.fsencode(folder), b"\xff.JPEG"), "wb"):
+        return f"the name '\\udcff.JPEG' in {folder} is not UTF-8"
+
+
+def a_file_without_end(files):
+    path = files / "train" / "n01440764" / "sparse.JPEG"
+    with open(path, "wb") as file:
+        file.truncate(2**40)  # takes no disk
+    return f"{path} has {2**40} bytes; possible: at most {image_headers.MOST_BYTES}"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        a_pipe,
+        a_device,
+        a_link_that_leaves,
+        a_class_that_leaves,
+        a_link_to_itself,
+        a_name_that_is_no_text,
+        a_file_without_end,
+    ],
+)
+def test_only_regular_files_inside_the_folder_are_packed(
+    damage, copy, tmp_path, capfd, command
+):
+    test_what_is_no_imagenet_is_refused_in_one_line(
+        damage, copy, tmp_path, capfd, command
+    )
+
+
+def test_links_inside_the_folder_are_packed(copy, tmp_path):
+    first = sorted((copy / "val" / "n01440764").iterdir())[0]
+    (copy / "val" / "n01440764" / "linked.JPEG").symlink_to(first)
+    prepare.prepare("imagenet2012", str(tmp_path / "data"), str(copy))
+    found = records(str(tmp_path / "data"))["validation"]
+    assert found["linked.JPEG"] == (0, first.read_bytes())
+
+
+def test_a_split_may_be_a_link_to_another_disk(copy, tmp_path):
+    shutil.move(copy / "val", tmp_path / "elsewhere")
+    (copy / "val").symlink_to(tmp_path / "elsewhere")
+    prepare.prepare("imagenet2012", str(tmp_path / "data"), str(copy))
+    packed = records(str(tmp_path / "data"))["validation"]
+    assert len(packed) == len(list((tmp_path / "elsewhere").glob("*/*.JPEG")))

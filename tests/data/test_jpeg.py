@@ -2,13 +2,17 @@
 
 import io
 import math
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from iterand_jax.data import jpeg
+from iterand_jax.data import image_headers, jpeg
 from tests.helpers import encode
+from tests.peers import torchvision
 
 KINDS = ["rgb", "grey", "cmyk", "ycck", "progressive", "rotated", "png", "followed"]
 
@@ -31,6 +35,53 @@ def test_every_kind_is_decoded_to_rgb(kind, kinds):
     assert pixels.dtype == np.uint8
     assert pixels.shape == (90, 120, 3)
     assert_close(pixels, by_pillow(kinds[kind]), most=2)
+
+
+GRAY = np.array([[0, 100, 255, 256, 1000, 32768, 65535]], np.uint16)
+COLORS = np.array(
+    [[[255, 0, 0, 255], [255, 0, 0, 128], [0, 255, 0, 0], [10, 200, 30, 77]]], np.uint8
+)
+
+
+def png_of(kind):
+    """The bytes of a PNG that decoders may differ on, and its pixels."""
+    high = (GRAY >> 8).astype(np.uint8)
+    if kind in ("16-bit gray", "16-bit color"):
+        gray = kind == "16-bit gray"
+        pixels = GRAY if gray else np.stack([GRAY, GRAY[:, ::-1], 2 * (GRAY // 4)], 2)
+        kept = np.repeat(high[:, :, None], 3, 2) if gray else pixels[..., ::-1] >> 8
+        return cv2.imencode(".png", pixels)[1].tobytes(), kept
+    if kind == "gray and transparent":
+        image = Image.fromarray(np.dstack([high, high[:, ::-1]]), "LA")
+        return encode(image, "PNG"), np.repeat(high[:, :, None], 3, 2)
+    if kind == "palette and transparent":
+        image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+        image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", transparency=bytes([0, 128, 255]))
+        return buffer.getvalue(), 255 * np.eye(3, dtype=np.uint8)[None]
+    return encode(Image.fromarray(COLORS, "RGBA"), "PNG"), COLORS[..., :3]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "16-bit gray",
+        "16-bit color",
+        "gray and transparent",
+        "palette and transparent",
+        "color and transparent",
+    ],
+)
+def test_a_png_has_the_same_pixels_by_opencv_and_here(kind, monkeypatch):
+    encoded, expected = png_of(kind)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    by_opencv = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    monkeypatch.setattr(jpeg, "_opencv", lambda: pytest.fail("two decoders of PNG"))
+    pixels = jpeg.decode(encoded)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_array_equal(pixels, by_opencv)
 
 
 def test_colours_keep_their_order():
@@ -122,9 +173,9 @@ def test_random_crops_are_those_of_pillow(size, smooth_image):
 @pytest.mark.parametrize("size", [(90, 120), (120, 90), (30, 40), (64, 64), (50, 170)])
 def test_centre_crops_are_those_of_pillow(size, smooth_image):
     data = encode(smooth_image(8, *size))
-    height, width = (round(73 * n / min(size)) for n in size)  # 73 = 64 * 256 / 224
+    height, width = (int(73 * n / min(size)) for n in size)  # 73 = 64 * 256 / 224
     resized = by_pillow(data).resize((width, height), Image.Resampling.BILINEAR)
-    top, left = (height - 64) // 2, (width - 64) // 2
+    top, left = round((height - 64) / 2), round((width - 64) / 2)
     expected = resized.crop((left, top, left + 64, top + 64))
     assert_close(jpeg.centre_crop(data, 64), expected)
 
@@ -134,3 +185,109 @@ def test_the_shorter_side_of_224_is_resized_to_256():
     image = Image.new("RGB", (256, 512), (255, 255, 255))
     image.paste((0, 0, 0), (16, 144, 240, 368))
     assert jpeg.centre_crop(encode(image), 224).max() < 64
+
+
+CROPS = {
+    "decode": jpeg.decode,
+    "random": lambda encoded: jpeg.random_crop(encoded, np.random.default_rng(0), 224),
+    "centre": lambda encoded: jpeg.centre_crop(encoded, 224),
+}
+
+
+def declaring(encoded, width, height):
+    """A PNG or JPEG whose header declares another size than it holds."""
+    changed = bytearray(encoded)
+    if encoded.startswith(b"\x89PNG"):
+        changed[16:24] = struct.pack(">II", width, height)
+        changed[29:33] = struct.pack(">I", zlib.crc32(bytes(changed[12:29])))
+    else:
+        marker = next(m for m in (b"\xff\xc0", b"\xff\xc2") if m in encoded)
+        start = encoded.index(marker) + 5
+        changed[start : start + 4] = struct.pack(">HH", height, width)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "grey", "cmyk", "progressive", "png"])
+@pytest.mark.parametrize("size", [(4000, 4000), (60_000, 60_000), (0, 9)])
+@pytest.mark.parametrize("crop", CROPS)
+def test_a_size_that_the_file_cannot_hold_is_refused_before_decoding(
+    crop, size, kind, kinds, monkeypatch
+):
+    monkeypatch.setattr(jpeg._opencv(), "imdecode", None)  # is not called
+    encoded = declaring(kinds[kind], *size)
+    with pytest.raises(jpeg.BadImageError, match=f"{size[0]}x{size[1]} pixels") as no:
+        CROPS[crop](encoded)
+    assert "\n" not in str(no.value)
+
+
+def test_the_limits_hold_before_and_after_resizing(kinds, monkeypatch):
+    monkeypatch.setattr(image_headers, "MOST_PIXELS", 90 * 120)
+    for encoded in kinds.values():
+        assert image_headers.check(encoded) == (90, 120)
+        assert jpeg.centre_crop(encoded, 64).shape == (64, 64, 3)
+        with pytest.raises(jpeg.BadImageError, match=r"of 120x90 when resized; possib"):
+            jpeg.centre_crop(encoded, 100)
+    monkeypatch.setattr(image_headers, "MOST_PIXELS", 90 * 120 - 1)
+    for encoded in kinds.values():
+        with pytest.raises(jpeg.BadImageError, match="120x90 pixels; possible: 1 to"):
+            jpeg.decode(encoded)
+    monkeypatch.setattr(image_headers, "MOST_BYTES", 100)
+    with pytest.raises(jpeg.BadImageError, match="bytes; possible: at most 100"):
+        jpeg.decode(kinds["rgb"])
+
+
+def test_an_image_of_many_scans_is_refused(kinds):
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    with pytest.raises(jpeg.BadImageError, match="scans; possible: at most 100"):
+        jpeg.decode(kinds["rgb"][:-2] + 200 * scan)
+    hidden = b"\xff\xfe\x00\x04\xff\xd9"  # an end in a comment, which is none
+    with pytest.raises(jpeg.BadImageError, match="scans; possible: at most 100"):
+        jpeg.decode(kinds["rgb"][:-2] + hidden + 200 * scan)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "progressive"])
+def test_scans_of_a_preview_and_of_what_follows_the_image_do_not_count(kind, kinds):
+    whole, others = kinds[kind], 200 * b"\xff\xda"  # such as of a video
+    preview = b"\xff\xe1" + struct.pack(">H", 2 + len(others)) + others
+    encoded = whole[:2] + preview + whole[2:] + others
+    np.testing.assert_array_equal(jpeg.decode(encoded), jpeg.decode(whole))
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_are_refused(image_format):
+    encoded = encode(Image.new("RGB", (16, 16)), image_format)
+    with pytest.raises(jpeg.BadImageError, match="neither a JPEG nor a PNG image"):
+        jpeg.decode(encoded)
+
+
+def test_an_error_that_is_not_of_the_image_is_not_hidden(kinds, monkeypatch):
+    """It would leave out every image."""
+    monkeypatch.delattr(jpeg._opencv(), "resize")
+    with pytest.raises(AttributeError, match="resize"):
+        jpeg.centre_crop(kinds["rgb"], 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "cropped"),
+    [  # the size after Resize(256), as torchvision gives it
+        ((375, 500), (256, 341)),
+        ((500, 375), (341, 256)),
+        ((333, 499), (256, 383)),  # 383.6 is rounded down
+        ((256, 259), (256, 259)),  # cropped at 17.5, which becomes 18
+        ((261, 256), (261, 256)),  # at 18.5: also 18
+    ],
+)
+def test_centre_crops_are_those_of_torchvision(size, cropped, smooth_image):
+    """A crop at another pixel, or of another size, would differ by far more."""
+    transforms = torchvision().transforms
+    image = by_pillow(encode(smooth_image(9, *size)))
+    resized = transforms.Resize(256)(image)
+    assert resized.size == cropped[::-1]
+    expected = transforms.CenterCrop(224)(resized)
+    crop = jpeg.centre_crop(encode(smooth_image(9, *size)), 224)
+    assert crop.shape == (224, 224, 3)
+    assert_close(crop, expected)
+    # One pixel beside it is another image: the comparison can tell.
+    for axis in (0, 1):
+        moved = np.abs(np.roll(crop, 1, axis).astype(int) - np.asarray(expected))
+        assert moved.mean() > np.abs(crop.astype(int) - np.asarray(expected)).mean()

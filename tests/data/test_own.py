@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_iris
 
 from iterand_jax.data import datasets, own
-from iterand_jax.networks import NETWORKS, register_network
+from iterand_jax.networks import register_network
 from iterand_jax.training.config import resolve
 from iterand_jax.training.train import train_config
 
@@ -106,8 +106,7 @@ def test_an_npz_file_of_floats_to_be_divided(tmp_path):
     assert source.fingerprint == in_memory.fingerprint
 
 
-def test_the_same_file_is_the_same_dataset(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.DATASETS, "table", {})
+def test_the_same_file_is_the_same_dataset(tmp_path):
     path = npz(tmp_path)
     for _ in range(2):
         datasets.register_dataset("mine", own.from_npz(path))
@@ -350,15 +349,8 @@ class Perceptron(nn.Module):
         return nn.Dense(self.num_classes, use_bias=False)(x)
 
 
-@pytest.fixture
-def tables(monkeypatch):
-    """Unregisters after each test what it registered."""
-    for registry in (NETWORKS, datasets.DATASETS):
-        monkeypatch.setattr(registry, "table", dict(registry.table))
-
-
 @pytest.mark.parametrize("kind", ["arrays", "npz", "folder", "floats"])
-def test_a_tiny_network_trains_on_each(kind, tmp_path, tiny_config, tables):
+def test_a_tiny_network_trains_on_each(kind, tmp_path, tiny_config):
     """The digits as a custom dataset: the run equals that of the shipped ones."""
     digits = datasets.open_source("digits")
     (x, y), test = digits.read("train"), digits.read("test")
@@ -399,7 +391,7 @@ def test_a_tiny_network_trains_on_each(kind, tmp_path, tiny_config, tables):
         assert classes.read_text().splitlines() == [f"digit {i}" for i in range(10)]
 
 
-def test_a_table_trains(tmp_path, tiny_config, tables):
+def test_a_table_trains(tmp_path, tiny_config):
     iris = load_iris()
     dataset = own.from_arrays(iris.data, iris.target, test_fraction=0.2)
     register_network("perceptron", Perceptron)
@@ -424,7 +416,7 @@ def test_a_table_trains(tmp_path, tiny_config, tables):
         ({"augmentation": None}, "unknown augmentation None"),
     ],
 )
-def test_configs_of_floats_have_no_pixels(tiny_config, tables, fields, message):
+def test_configs_of_floats_have_no_pixels(tiny_config, fields, message):
     flat = own.from_arrays(FLOATS, LABELS, test_fraction=0.5)
     datasets.register_dataset("flat", flat)
     base = {"dataset.name": "flat", "dataset.mean": None, "dataset.std": None}
@@ -433,7 +425,7 @@ def test_configs_of_floats_have_no_pixels(tiny_config, tables, fields, message):
         resolve(tiny_config(**(base | fields)))
 
 
-def test_sources_are_called_as_configs_call_them(tables):
+def test_sources_are_called_as_configs_call_them():
     datasets.register_dataset("mine", own.from_arrays(GREY, LABELS, test=TEST))
     source = datasets.open_source("mine")
     assert source.name == "mine"

@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from iterand_jax.data import datasets, sources
+from iterand_jax.data import datasets, decoded, sources
+from iterand_jax.runtime import compilation
 from tests import helpers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
@@ -142,6 +144,112 @@ def test_pixels_equal_tfds_own_decoding(prepared, monkeypatch):
         np.testing.assert_array_equal(labels, [e["label"] for e in official])
 
 
+def decoded_images(monkeypatch):
+    """A list that grows with each image that is decoded."""
+    images, decode = [], sources._decode
+    monkeypatch.setattr(
+        sources, "_decode", lambda image: images.append(image) or decode(image)
+    )
+    return images
+
+
+def test_images_are_decoded_once(prepared, own_cache, monkeypatch):
+    images = decoded_images(monkeypatch)
+    first = datasets.open_source("cifar10", str(prepared)).read("train")
+    assert len(images) == 7
+    again = datasets.open_source("cifar10", str(prepared)).read("train")
+    assert len(images) == 7
+    for before, after in zip(first, again, strict=True):
+        np.testing.assert_array_equal(before, after)
+        assert after.dtype == before.dtype
+        assert after.flags.writeable
+    datasets.open_source("cifar10", str(prepared)).read("test")
+    assert len(images) == 10
+    assert len(list(own_cache.iterdir())) == 2  # and nothing temporary
+
+
+def test_other_data_and_other_decoders_have_files_of_their_own(
+    prepared, tmp_path, own_cache, monkeypatch
+):
+    datasets.open_source("cifar10", str(prepared)).read("test")
+    other = encode(255 - IMAGES[0])
+    write_cifar10(tmp_path, [other] * 7, [other] * 3)
+    images, _ = datasets.open_source("cifar10", str(tmp_path)).read("test")
+    np.testing.assert_array_equal(images, [255 - IMAGES[0]] * 3)
+    for changed in (
+        lambda: monkeypatch.setattr(PIL, "__version__", "0.0"),
+        lambda: monkeypatch.setattr(PIL.features, "version", {}.get),
+        lambda: monkeypatch.setattr(
+            PIL.features, "version", {"jpg": "6.2", "libjpeg_turbo": "1.2.3"}.get
+        ),
+    ):
+        before = len(list(own_cache.iterdir()))
+        changed()
+        datasets.open_source("cifar10", str(prepared)).read("test")
+        assert len(list(own_cache.iterdir())) == before + 1
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "shape", "dtype", "fields"])
+def test_a_damaged_cache_is_decoded_again_and_mended(damage, prepared, own_cache):
+    def read():
+        return datasets.open_source("cifar10", str(prepared)).read("train")
+
+    images, labels = read()
+    (file,) = own_cache.iterdir()
+    whole = file.read_bytes()
+    content = bytearray(whole)
+    if damage == "bit":
+        content[len(content) // 3] ^= 1
+        file.write_bytes(content)
+    elif damage in ("cut", "empty"):
+        file.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+    elif damage == "shape":
+        np.savez(file, images=images[:6], labels=labels[:6])
+    elif damage == "dtype":
+        np.savez(file, images=images.astype(np.float32), labels=labels)
+    else:
+        np.savez(file, pictures=images)
+    for before, after in zip((images, labels), read(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert file.read_bytes() == whole
+
+
+def test_no_damaged_byte_of_a_cache_is_an_error_or_another_array(own_cache):
+    labels = np.arange(10, dtype=np.int32)
+
+    def kept():
+        return decoded.kept("all", IMAGES.shape, lambda: (IMAGES, labels))
+
+    kept()
+    (file,) = own_cache.iterdir()
+    whole = file.read_bytes()
+    headers, directory = range(300), range(len(whole) - 700, len(whole))
+    for position in (*headers, *directory):
+        content = bytearray(whole)
+        content[position] ^= 0xFF
+        file.write_bytes(content)
+        for expected, found in zip((IMAGES, labels), kept(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_without_a_folder_to_write_to_images_are_decoded(
+    prepared, tmp_path, monkeypatch
+):
+    images = decoded_images(monkeypatch)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    datasets.open_source("cifar10", str(prepared)).read("test")
+    datasets.open_source("cifar10", str(prepared)).read("test")
+
+    def no_home():
+        raise RuntimeError("none")
+
+    monkeypatch.setattr(compilation.Path, "home", no_home)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    datasets.open_source("cifar10", str(prepared)).read("test")
+    assert len(images) == 9
+
+
 def test_fingerprint_is_of_the_bytes_and_not_of_the_place(prepared, damageable):
     first, second = (
         datasets.open_source("cifar10", str(folder)).fingerprint
@@ -159,10 +267,10 @@ def test_jpeg_is_called_jpeg(tmp_path):
     jpeg = encode(IMAGES[0], "JPEG")
     write_cifar10(tmp_path, [jpeg], [jpeg])
     source = datasets.open_source("cifar10", str(tmp_path))
-    decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
+    pixels = np.asarray(Image.open(io.BytesIO(jpeg)))
     assert source.encoding == "jpeg"
     assert source.deviation == "stored as JPEG: not the official pixels"
-    np.testing.assert_array_equal(source.read("train")[0], decoded[None])
+    np.testing.assert_array_equal(source.read("train")[0], pixels[None])
 
 
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
@@ -222,15 +330,11 @@ def test_unknown_split_lists_the_known(name, prepared):
 def test_opening_decodes_nothing_and_reading_train_leaves_test_alone(
     prepared, monkeypatch
 ):
-    decoded = []
-    decode = sources._decode
-    monkeypatch.setattr(
-        sources, "_decode", lambda image: decoded.append(image) or decode(image)
-    )
+    images = decoded_images(monkeypatch)
     source = datasets.open_source("cifar10", str(prepared))
-    assert not decoded
+    assert not images
     source.read("train")
-    assert len(decoded) == 7
+    assert len(images) == 7
 
 
 def test_tfrecord_directory_is_refused_in_one_line(damageable):

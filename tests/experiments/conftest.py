@@ -61,6 +61,8 @@ def line():
             "dtype": run.config.dtype,
             "matmul_precision": run.config.matmul_precision,
             "precision": run.config.dtype,
+            "startup": {"program step": {"begin": 1.0, "end": 3.5, "cached": False}},
+            "validation_accuracies": [accuracy],
         }
         made = ledger.line_of(run, result, experiment=experiment, miniature=miniature)
         return made | {"finished": "2026-01-01T00:00:00+00:00"} | fields

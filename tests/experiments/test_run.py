@@ -74,7 +74,8 @@ def untrained(monkeypatch, line):
         trained.extend(one.name for one in job)
         happens.get(job[0].name, lambda: None)()
         clock = {"seconds": {"training": float(len(trained))}}
-        return [line(one.cell, one.seed, 50.0, **clock) for one in job]
+        made = [line(one.cell, one.seed, 50.0, **clock) for one in job]
+        return [{k: v for k, v in own.items() if k != "startup"} for own in made]
 
     monkeypatch.setattr(work, "_results", results)
     monkeypatch.setattr(work, "fingerprint", lambda dataset, data_dir: "f" * 16)
@@ -153,6 +154,25 @@ def test_what_another_machine_trained_in_another_precision_is_not_taken_for_ours
     assert ended[work.FAILED] == [jobs[0][0].name]  # the workdir holds the first
     (known,) = ledger.read(place.ledger.parent)
     assert ledger.precision(known) == "float32"
+
+
+def test_what_the_plan_has_no_time_for_is_left_and_not_begun(untrained, jobs, place):
+    _, trained = untrained
+    asked = []
+
+    class Plan:
+        def fits(self, job):
+            asked.append(job[0].name)
+            return len(asked) != 2
+
+        def left(self):
+            return 60.0
+
+    ended = work.work_through(jobs, place._replace(plan=Plan()))
+    assert by_status(ended)[work.LATER] == [jobs[1][0].name]
+    assert asked == [job[0].name for job in jobs]
+    assert trained == [name for name in asked if name != jobs[1][0].name]
+    assert "1 have no time left" in run.summary(ended)
 
 
 def test_without_data_only_official_lines_count(jobs, line, tmp_path):
@@ -245,6 +265,14 @@ def test_the_seeds_of_a_job_train_together_if_the_folder_is_free_when_it_begins(
     assert len(trained) == len(list(ledger.read(place.ledger.parent))) == 6
 
 
+NUMBERS = (
+    *("test_accuracy", "validation_accuracy_best", "validation_accuracy_last"),
+    *("parameters", "parameters_kept", "redrawn", "steps", "epochs"),
+    *("sparsity_achieved", "examples_per_second"),
+)
+"""The fields without which result.json is none, but its "state_sha256"."""
+
+
 def test_the_ledger_tells_how_many_trained_together_not_how_many_were_asked_for(
     tmp_path,
 ):
@@ -252,7 +280,8 @@ def test_the_ledger_tells_how_many_trained_together_not_how_many_were_asked_for(
     for seed, seconds in clocks.items():
         path = tmp_path / f"seed_{seed}" / "result.json"
         path.parent.mkdir()
-        path.write_text(json.dumps({"seconds": {"training": seconds}}))
+        result = dict.fromkeys(NUMBERS, 1) | {"state_sha256": ""}
+        path.write_text(json.dumps(result | {"seconds": {"training": seconds}}))
     together = [
         work._trained_together(tmp_path, seed, {"seconds": {"training": seconds}})
         for seed, seconds in clocks.items()
@@ -280,6 +309,9 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(
         (["tiny", "--only=conv6"], ["'conv6'", "conv2, iterand, width=0.0625"]),
         (["tiny", "--epochs=2", "--miniature"], ["--epochs", "--miniature"]),
         (["tiny", "more"], ["'more'"]),
+        (["tiny", "--within=12"], ["'12'", "90s, 12m or 2h"]),
+        (["tiny", "--first=conv2"], ["--first=conv2", "--within"]),
+        (["tiny", "--pack=runs.tar"], ["--pack", "take no table"]),
     ],
 )
 @pytest.mark.slow

@@ -164,3 +164,25 @@ def test_the_width_scales_the_embedding_and_the_hidden_units(width, count):
 def test_the_embedding_has_a_row_for_each_number_of_a_token():
     words = text.WORDS + max(text.PADDING, text.UNKNOWN) + 1
     assert LSTMClassifier(num_classes=1).vocabulary_size == words == 25_002
+
+
+def test_a_frequent_token_gets_the_sum_of_its_gradients_in_bfloat16():
+    """In bfloat16 a sum of equal gradients ends at 256 times one of them.
+
+    A batch may be rounded otherwise than one example, by a step of bfloat16 (1/128).
+    """
+    model = make(dtype=jnp.bfloat16)
+    params = normal(model)
+    tokens = np.full((500, 4), 3)
+    lengths = np.full(500, 4, np.int32)
+
+    def embedding_gradient(tokens, lengths):
+        def total(params):
+            return model.apply({"params": params}, tokens, lengths).sum()
+
+        return jax.jit(jax.grad(total))(params)["Embed_0"]["embedding"]
+
+    once = embedding_gradient(tokens[:1], lengths[:1])[3]
+    often = embedding_gradient(tokens, lengths)[3]
+    assert np.abs(once).max() > 0.01
+    np.testing.assert_allclose(often, 500 * once, rtol=1 / 64)

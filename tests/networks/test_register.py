@@ -53,12 +53,6 @@ def no_module(num_classes):
     return num_classes
 
 
-@pytest.fixture(autouse=True)
-def table(monkeypatch):
-    """Unregisters after each test what it registered."""
-    monkeypatch.setattr(NETWORKS, "table", dict(NETWORKS.table))
-
-
 def test_a_network_is_given_what_its_signature_takes():
     options = {"num_classes": 3, "width": 0.5, "affine": False, "dtype": jnp.bfloat16}
     for factory in (Wide, partial(Wide), made_by_keywords):

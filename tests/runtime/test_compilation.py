@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 
 import jax
 import pytest
@@ -97,3 +98,44 @@ def test_commands_switch_it_on_and_the_library_does_not(tmp_path):
 
 def test_the_process_began_before_it_imported_anything():
     assert cli.started() < cli.IMPORTED < time.perf_counter()
+
+
+def test_entries_that_could_not_be_written_or_read_are_removed(unset, monkeypatch):
+    kept, shown = unset / "kept", []
+    kept.mkdir()
+    monkeypatch.setattr(warnings, "showwarning", lambda text, *_: shown.append(text))
+    for name in ("jit_a", "jit_b", "jit_a_b"):
+        (kept / f"{name}-0-cache").touch()
+        os.utime(kept / f"{name}-0-cache", (0, 0))
+    jax.config.update("jax_compilation_cache_dir", str(kept))
+    compilation.enable()
+    compilation.enable()  # a second time changes nothing
+
+    def left(warning, *new):
+        for name in new:
+            (kept / name).touch()
+        warnings.showwarning(UserWarning(warning), UserWarning, "file", 1)
+        return {path.name.removesuffix("-cache") for path in kept.iterdir()}
+
+    what = "persistent compilation cache entry for"
+    full = f"Error writing {what} 'jit_a': OSError: [Errno 28] No space left on device"
+    assert left(full, "jit_a-1-cache") == {"jit_a-0", "jit_b-0", "jit_a_b-0"}
+    cut = f"Error reading {what} 'jit_b': ZstdError: decompression error: did not ..."
+    assert left(cut) == {"jit_a-0", "jit_a_b-0"}
+    assert shown == []
+    assert left("another warning") == {"jit_a-0", "jit_a_b-0"}
+    assert list(map(str, shown)) == ["another warning"]
+
+
+def test_a_full_disk_leaves_no_cut_program_and_no_complaint(tmp_path):
+    script = (
+        "import resource, jax, jax.numpy as jnp; "
+        "from iterand_jax.runtime import compilation; compilation.enable(); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); "
+        "print(jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.ones((8, 8))).item().hex())"
+    )
+    everything = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = run("-c", script, cache=tmp_path, **everything)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert not list((tmp_path / "iterand_jax").glob("jit__lambda*-cache"))

@@ -21,8 +21,9 @@ from iterand_jax import (
     rules_of,
     save_ticket,
 )
-from iterand_jax.tickets import container, metadata
+from iterand_jax.tickets import codes, container
 from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.trees import leaves_of
 
@@ -126,7 +127,9 @@ def trained(subnetwork, params, *, refreshes):
 
 def kinds(path):
     """The kinds of arrays that are stored, but for those of leaves without a mask."""
-    names = {name.split("/")[0] for name in safetensors.load_file(path)}
+    names = {
+        name.split("/")[0].removesuffix("_code") for name in safetensors.load_file(path)
+    }
     return names - {"leaf", "batch_stats"}
 
 
@@ -150,7 +153,7 @@ def test_trees_of_every_library_come_back(library, distribution, tmp_path):
         elif distribution == "signed_constant":
             assert kinds(path) == {"mask", "sign", "scale"}
         else:
-            assert kinds(path) >= {"mask", "draw", "gap"}
+            assert kinds(path) >= {"mask", "draw", "drawn"}
             assert "kept" not in kinds(path)
         ticket = load_ticket(path, like=params, batch_stats=statistics)
         assert_same(ticket.params, subnetwork.prune(scores, weights))
@@ -229,6 +232,22 @@ def test_wide_weights_that_jax_would_narrow_come_back(tmp_path):
     assert_same(found, {"kernel": np.where(kernel > 0, kernel, 0)})
 
 
+def test_arrays_that_are_not_contiguous_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((60, 100), np.float32).T
+    tree = {
+        "kernel": kernel,
+        "bias": rng.standard_normal(20, np.float32)[::2],
+        "table": np.asfortranarray(rng.standard_normal((4, 5), np.float32)),
+    }
+    masks = {"kernel": kernel > 0, "bias": None, "table": None}
+    statistics = {"mean": rng.standard_normal((3, 7), np.float32).T}
+    save_ticket(tmp_path / "t", tree, masks, batch_stats=statistics)
+    found = load_ticket(tmp_path / "t", like=tree)
+    assert_same(found.params, tree | {"kernel": np.where(kernel > 0, kernel, 0)})
+    np.testing.assert_array_equal(found.batch_stats["mean"], statistics["mean"])
+
+
 def test_a_description_of_ones_own_comes_back(tmp_path):
     described = Description(network={"name": "mine"}, inputs=())
     tree = {"kernel": np.float32([1, 2, 3]), "bias": np.zeros(2)}
@@ -274,7 +293,7 @@ def test_a_ticket_shows_itself_in_a_few_lines(tmp_path):
         "  batch_stats: 2 arrays",
     ]
     network = {"name": "lstm"}
-    described = Description(network=network, inputs=(), draws=metadata.Draws(3, "x", 0))
+    described = Description(network=network, inputs=(), draws=Draws(3, "x", 0))
     ticket = tickets.Ticket.of(described, {}, {}, {}, words=["good", "film"])
     assert "of lstm: 0 parameters" in repr(ticket)
     assert "seed 3" in repr(ticket)
@@ -302,6 +321,10 @@ MASKED = {"kernel": np.ones(SHAPE), "bias": None, "steps": None}
         ({"subnetwork": Subnetwork()}, "no key"),
         ({"subnetwork": Subnetwork(), "key": "seed"}, "key is 'seed'; possible: a PR"),
         ({"subnetwork": Subnetwork(), "key": jax.random.split(KEY)}, "shape"),
+        (
+            {"subnetwork": Subnetwork(values="binary"), "key": KEY},
+            "values='binary': from a key a ticket rebuilds the drawn weights, which",
+        ),
         ({"step": -1}, "step is a number of steps and must be .* least 0; got -1"),
         ({"step": None}, "step is a number of steps and must be .* got None"),
         ({"k_per": 1.5}, "k_per is a number of steps and must be .* got 1.5"),
@@ -351,7 +374,7 @@ def of_network(path):
         inputs=(((1, 8, 8, 1), "float32"),),
         mean=(0.5,),
         std=(0.2,),
-        draws=metadata.Draws(3, "kaiming_uniform", 9, 2, 0.3),
+        draws=Draws(3, "kaiming_uniform", 9, 2, 0.3),
     )
     shapes = described.abstract()["params"]
     numbers = jax.tree.map(
@@ -445,7 +468,7 @@ def test_no_array_does_more_than_be_refused(make, tmp_path):
     make(path)
     fields, arrays = container.read(path)
     expected = leaves_of(load_ticket(path).params)
-    assert {"mask", "gap", "draw"} <= {name.split("/")[0] for name in arrays}
+    assert {"mask", "drawn", "draw"} <= kinds(path)
     for name, array in arrays.items():
         row = array.ravel()
         for other in (
@@ -479,10 +502,13 @@ def test_a_code_that_unpacks_to_more_than_the_leaf_is_not_unpacked(tmp_path):
     path = tmp_path / "t"
     of_tree(path)
     fields, arrays = container.read(path)
+    arrays = {name: x for name, x in arrays.items() if not name.startswith("drawn")}
+    one = codes.encode(np.ones(1, int))
     for name in ("gap/kernel", "draw/kernel"):
-        signed(path, fields, {**arrays, name: bomb(2**28)})
+        earlier = {**arrays, "gap/kernel": one, "draw/kernel": one}
+        signed(path, fields, {**earlier, name: bomb(2**28)})
         tracemalloc.start()
-        assert "whole numbers, at most 3000" in refused(lambda: load_ticket(path))
+        assert "integers of at most 3000" in refused(lambda: load_ticket(path))
         assert tracemalloc.get_traced_memory()[1] < 2**24
         tracemalloc.stop()
 

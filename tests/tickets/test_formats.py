@@ -1,5 +1,8 @@
 """Exported programs and arrays give the ticket's logits, without this library."""
 
+import importlib.metadata
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -149,6 +152,19 @@ def test_programs_run_in_a_process_without_the_networks_code(name, tmp_path):
         expected = ticket.apply(*inputs_of(ticket, size))
         assert logits.shape == (size, 5)
         np.testing.assert_allclose(logits, expected, 1e-5, 1e-6)
+
+
+def test_versions_are_beside_a_program(tmp_path):
+    formats.save_program(ticket_of("conv2"), tmp_path)
+    versions = json.loads((tmp_path / formats.VERSIONS).read_bytes())
+    program = bytearray((tmp_path / formats.PROGRAM).read_bytes())
+    exported = jax.export.deserialize(program)
+    assert versions == {
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "calling_convention": exported.calling_convention_version,
+        "platforms": ["cpu", "cuda", "tpu"],
+    }
 
 
 def test_a_programs_size_does_not_depend_on_the_weights(tmp_path):

@@ -1,12 +1,15 @@
 """Leaves are packed into the expected bytes, and restored bit for bit."""
 
+import zlib
+
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iterand_jax.tickets.packing import Leaf, decode, encode, pack, unpack
+from iterand_jax.tickets.codes import decode, decode_bits, encode
+from iterand_jax.tickets.packing import Leaf, pack, unpack
 from iterand_jax.tickets.replay import NO_DRAW
 
 MASK = np.array([True, False, True, True, False, False, True, False, True])
@@ -62,11 +65,28 @@ def test_first_draws_take_no_bytes_and_redraws_take_their_numbers():
     numbers[mask] = 0
     numbers[[3, 11]] = 2, 300
     packed = pack("k", Leaf(weights, mask, numbers))
-    assert list(packed) == ["mask/k", "gap/k", "draw/k"]
-    assert decode(packed["gap/k"]).tolist() == [1, 3]
+    assert list(packed) == ["mask_code/k", "drawn_code/k", "draw/k"]
+    assert np.flatnonzero(decode_bits(packed["drawn_code/k"], 500)).tolist() == [1, 5]
     assert decode(packed["draw/k"]).tolist() == [2, 300]
     found = unpack("k", like(Leaf(weights)), packed)
     np.testing.assert_array_equal(found.numbers[mask], numbers[mask])
+
+
+def test_bits_and_distances_of_the_first_format_are_read():
+    numbers = np.where(MASK, [0, 0, 7, 0, 0, 0, 300, 0, 0], 0).astype(np.int32)
+    inflated = {"gap": b"\1\1\1", "draw": b"\2\x07\x2c\x00\x01"}
+    packed = {"mask/k": np.packbits(MASK)}
+    for kind, code in inflated.items():
+        code = code[:1] + zlib.compress(code[1:], wbits=-15)
+        packed[f"{kind}/k"] = np.frombuffer(code, np.uint8)
+    shape = jax.ShapeDtypeStruct((9,), np.float32)
+    assert unpack("k", shape, packed).numbers.tolist() == numbers.tolist()
+    del packed["gap/k"]
+    with pytest.raises(ValueError, match="there is draw/k and no gap/k"):
+        unpack("k", shape, packed)
+    packed["drawn/k"] = np.packbits([1, 0, 0, 0, 0])
+    with pytest.raises(ValueError, match="draw/k is not of the weights that were res"):
+        unpack("k", shape, packed)
 
 
 def test_weights_that_no_draw_made_are_stored_themselves():
@@ -83,7 +103,7 @@ def test_numbers_that_take_more_than_the_weights_are_not_stored():
     weights = rng.standard_normal(1000).astype(np.float32)
     numbers = rng.integers(1, 2**31 - 1, 1000)
     packed = pack("k", Leaf(weights, np.ones(1000, bool), numbers))
-    assert list(packed) == ["mask/k", "kept/k"]
+    assert list(packed) == ["mask_code/k", "kept/k"]
 
 
 def test_what_does_not_fit_the_network_is_told():
@@ -117,18 +137,20 @@ def test_leaves_come_back(data, shape):
         values = np.float32(0.125) * np.sign(values)
     leaf = Leaf(np.where(mask, values, np.float32(0)), mask)
     packed = pack("k", leaf)
-    assert packed["mask/k"].size == -(-mask.size // 8)
+    (bits,) = (packed[name] for name in ("mask/k", "mask_code/k") if name in packed)
+    assert bits.size <= -(-mask.size // 8)
     assert_same_leaf(unpack("k", like(leaf), packed), leaf)
 
 
 def test_codes_are_near_the_entropy():
     """Of numbers as a run leaves them: mostly 0, the others spread."""
     rng = np.random.default_rng(0)
-    numbers = np.where(rng.random(50_000) < 0.93, 0, rng.geometric(0.2, 50_000))
-    mask = np.ones(50_000, bool)
-    weights = rng.standard_normal(50_000).astype(np.float32)
+    numbers = np.where(rng.random(500_000) < 0.93, 0, rng.geometric(0.2, 500_000))
+    mask = np.ones(500_000, bool)
+    weights = rng.standard_normal(500_000).astype(np.float32)
     packed = pack("k", Leaf(weights, mask, numbers))
     _, counts = np.unique(numbers, return_counts=True)
     share = counts / numbers.size
     entropy = -np.sum(share * np.log2(share)) * numbers.size / 8
-    assert entropy < packed["gap/k"].size + packed["draw/k"].size < 1.1 * entropy
+    size = packed["drawn_code/k"].size + packed["draw/k"].size
+    assert entropy < size < 1.015 * entropy

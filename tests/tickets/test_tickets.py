@@ -17,11 +17,12 @@ from iterand_jax.methods import METHODS
 from iterand_jax.networks import NETWORKS
 from iterand_jax.runtime import modes
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.tickets import container, metadata
+from iterand_jax.tickets import container, draws, packing
 from iterand_jax.tickets import ticket as tickets
-from iterand_jax.tickets.metadata import Description, Draws
+from iterand_jax.tickets.draws import Draws
+from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.trees import leaves_of
+from iterand_jax.trees import leaves_of, path_string
 from tests import helpers
 
 QUICK = {"conv2"}
@@ -48,11 +49,12 @@ def example(name, *, distribution="signed_constant", method="edge_popup"):
     """A ticket whose masks, and draws of IteRand, are random."""
     rng = np.random.default_rng(0)
     trained = method in ("sgd", "fixed_mask")
+    binary = method.startswith("biprop")  # what the network sees follows from no draw
     described = describe(name, run={"method": method})
     if trained:  # normalization has scale and bias, as in the runs
         network = {**described.network, "affine": True}
         described = dataclasses.replace(described, network=network)
-    if not trained:
+    if not (trained or binary):
         draws = Draws(3, distribution, step=100)
         if method == "iterand":
             draws = Draws(3, distribution, 4 * REFRESHES + 1, 4, 0.25)
@@ -63,7 +65,7 @@ def example(name, *, distribution="signed_constant", method="edge_popup"):
 
     def mapped(f, tree):
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: f(tickets.path_string(path), leaf), tree
+            lambda path, leaf: f(path_string(path), leaf), tree
         )
 
     def trained_weights(path, leaf):
@@ -83,7 +85,7 @@ def example(name, *, distribution="signed_constant", method="edge_popup"):
 
     if trained:
         weights = mapped(trained_weights, abstract["params"])
-    elif distribution == "signed_constant":
+    elif binary or distribution == "signed_constant":
         weights = mapped(constants, abstract["params"])
     else:
         weights = draws.weights(mapped(numbers, abstract["params"]))
@@ -105,7 +107,8 @@ def assert_same(found, expected):
 
 
 def kinds(arrays):
-    return {name.split("/")[0] for name in arrays} - {"batch_stats", "vocabulary"}
+    names = {name.split("/")[0].removesuffix("_code") for name in arrays}
+    return names - {"batch_stats", "vocabulary"}
 
 
 CELLS = [
@@ -129,12 +132,12 @@ def test_round_trips_are_bit_exact(name, distribution, method, tmp_path):
         assert kinds(arrays) == {"leaf"}
     elif method == "fixed_mask":
         assert kinds(arrays) - few == {"mask", "kept", "leaf"}
-    elif distribution == "signed_constant":
+    elif distribution == "signed_constant" or method.startswith("biprop"):
         assert kinds(arrays) == {"mask", *few}
     elif method == "edge_popup":
         assert kinds(arrays) - few == {"mask"}
     else:
-        assert {"mask", "gap", "draw"} <= kinds(arrays)
+        assert {"mask", "drawn", "draw"} <= kinds(arrays)
 
 
 @pytest.mark.parametrize("distribution", ["kaiming_uniform", "kaiming_normal"])
@@ -160,7 +163,7 @@ def test_weights_of_real_refreshes_come_back(name, distribution, tmp_path):
     masks = jax.jit(subnetwork.masks)(scores)
     ticket = Ticket.of(described, weights, masks, statistics)
     arrays = tickets.save(ticket, tmp_path / "ticket")
-    assert {"mask", "gap", "draw"} <= kinds(arrays)
+    assert {"mask", "drawn", "draw"} <= kinds(arrays)
     assert_same(tickets.load(tmp_path / "ticket"), ticket)
 
 
@@ -186,12 +189,14 @@ def test_a_ticket_is_the_same_bytes_twice_and_reads_like_a_text(tmp_path):
     fields = json.loads(text)
     assert fields["network"]["name"] == "conv2"
     assert fields["draws"]["seed"] == 3
-    assert fields["version"] == 1
+    arrays = container.read(tmp_path / "a")[1]
+    coded = {name.split("/")[0] for name in arrays} & set(packing.OF_BITS)
+    assert fields["version"] == (tickets.CODED if coded else 1)
 
 
 def test_too_many_refreshes_are_not_replayed(tmp_path, monkeypatch):
     ticket = example("conv2", distribution="kaiming_uniform", method="iterand")
-    monkeypatch.setattr(metadata, "MAX_REFRESHES", REFRESHES - 1)
+    monkeypatch.setattr(draws, "MAX_REFRESHES", REFRESHES - 1)
     monkeypatch.setattr(Draws, "weights", None)
     arrays = tickets.save(ticket, tmp_path / "ticket")
     assert {"mask", "kept"} <= kinds(arrays)
@@ -297,8 +302,8 @@ def test_a_changed_bit_anywhere_is_refused(written):
 
 def test_other_versions_files_and_contents_are_refused(written, tmp_path):
     content = written.read_bytes()
-    rewrite(written, lambda fields, _: fields.update(version=3))
-    assert "of version 3; possible: 1, 2" in refused(written)
+    rewrite(written, lambda fields, _: fields.update(version=4))
+    assert "of version 4; possible: 1, 2, 3" in refused(written)
 
     written.write_bytes(content)
     rewrite(written, lambda fields, _: fields.update(version="1"))
@@ -346,7 +351,9 @@ def test_a_machine_whose_cpu_is_left_out_is_told_what_to_set(tmp_path, monkeypat
 def test_other_draws_than_those_of_the_packing_are_told(tmp_path, monkeypatch):
     path = tmp_path / "ticket"
     tickets.save(example("conv2", distribution="kaiming_uniform"), path)
-    with helpers.replaced(modes, "GENERATOR", "rbg"):  # as another jax could draw
+    with helpers.replaced(
+        modes, "root_key", lambda seed: jax.random.key(seed + 1)
+    ):  # as another jax could draw
         assert "samples other weights here" in refused(path)
     with jax.default_prng_impl("rbg"):  # of the environment: no ticket depends on it
         tickets.load(path)

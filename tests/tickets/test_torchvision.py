@@ -11,6 +11,7 @@ import pytest
 from iterand_jax.tickets import formats
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
+from tests.peers import torchvision
 
 torch = pytest.importorskip(
     "torch", reason="the peers need PyTorch: pip install -e '.[peer]'"
@@ -158,23 +159,8 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def models():
-    """torchvision's networks.
-
-    They need none of its compiled operators, which do not load beside a PyTorch of
-    another build, as one for CPUs. Its import then asks for two declarations.
-    """
-    try:
-        torchvision = pytest.importorskip(
-            "torchvision", reason="needs torchvision: pip install -e '.[peer]'"
-        )
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-        schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", schema)
-        import torchvision
-    return torchvision.models
+    """torchvision's networks."""
+    return torchvision().models
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def test_what_a_callback_raises_ends_the_run(tmp_path):
         (
             (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),
             {"test_fraction": 0.2, "steps": 0},
-            "steps must be an integer of at least 1; got 0",
+            "steps is the length .* integer of at least 1; got 0",
         ),
         (
             (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),

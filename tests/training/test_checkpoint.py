@@ -144,6 +144,35 @@ def test_a_checkpoint_of_another_state_is_refused_and_not_set_aside(tmp_path):
     assert restore(folder)[0]["step"] == 5
 
 
+@pytest.mark.parametrize(
+    "leaf", [jnp.zeros((10, 100)), jnp.zeros((999,)), jnp.zeros((1000,), jnp.int32)]
+)
+def test_a_leaf_of_another_shape_or_dtype_is_refused(leaf, tmp_path):
+    # Orbax restores it: with the shape that was saved, and integers without fractions.
+    save(tmp_path / "c", [5])
+    other = jax.eval_shape(lambda: STATE | {"weights": {"kernel": leaf, "bias": None}})
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    message = rf"weights/kernel: float32\[1000\] / {leaf.dtype}\["
+    with pytest.raises(IncompatibleCheckpointError, match=message):
+        checkpoints.restore(other)
+    checkpoints.close()
+
+
+def test_keys_with_dots_do_not_collide(tmp_path):
+    # Orbax joins the keys of a nested tree with dots, so these would be one array.
+    state = {
+        "a.b": jnp.zeros(1),
+        "a": {"b": jnp.ones(1)},
+        "a.": {"b": jnp.full(1, 2.0)},
+    }
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    checkpoints.save(5, state, {})
+    found = checkpoints.restore(jax.eval_shape(lambda: state))
+    checkpoints.close()
+    assert found is not None
+    assert leaves_of(found[0]) == leaves_of(state)
+
+
 def test_a_saved_state_does_not_change_with_its_donated_buffers(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=1)
     double = jax.jit(lambda x: 2 * x, donate_argnums=0)
@@ -281,17 +310,35 @@ def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"5", "10"}
 
 
-def test_what_the_system_does_not_let_be_read_is_not_damaged(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            ValueError(f"Error opening [os_error_code='{errno.EMFILE}']"),
+            os.strerror(errno.EMFILE),
+        ),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+)
+def test_what_the_system_does_not_let_be_read_is_not_damaged(
+    error, reason, tmp_path, monkeypatch
+):
     save(tmp_path / "c", [5, 10])
     checkpoints = Checkpoints(tmp_path / "c", keep=3)
 
-    def refused(self, step):
-        raise ValueError(f"Error opening [os_error_code='{errno.EMFILE}']")
+    read = CheckpointFolder._read_record
+
+    def refused(self, step):  # the newest; the one before it can be read
+        if step == 10:
+            raise error
+        return read(self, step)
 
     monkeypatch.setattr(CheckpointFolder, "_read_record", refused)
-    message = rf"c/10 cannot be read: {os.strerror(errno.EMFILE)}$"
+    message = rf"c/10 cannot be read: {reason}$"
     with pytest.raises(OSError, match=message):
         checkpoints.restore(abstract())
+    with pytest.raises(OSError, match=message):
+        checkpoints.restore_step(10, abstract())
     checkpoints.close()
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"5", "10"}
 

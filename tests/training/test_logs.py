@@ -143,3 +143,26 @@ def test_laps_are_all_the_time_that_no_phase_has(monkeypatch):
     clock.lap("training")
     clock.lap("training")
     assert clock.seconds == {"training": 55.0, "evaluation": 20.0}
+
+
+def test_damaged_lines_are_named_and_set_aside_and_the_log_goes_on(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        b'{"step": 5}',
+        b'{"step": 1',
+        b"\xff",
+        b"[]",
+        b'{"step": "7"}',
+        b"[" * 100_000,
+        b'{"step": 10}',
+        b'{"step": 15',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    assert read_lines(path) == [{"step": 5}, {"step": 10}]
+    with caplog.at_level("WARNING"):
+        MetricsLog(tmp_path, from_step=10).close()
+    assert "damaged line 2 of " in caplog.text
+    assert f"{path}: it is not JSON; set aside in damaged_metrics.jsonl" in caplog.text
+    assert path.read_bytes() == lines[0] + b"\n" + lines[-2] + b"\n"
+    aside = (tmp_path / "damaged_metrics.jsonl").read_bytes()
+    assert aside == b"".join(line + b"\n" for line in lines[1:-2])

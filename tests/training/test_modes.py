@@ -5,6 +5,7 @@ import json
 
 import jax
 
+from iterand_jax.runtime import modes
 from iterand_jax.training.train import train_config
 from tests.helpers import killed
 
@@ -14,6 +15,7 @@ OTHERS = {
     "jax_enable_x64": True,
     "jax_numpy_dtype_promotion": "strict",
     "jax_numpy_rank_promotion": "raise",
+    "jax_random_seed_offset": 7,
 }
 
 
@@ -29,6 +31,16 @@ def other_modes():
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def test_a_root_key_is_that_of_threefry_without_an_offset():
+    for seed in (0, 3, 2**31, 2**32 - 1):
+        expected = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+        with other_modes():
+            found = jax.random.key_data(modes.root_key(seed))
+            shifted = jax.random.key_data(jax.random.key(0, impl="threefry2x32"))
+        assert found.tolist() == expected.tolist() == [0, seed]
+        assert shifted.tolist() == [0, 7]
 
 
 def test_a_run_continued_in_other_modes_has_the_bits_of_one_that_was_not(

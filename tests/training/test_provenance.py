@@ -1,4 +1,6 @@
+import os
 import platform
+import signal
 import subprocess
 from types import SimpleNamespace
 
@@ -7,6 +9,8 @@ import pytest
 
 from iterand_jax.runtime import hosts
 from iterand_jax.training import provenance
+from iterand_jax.training.train import train_config
+from tests import helpers
 
 
 @pytest.mark.parametrize(
@@ -76,3 +80,32 @@ def test_a_commit_is_changed_by_code_and_not_by_results(tmp_path, monkeypatch):
     assert provenance.commit() == revision
     package.write_text("after")
     assert provenance.commit() == f"{revision}+changes"
+
+
+def test_a_result_names_every_device_that_trained_it(
+    tiny_config, tmp_path, monkeypatch
+):
+    config = tiny_config(epochs=2)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(provenance, "device", lambda: "1 x GPU")
+        elsewhere.setattr(provenance, "precision", lambda *fields: "tensorfloat32")
+        with helpers.signalled(15, signal.SIGTERM):
+            train_config(config, str(tmp_path))
+    result = train_config(config, str(tmp_path))
+    assert result["device"] == f"1 x GPU, then {provenance.device()}"
+    assert result["precision"] == "tensorfloat32, then float32"
+
+
+def test_asking_for_the_commit_writes_nothing(tmp_path, monkeypatch):
+    """A `git status` that refreshes the index leaves a lock where the disk is full."""
+    package = tmp_path / "iterand_jax" / "training" / "provenance.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("before")
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", tmp_path, *author, *arguments], check=True)
+    os.utime(package, (1, 1))
+    monkeypatch.setattr(provenance, "__file__", str(package))
+    index = (tmp_path / ".git" / "index").read_bytes()
+    assert not provenance.commit().endswith("+changes")
+    assert (tmp_path / ".git" / "index").read_bytes() == index

@@ -18,6 +18,7 @@ from tests.helpers import train_together as train
 SEEDS = (3, 4, 5)
 
 
+@pytest.mark.slow
 def test_each_reproduces_its_own_single_run(tiny_config, tmp_path):
     """To the last bit, here; other compilers or devices might round otherwise."""
     together = train(tiny_config(seed=3, replicas=3, epochs=2), tmp_path / "together")
@@ -73,7 +74,7 @@ def test_what_one_of_them_has_finished_is_not_trained_again(tiny_config, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"replicas": 0}, "replicas must be an integer of at least 1; got 0"),
+        ({"replicas": 0}, "replicas must be an integer from 1 to 64"),
         ({"replicas": 2, "keep_checkpoints": 1}, "keep_checkpoints of at least 2"),
     ],
 )
@@ -90,6 +91,7 @@ def test_only_data_on_the_devices_is_shared(name):
         resolve(config)
 
 
+@pytest.mark.slow
 def test_many_steps_in_one_dispatch_are_the_same_steps(
     tiny_config, tmp_path, monkeypatch
 ):

@@ -12,8 +12,8 @@ matrix products for them (VGG11's last layers, 3x3 kernels on 2x2 pixels with 51
 channels, took 130 times as long as a matrix product of patches).
 
 `jax.custom_vjp` does not support forward-mode differentiation, so on a CPU `jax.jvp` of
-a network fails, but `jax.jvp` of its `jax.grad` works. `flax.linen.Conv` in place of
-`Conv` is slower, without this limitation.
+a network ends in an error that says what to do; `flax.linen.Conv` in place of `Conv` is
+slower, without this limitation.
 """
 
 import math
@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array, lax
+
+from iterand_jax.networks.reverse_mode import reverse_mode_only
 
 PART = 2**18  # entries of a part's images or outputs; 2**20 is three times slower
 
@@ -100,7 +102,7 @@ def conv_general_dilated(
 
     convolution = jax.custom_vjp(convolve)
     convolution.defvjp(forward, backward)
-    return convolution(lhs, rhs)
+    return convolution(reverse_mode_only(lhs, "Conv"), reverse_mode_only(rhs, "Conv"))
 
 
 Conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)

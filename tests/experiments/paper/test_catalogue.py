@@ -238,21 +238,21 @@ def test_hours_are_those_of_the_network_most_alike():
         costs.Reference("conv6", work / 100, 99.0, "another width"),
         costs.Reference("conv6", work / 2, 1.0, "nearly this width"),
     ]
-    hours, origin = costs.hours(wide, known)
-    assert origin == "nearly this width"
-    assert hours == pytest.approx(2.0 * 35_100 / 3600)
+    price = costs.price(wide, known)
+    assert price.origin == "nearly this width"
+    assert price.total == pytest.approx(2.0 * 35_100)
     # Of equally similar ones the median counts, in any order.
     known += [known[-1]._replace(seconds=seconds) for seconds in (50.0, 3.0)]
-    hours, origin = costs.hours(wide, known)
-    assert origin == "nearly this width (median of 3)"
-    assert hours == pytest.approx(6.0 * 35_100 / 3600)
+    price = costs.price(wide, known)
+    assert price.origin == "nearly this width (median of 3)"
+    assert price.total == pytest.approx(6.0 * 35_100)
 
 
 def test_lines_of_the_ledger_are_timed_steps_of_their_device(line):
     wide = EXPERIMENTS["table3"].cells()[2]
     lines = [line(wide, 0, 88.0, together=2), line(wide, 1, 88.0, device="another")]
     (of_ledger,) = costs.references(lines, "1 x test device")
-    assert of_ledger.seconds == pytest.approx(3600 / 35_100 / 2)
+    assert of_ledger.seconds == pytest.approx(3636 / 35_100 / 2)
     assert of_ledger.work == costs.work(wide.config(0))
     (other,) = costs.references(lines, "another")
     assert other.origin == "the ledger's conv6 iterand SC width=1"

@@ -10,9 +10,9 @@ from experiments import report
 from experiments.paper import catalogue
 from experiments.paper.catalogue import EXPERIMENTS
 from experiments.paper.experiment import ITERAND_IS_BETTER, with_precision
-from experiments.reports import evidence, figures, findings, tables
+from experiments.reports import evidence, figures, findings, learning, tables
 from experiments.reports.metrics import METRICS, Statistics, statistics_of
-from experiments.sweeps import ledger
+from experiments.sweeps import costs, ledger
 
 TABLE8 = EXPERIMENTS["table8"]
 FULL = {cell.name: cell for cell in TABLE8.cells()}
@@ -37,7 +37,7 @@ def test_a_small_report_by_hand(line, tmp_path):
     assert text == (
         """## As in the paper
 
-4 of 18 runs. 14 are left; `--dry_run` estimates their time.
+4 of 18 runs. 14 are left.
 
 | network | method | width | paper | ours | n | difference | remarks |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -140,8 +140,7 @@ def test_what_was_not_run_is_counted_and_neither_listed_nor_drawn(name, tmp_path
     full, miniature = evidence.versions(experiment, ledger.read(tmp_path))
     text = tables.version_text(experiment, full)
     assert text == (
-        f"## As in the paper\n\n0 of {full.runs} runs. {full.runs} are left; "
-        "`--dry_run` estimates their time."
+        f"## As in the paper\n\n0 of {full.runs} runs. {full.runs} are left."
     )
     assert miniature.runs == len(miniature.missing) > 0
     with pytest.raises(ValueError, match="nothing of"):
@@ -326,6 +325,7 @@ def test_the_page_tells_what_was_run_and_what_the_rest_costs(line, tmp_path):
     assert "| 0 of 30 |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [True, False])
 def test_nothing_is_written_but_where_out_says(given, line, tmp_path, monkeypatch):
     (tmp_path / "ledger").mkdir()
@@ -349,3 +349,51 @@ def test_a_longer_run_is_not_called_shortened(line, tmp_path):
     *_, longer = write(tmp_path, lines)
     assert longer.title == "With 150 epochs"
     assert "**150 for 100 epochs**" in tables.table(TABLE8, longer)
+
+
+def test_learning_curves_are_of_runs_that_have_them(line, tmp_path):
+    curve = {"validation_accuracies": [10.0 + 0.5 * i for i in range(100)]}
+    half = with_precision(ITERAND, dtype="bfloat16")
+    lines = [
+        line(ITERAND, 0, 90.0, **curve),
+        line(ITERAND, 1, 92.0, **curve),
+        line(ITERAND, 2, 80.0),
+        line(EDGE_POPUP, 0, 88.0, validation_accuracies=[1.0, 2.0]),  # cut short
+        line(half, 0, 60.0, **curve),
+    ]
+    full, _ = write(tmp_path, lines)
+    drawn = learning.drawable(full)
+    assert [[made["seed"] for made in e.lines] for e in drawn] == [[0, 1], [0]]
+    figure = learning.draw(TABLE8, full)
+    ours, other = figure.axes
+    assert "official), 2 seeds" in ours.get_title()
+    assert "bfloat16), 1 seed" in other.get_title()
+    curves = [own for own in ours.get_lines() if len(own.get_xdata()) == 100]
+    assert len(curves) == 3  # two seeds and their mean
+    assert list(curves[-1].get_ydata()) == curve["validation_accuracies"]
+    points = {
+        (own.get_markerfacecolor() == "none", own.get_ydata()[0])
+        for own in ours.get_lines()
+        if len(own.get_xdata()) == 1
+    }
+    assert points == {(False, 91.0), (True, 89.96)}  # ours, and the paper's
+    with pytest.raises(ValueError, match="no run of table8 has a learning curve"):
+        learning.draw(TABLE8, write(tmp_path, lines[2:4])[0])
+
+
+def test_what_is_left_is_priced_on_every_device_of_the_ledger(line, tmp_path):
+    slow = {"training": 351 * 100 * 2.0}
+    lines = [
+        line(ITERAND, 0, 90.0, device="1 x slow", seconds=slow),
+        line(ITERAND, 1, 90.0, device="1 x fast", seconds={"training": 35_100.0}),
+        line(ITERAND, 2, 90.0, device="1 x fast, then 1 x slow"),
+    ]
+    full, _ = write(tmp_path, lines)
+    like = [one for one in full.missing if one.cell.name == EDGE_POPUP.name]
+    assert len(like) == 3
+    text = costs.left_text(like, ledger.read(tmp_path))
+    assert text == "29.2 h on 1 x fast in float32; 58.5 h on 1 x slow in float32"
+    told = tables.version_text(TABLE8, full, text).splitlines()[2]
+    assert told == (
+        f"3 of 18 runs. 15 are left, in proportion to multiply-adds {text}."
+    )

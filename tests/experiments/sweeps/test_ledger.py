@@ -195,11 +195,23 @@ def test_a_line_tells_what_made_it(line):
     assert made["experiment"] == "figure1"
     assert made["miniature"] is True
     assert (made["epochs"], made["paper_epochs"], made["seed"]) == (2, 100, 1)
-    assert made["config"]["network"] == {"name": "conv6", "width": 0.25}
+    network = {"name": "conv6", "width": 0.25, "vectors": None}
+    assert made["config"]["network"] == network
     assert len(made["config_sha256"]) == 16
     assert made.keys() == {*ledger.REQUIRED, *ledger.NEWER}
+    assert made["startup"] == {"program step": 2.5}
 
 
 def test_an_absent_folder_is_an_empty_ledger(tmp_path):
     known = ledger.read(tmp_path / "nowhere")
     assert (list(known), known.problems) == ([], [])
+
+
+def test_it_holds_what_only_some_runs_have(line, tmp_path):
+    best = {"best_epoch": 7, "best_test_accuracy": 76.5, "best_test_loss": 0.7}
+    assert ledger.append(tmp_path / "a.jsonl", line(CELL, 0, 75.0) | best)
+    (found,) = ledger.read(tmp_path)
+    assert best.items() <= found.items()
+    wrong = line(CELL, 1, 75.0) | {"best_epoch": "7"}
+    (tmp_path / "b.jsonl").write_text(json.dumps(wrong) + "\n")
+    assert "best_epoch='7' is of the wrong type" in ledger.read(tmp_path).problems[0]

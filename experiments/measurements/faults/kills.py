@@ -1,6 +1,4 @@
-"""Fault injection: interrupts a run at random and compares it with an undisturbed one.
-
-    python -m experiments.measurements.faults --faults=40 --processes=2 --out=FILE
+"""Kills of a run, and damaged checkpoints between them, at random moments.
 
 Each round restarts the same run, lets it make progress, and injects a fault at a
 random moment: SIGKILL or SIGTERM to one of its processes, SIGKILL to the one that is
@@ -10,27 +8,24 @@ last fault the run continues to its end. A fault is survived if the next start t
 made progress continued from the newest checkpoint that the fault left intact, or from
 a later one. At the end the bits are compared: every leaf of the state, and every
 number of the log but the speed. The config is the default, with Conv6 at width 1/16.
+The run has one process; the campaign `processes` does the same with two.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.measurements import records
-from iterand_jax.runtime import files
+from experiments.measurements.faults.trial import Trial
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of, sha256
@@ -42,24 +37,33 @@ TOLD = (
     "Terminating process because the JAX distributed service",
     "stopped at step .* by SIGTERM",
 )
-SECONDS = 600  # timeout for a run to make progress, or to end
+PROMISE = (
+    "A run that is killed at any moment, or whose newest checkpoint is damaged, "
+    "continues from the newest whole one and ends with the same bits"
+)
+EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 20, 3  # of 20 steps; a fault takes up to a second
+SECONDS = 1200  # timeout for a run to make progress, or to end
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a campaign, prints its counts and writes the record."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.measurements.faults")
-    parser.add_argument("--faults", type=int, default=10)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=files.path)
-    chosen = parser.parse_args(arguments)
-    kinds = [KINDS[i % len(KINDS)] for i in range(chosen.faults)]
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), chosen.processes, chosen.epochs)
-        record = campaign(run, kinds, random.Random(chosen.seed))
-    print(json.dumps(record, indent=2))
-    records.write(chosen.out, record)
+def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
+    """This many faults; the last trial says whether the ends have the same bits."""
+    run = Run(folder, processes=1, epochs=EPOCHS_BEFORE + EPOCHS_OF_A_FAULT * count)
+    return trials_of(run, count, seed)
+
+
+def trials_of(run: "Run", count: int, seed: int) -> Iterator[Trial]:
+    """The trials of a run with any number of processes."""
+    kinds = [KINDS[i % len(KINDS)] for i in range(count)]
+    record = campaign(run, kinds, random.Random(seed))
+    for kind, injected in record["injected"].items():
+        survived = record["survived"].get(kind, 0)
+        for _ in range(survived):
+            yield Trial(kind, "continued from the newest whole checkpoint", True)
+        for _ in range(injected - survived):
+            yield Trial(kind, "went back further", False, str(record["rounds"]))
+    compared = f"{record['bytes_compared']:,} bytes, {record['lines_compared']:,} lines"
+    outcome = "the same bits" if record["same"] else "other bits"
+    yield Trial("the end", f"{outcome} ({compared})", record["same"], compared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +163,7 @@ def campaign(
     Returns:
       "injected" and "survived", the counts by kind; "rounds", the events of each;
       "same", whether the final states and logs are equal, with "bytes_compared" and
-      "lines_compared"; and the hardware and versions.
+      "lines_compared".
     """
     with run.started("whole") as whole:
         assert whole.launcher.wait(SECONDS) == 0, whole.output.read_text()
@@ -195,7 +199,6 @@ def campaign(
         **_comparison(whole.workdir, broken.workdir),
         "processes": run.processes,
         "rounds": rounds,
-        **records.origin(),
     }
 
 
@@ -255,7 +258,3 @@ def _comparison(whole: Path, broken: Path) -> dict[str, Any]:
         "bytes_compared": sum(leaf.nbytes for leaf in states[0].values()),
         "lines_compared": len(logs[0]),
     }
-
-
-if __name__ == "__main__":
-    main()

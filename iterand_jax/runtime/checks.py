@@ -20,7 +20,11 @@ __all__ = [
     "check_fraction",
     "check_key",
     "described",
+    "is_wide",
 ]
+
+WIDE = "float16, bfloat16, float32, float64"
+"""The dtypes of scores and of pruned weights."""
 
 
 def described(value: Any) -> str:
@@ -115,7 +119,9 @@ def check_array(path: str, leaf: Any) -> None:
 
 
 def check_floats(path: str, leaf: Any) -> None:
-    """Raises ValueError for a leaf to be sampled whose dtype is not floating.
+    """Raises ValueError for a leaf to be pruned of other than floats of 16 to 64 bits.
+
+    Narrower floats round the weights of a large fan-in to zero, or have no zero.
 
     >>> check_floats("Dense_0/kernel", np.zeros((2, 2), np.int8))
     Traceback (most recent call last):
@@ -123,8 +129,16 @@ def check_floats(path: str, leaf: Any) -> None:
     ValueError: the leaf 'Dense_0/kernel' of int8 cannot be drawn; possible: float16, \
 bfloat16, float32, float64
     """
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not is_wide(leaf.dtype):
         raise ValueError(
-            f"the leaf {path!r} of {leaf.dtype} cannot be drawn; possible: float16, "
-            f"bfloat16, float32, float64"
+            f"the leaf {path!r} of {leaf.dtype} cannot be drawn; possible: {WIDE}"
         )
+
+
+def is_wide(dtype: Any) -> bool:
+    """Whether a dtype is one of `WIDE`.
+
+    >>> is_wide("bfloat16"), is_wide("float8_e5m2"), is_wide("int32")
+    (True, False, False)
+    """
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 16

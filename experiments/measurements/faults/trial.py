@@ -1,0 +1,57 @@
+"""One thing that a campaign broke, and the record of all of them."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+MOST_BROKEN = 20  # of those that are described in a record
+
+
+class Trial(NamedTuple):
+    """One thing that was broken, and what happened.
+
+    Attributes:
+      kind: of the change, such as "a bit flipped".
+      outcome: what happened, such as "refused in one line".
+      kept: whether that is what is promised.
+      detail: for a promise that was not kept, how to see it again.
+      seconds: that it took.
+      megabytes: by which the memory of the process grew.
+    """
+
+    kind: str
+    outcome: str
+    kept: bool
+    detail: str = ""
+    seconds: float = 0.0
+    megabytes: float = 0.0
+
+
+def record_of(trials: Iterable[Trial]) -> dict[str, Any]:
+    """The counts of trials.
+
+    Returns:
+      "trials" and "kept", their numbers; "outcomes" by kind; "slowest_seconds" and
+      "largest_megabytes" of one trial; and "broken", the first promises not kept.
+
+    >>> record = record_of([Trial("cut", "refused", True), Trial("cut", "hung", False)])
+    >>> record["trials"], record["kept"], record["outcomes"]
+    (2, 1, {'cut': {'refused': 1, 'hung': 1}})
+    """
+    outcomes: dict[str, Counter[str]] = {}
+    broken, number, slowest, largest = [], 0, 0.0, 0.0
+    for trial in trials:
+        number += 1
+        outcomes.setdefault(trial.kind, Counter())[trial.outcome] += 1
+        slowest = max(slowest, trial.seconds)
+        largest = max(largest, trial.megabytes)
+        if not trial.kept:
+            broken.append(f"{trial.kind}: {trial.outcome}: {trial.detail}")
+    return {
+        "trials": number,
+        "kept": number - len(broken),
+        "outcomes": {kind: dict(outcomes[kind]) for kind in sorted(outcomes)},
+        "slowest_seconds": round(slowest, 2),
+        "largest_megabytes": round(largest, 1),
+        "broken": broken[:MOST_BROKEN],
+    }

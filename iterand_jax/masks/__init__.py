@@ -1,0 +1,61 @@
+"""Exact top-k masks in linear time, with a straight-through gradient.
+
+edge-popup keeps the weights whose scores are largest. The threshold between kept and
+pruned is one order statistic of the scores, so no sort is needed: floats are mapped to
+unsigned integers of the same order, and `selection` finds the k-th smallest of these
+by counting, for all leaves of a network at once. The result is exact for ties, signed
+zeros, infinities and subnormals, because only integers are ever compared.
+
+This module is the only place that decides what is kept:
+
+- `sparsity` is the fraction removed. Of n scores, round(sparsity * n) are removed (ties
+  to even), but never all of them. With `rank="quantile"` round(sparsity * (n - 1)) are,
+  as many as are below the score nearest to that quantile: one fewer at most.
+- Scores are ranked as they are, not by their absolute values. -0.0 and 0.0 are equal,
+  and NaN ranks above infinity, with either sign. (0 / 0 is a NaN with a sign on x86,
+  which `jax.lax.top_k` and `jax.numpy.partition` rank below all numbers.)
+- Scores that tie with the smallest kept score are all kept.
+
+    counts    how many are removed
+    topk      which are kept: of a leaf, or of leaves that share a threshold
+    values    what a mask makes of a weight
+"""
+
+from iterand_jax.masks.counts import (
+    RANKS,
+    check_rank,
+    check_scores_dtype,
+    check_sparsity,
+    num_pruned,
+)
+from iterand_jax.masks.topk import (
+    order_keys,
+    partial_counts,
+    threshold,
+    thresholds,
+    topk_mask,
+    topk_masks,
+    topk_masks_of_slices,
+)
+from iterand_jax.masks.values import VALUES, masked, pruned, values_of
+from iterand_jax.masks.values import Values as Values
+from iterand_jax.selection import Scalar as Scalar
+
+__all__ = [
+    "RANKS",
+    "VALUES",
+    "check_rank",
+    "check_scores_dtype",
+    "check_sparsity",
+    "masked",
+    "num_pruned",
+    "order_keys",
+    "partial_counts",
+    "pruned",
+    "threshold",
+    "thresholds",
+    "topk_mask",
+    "topk_masks",
+    "topk_masks_of_slices",
+    "values_of",
+]

@@ -1,0 +1,61 @@
+"""Training methods as pure functions over pytrees.
+
+    init(key, params)                      -> (trainable, frozen)
+    params(trainable, frozen, step)        -> what the network sees, differentiable in
+                                              the first argument
+    masks(trainable, frozen, step)         -> what is kept, None for a method without
+    weights(trainable, frozen)             -> what the masks are applied to
+    refresh(key, step, trainable, frozen)  -> (frozen, redrawn)
+
+A train step needs no more: it differentiates the loss of `params` with respect to
+`trainable`, and every `refresh_every` steps the loop replaces `frozen` by its refresh.
+`redrawn`, an int32 scalar, counts the weights that the refresh resampled. Evaluation,
+mask churn, analysis and export call the same functions and never check the method's
+name.
+
+The argument order is the same in the whole library: trainable before frozen, so scores
+before weights, and weights before fixed masks, since `jax.grad` differentiates with
+respect to the first argument.
+
+    method          trainable   frozen    refresh
+    sgd             weights     nothing   -
+    fixed_mask      weights     masks     -
+    edge_popup      scores      weights   -
+    iterand         scores      weights   each pruned weight with probability r
+    biprop          scores      weights   -
+    biprop_iterand  scores      weights   each pruned weight with probability r
+
+How a method that trains scores prunes is said by its `Subnetwork`: which leaves share a
+threshold (scope), what is ranked, what a mask makes of a weight (values), and a
+sparsity that follows a schedule, of which each step has its own masks.
+
+    method       the trees and functions of a method
+    weights      methods that train weights
+    scores       methods that train scores
+    named        methods by name, with their hyperparameters
+"""
+
+from iterand_jax.methods.method import Method
+from iterand_jax.methods.named import (
+    METHODS,
+    build_method,
+    method_fields,
+    register_method,
+)
+from iterand_jax.methods.scores import biprop, biprop_iterand, edge_popup, iterand
+from iterand_jax.methods.weights import fixed_mask, sgd, unfilled_mask
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "biprop",
+    "biprop_iterand",
+    "build_method",
+    "edge_popup",
+    "fixed_mask",
+    "iterand",
+    "method_fields",
+    "register_method",
+    "sgd",
+    "unfilled_mask",
+]

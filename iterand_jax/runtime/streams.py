@@ -1,0 +1,59 @@
+"""Standard output that fails (a full disk): reported once, does not end a run."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+class Guarded:
+    """A text stream whose first failed write redirects it to the null device.
+
+    Attributes:
+      failure: the error of that write; None while all were written.
+    """
+
+    def __init__(self, stream: TextIO):
+        """Guards a stream."""
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Writes text, or drops it after a failure."""
+        with self._guarding():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes what was written."""
+        with self._guarding():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _guarding(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or error
+            # What the stream still holds would fail at every later flush.
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the stream's."""
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[Guarded]:
+    """Guards stdout and stderr inside; gives the guarded stdout."""
+    before = sys.stdout, sys.stderr
+    out, err = Guarded(sys.stdout), Guarded(sys.stderr)
+    sys.stdout, sys.stderr = out, err
+    try:
+        yield out
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = before

@@ -1,0 +1,143 @@
+"""How the network of a config is pruned: its subnetwork, and checks of these fields.
+
+The fields of a sparsity schedule are in epochs or steps. A `rules.Schedule` counts in
+steps, so those in epochs wait for the steps of an epoch: of the feed in training, of a
+checkpoint's record where there is no data.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from iterand_jax.methods import Method, build_method
+from iterand_jax.rules import Rule, Schedule
+from iterand_jax.rules.defaults import DEFAULT_RULES
+from iterand_jax.rules.schedules import FORMS
+from iterand_jax.subnetwork import Subnetwork
+
+OF_SCORES = (
+    "scope",
+    "ranked_by",
+    "kept_values",
+    "sparsity_schedule",
+    "sparsity_from",
+    "sparsity_begin",
+    "sparsity_end",
+    "sparsity_in",
+)
+"""The fields that only methods that train scores take."""
+
+CONSTANT, EPOCHS, STEPS = "constant", "epochs", "steps"
+_OF_SCHEDULES = OF_SCORES[4:]
+
+
+def subnetwork_of(
+    config: ConfigDict, rules: Iterable[Rule] = DEFAULT_RULES, steps_per_epoch: int = 1
+) -> Subnetwork:
+    """How a resolved config initializes and prunes a network.
+
+    Args:
+      config: resolved.
+      rules: of the network.
+      steps_per_epoch: to count a schedule's epochs in steps.
+    """
+    return Subnetwork(
+        sparsity_of(config, steps_per_epoch),
+        config.distribution,
+        rules=tuple(rules),
+        rank=config.rank,
+        scope=tuple(config.scope or ()),
+        ranked_by=config.ranked_by or "score",
+        values=config.kept_values or "masked",
+    )
+
+
+def options(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a config that say how it is pruned, those that are set."""
+    names = (*OF_SCORES, "affine")
+    found = {name: config[name] for name in names if config[name] is not None}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+def waits_for_epochs(config: ConfigDict) -> bool:
+    """Whether the masks of a step depend on how many steps an epoch has."""
+    return _is_scheduled(config) and config.sparsity_in != STEPS
+
+
+def sparsity_of(config: ConfigDict, steps_per_epoch: int = 1) -> float | Schedule:
+    """The sparsity of a resolved config, or its schedule in steps; 0.0 for none."""
+    if not _is_scheduled(config):
+        return config.sparsity or 0.0
+    unit = 1 if config.sparsity_in == STEPS else steps_per_epoch
+    return Schedule(
+        to=config.sparsity,
+        start=config.sparsity_from,
+        begin=unit * (config.sparsity_begin or 0),
+        end=unit * config.sparsity_end,
+        form=config.sparsity_schedule,
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for fields that say no subnetwork, or not that of a training.
+
+    Steps can be compared with those of the training only by `check_steps`.
+    """
+    form, unit = config.sparsity_schedule, config.sparsity_in
+    if form not in (None, CONSTANT, *FORMS):
+        possible = ", ".join((CONSTANT, *FORMS))
+        raise ValueError(f"unknown sparsity_schedule {form!r}; possible: {possible}")
+    if unit not in (None, EPOCHS, STEPS):
+        raise ValueError(f"unknown sparsity_in {unit!r}; possible: {EPOCHS}, {STEPS}")
+    for field in _OF_SCHEDULES:
+        if not _is_scheduled(config) and config[field] is not None:
+            raise ValueError(
+                f"{field}={config[field]} is of a schedule, and sparsity_schedule is "
+                f"{form}; possible: {', '.join(FORMS)}"
+            )
+    for field in ("sparsity_from", "sparsity_end", "sparsity"):
+        if _is_scheduled(config) and config[field] is None:
+            raise ValueError(f"sparsity_schedule={form} needs a value for {field}")
+    if _is_scheduled(config) and config.resample != "after":
+        raise ValueError(
+            f"resample={config.resample} is before the step whose masks a schedule "
+            f"says; possible with sparsity_schedule={form}: after"
+        )
+    if waits_for_epochs(config):
+        _check_within(config, config.epochs, EPOCHS)
+    subnetwork_of(config)  # it checks its own arguments
+
+
+def check_steps(config: ConfigDict, steps: int) -> None:
+    """Raises ValueError for a schedule in steps that is not within those of a run."""
+    if _is_scheduled(config) and not waits_for_epochs(config):
+        _check_within(config, steps, STEPS)
+
+
+def check_method(config: ConfigDict, *, is_procedure: bool) -> None:
+    """Raises ValueError for fields of this module that a method does not take."""
+    taken = [field for field in OF_SCORES if config[field] is not None]
+    if taken and (is_procedure or _method_of(config).trains_weights):
+        raise ValueError(
+            f"{taken[0]}={config[taken[0]]} is not used by the method {config.method}, "
+            f"which trains weights; possible: a method that trains scores"
+        )
+
+
+def _method_of(config: ConfigDict) -> Method:
+    return build_method(config.method, subnetwork_of(config), config)
+
+
+def _is_scheduled(config: ConfigDict) -> bool:
+    return config.sparsity_schedule not in (None, CONSTANT)
+
+
+def _check_within(config: ConfigDict, length: int, unit: str) -> None:
+    begin, end = config.sparsity_begin or 0, config.sparsity_end
+    if not begin < end <= length:
+        raise ValueError(
+            f"the sparsity changes from sparsity_begin={begin} to sparsity_end={end}, "
+            f"in {unit}, and the training has {length:,}; possible: 0 <= "
+            f"sparsity_begin < sparsity_end <= {length:,}"
+        )

@@ -1,0 +1,131 @@
+"""A small share of each campaign, and that campaigns see what is broken."""
+
+import random
+import resource
+import time
+
+import pytest
+
+from experiments.measurements.faults import __main__ as command
+from experiments.measurements.faults import (
+    disk,
+    limited,
+    memory,
+    mutators,
+    tickets,
+    workdirs,
+)
+from experiments.measurements.faults.trial import Trial, record_of
+
+SEED = 7
+
+
+def broken(trials):
+    return [trial for trial in trials if not trial.kept]
+
+
+def test_a_record_counts_outcomes_and_names_what_was_not_kept():
+    found = record_of(
+        [Trial("a", "x", True, seconds=2.0), Trial("a", "y", False, "see 3")]
+    )
+    assert (found["trials"], found["kept"], found["slowest_seconds"]) == (2, 1, 2.0)
+    assert found["outcomes"] == {"a": {"x": 1, "y": 1}}
+    assert found["broken"] == ["a: y: see 3"]
+
+
+def test_the_command_knows_all_campaigns_and_fails_for_a_broken_promise(
+    tmp_path, monkeypatch, capsys
+):
+    assert {"kills", "processes", "tickets", "workdirs"} <= {*command.campaigns()}
+    for kept, status in ((True, 0), (False, 1)):
+        made = [Trial("a", "x", kept)]
+        monkeypatch.setattr(tickets, "trials", lambda *_, made=made: iter(made))
+        out = tmp_path / "record.json"
+        assert command.main(["--campaign=tickets", f"--out={out}"]) == status
+        assert f'"kept": {int(kept)}' in out.read_text()
+    with pytest.raises(SystemExit):
+        command.main(["--campaign=tickets", "--count=0"])
+    assert "--count must be at least 1" in capsys.readouterr().err
+
+
+def test_a_campaign_ends_after_its_minutes():
+    made = [Trial("a", "x", True)] * 3
+    assert len(list(command.within(None, iter(made)))) == 3
+    assert len(list(command.within(1e-12, iter(made)))) == 1
+
+
+def test_the_same_seed_makes_the_same_changes():
+    value, content = {"a": [1, {"b": "c"}], "d": None}, bytes(range(100))
+
+    def changes(seed):
+        draw = random.Random(seed)
+        for _ in range(50):
+            kind, other = mutators.changed_json(value, draw)
+            yield mutators.changed_bytes(content, draw), kind, mutators.text_of(other)
+
+    assert [*changes(1)] == [*changes(1)] != [*changes(2)]
+    assert value == {"a": [1, {"b": "c"}], "d": None}
+    assert len({kind for (kind, _), _, _ in changes(1)}) == 6
+
+
+def take(megabytes):
+    return len(b"x" * (megabytes * 2**20))
+
+
+def wait(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def imported():
+    """Nothing more than this module, which imports jax."""
+
+
+def taken(megabytes):
+    try:
+        return take(megabytes)
+    except MemoryError:
+        return "refused"
+
+
+def test_calls_have_limits_of_memory_and_time():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with limited.Limited(megabytes=200, seconds=1, ready=imported) as child:
+        assert child.call(taken, 50).value == 50 * 2**20
+        assert child.call(taken, 400).value == "refused"
+        assert child.call(wait, 30).ended == "SIGALRM"
+        found = child.call(taken, 60)  # in another child
+        assert found.value == 60 * 2**20
+        assert found.megabytes > 40
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_the_progress_bar_is_no_line_of_a_run_that_cannot_write():
+    bar = " 33%|███▎      | 20/60 [00:00<00:01, 32.91step/s, loss=2.256, val=25.2%]"
+    stderr = f"\r  0%|          | 0/60 [00:00<?, ?step/s]\r{bar}\nerror: cannot\n"
+    assert disk._lines(stderr) == ["error: cannot"]
+
+
+@pytest.mark.slow
+def test_changed_tickets_give_the_same_arrays_or_one_line(tmp_path):
+    found = list(tickets.trials(150, SEED, tmp_path))
+    assert not broken(found)
+    assert {trial.outcome for trial in found} == {tickets.SAME, tickets.REFUSED}
+    assert sum("with a checksum" in trial.kind for trial in found) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_changed_workdirs_are_used_or_refused_in_one_line(tmp_path):
+    found = list(workdirs.trials(40, SEED, tmp_path))
+    assert not broken(found)
+    assert {"used", "refused in one line"} <= {trial.outcome for trial in found}
+
+
+@pytest.mark.slow
+def test_loading_a_ticket_takes_little_more_than_its_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "SIZES", [memory.Size("conv6", 1)])
+    found = list(memory.trials(1, SEED, tmp_path))
+    assert not broken(found)
+    assert "times 8.6 MB" in found[0].outcome

@@ -1,0 +1,84 @@
+"""Kernels are counted by loop, and the record is of today's step."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments.measurements import kernels, synthetic
+
+RECORD = json.loads(
+    (Path(__file__).parents[3] / "results/benchmarks/kernels.json").read_text()
+)
+PROGRAM = """\
+HloModule jit_train
+
+%fused_add (p: f32[]) -> f32[] {
+  %p = f32[] parameter(0)
+  ROOT %sum = f32[] add(%p, %p)
+}
+
+%inner (x: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  ROOT %a = f32[] fusion(%x), kind=kLoop, calls=%fused_add
+}
+
+%outer (y: f32[]) -> f32[] {
+  %y = f32[] parameter(0)
+  %c = f32[] custom-call(%y), custom_call_target="gemm"
+  %l = f32[] while(%c), condition=%c, body=%inner, {"known_trip_count":{"n":"8"}}
+  ROOT %b = f32[] fusion(%l), kind=kLoop, calls=%fused_add
+}
+
+ENTRY %main (z: f32[]) -> f32[] {
+  %z = f32[] parameter(0)
+  %d = f32[] copy(%z)
+  ROOT %w = f32[] while(%d), condition=%c, body=%outer
+}
+"""
+
+
+def test_kernels_of_an_inner_loop_count_once_for_each_trip():
+    entry = kernels.loops_of(PROGRAM)
+    assert entry.kernels == {"copy": 1}
+    (step,) = entry.inside
+    assert step.trips is None
+    assert step.kernels == {"custom-call": 1, "fusion": 1}
+    assert step.inside == [kernels.Loop({"fusion": 1}, 8, [])]
+    assert step.total == 2 + 8 * 1
+
+
+def test_a_row_shows_the_count_of_an_older_record():
+    (row,) = [r for r in RECORD["rows"] if r["config"] == "cifar_conv6"]
+    assert kernels.line(row, []).split()[3:5] == [str(row["kernels"]), "81"]
+    older = row | {"kernels": 999}
+    assert kernels.line(row, [older]).split()[3:5] == [str(row["kernels"]), "999"]
+    other = older | {"chip": "h100"}
+    assert "999" not in kernels.line(row, [other])
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is not None,
+    reason="a plugin, perhaps the compiler for CUDA, is installed",
+)
+def test_without_the_compiler_one_line_says_what_to_install(capsys, monkeypatch):
+    for name in kernels.WITHOUT_A_GPU:
+        monkeypatch.setenv(name, "")  # the command sets them; undone after the test
+    with pytest.raises(SystemExit):
+        kernels.main(["--configs=cifar_conv6"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"pip install jax-cuda13-plugin=={jax.lib.__version__}" in last
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    jax.__version__ != RECORD["versions"]["jax"],
+    reason="another jax makes other operations of the same step",
+)
+@pytest.mark.parametrize("row", RECORD["rows"], ids=lambda row: row["config"])
+def test_the_record_is_of_the_step_of_today(row):
+    run = synthetic.build(row["config"], dtype=row["dtype"], **row["fields"])
+    found = kernels.operations(kernels.lower(run).as_text())
+    assert found == row["operations"], "count again: experiments.measurements.kernels"

@@ -1,0 +1,252 @@
+"""What fails in the world around a command is one true line, and loses nothing."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from absl import flags
+
+from iterand_jax import main
+from iterand_jax.configs import default, load
+from iterand_jax.runtime import cli, files, streams
+from iterand_jax.training import checkpoint_folder, fields, memory
+from iterand_jax.training.checkpoint import Checkpoints
+from iterand_jax.training.config import resolve
+from iterand_jax.training.replica import NonFiniteLossError
+from iterand_jax.training.train import train_config
+from tests import helpers
+
+
+def shell(script, **options):
+    return subprocess.run(
+        ["sh", "-c", script],
+        cwd=helpers.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_a_list_of_commands_on_a_full_disk_is_one_line():
+    done = shell(f"{sys.executable} -m iterand_jax --help > /dev/full")
+    expected = "error: stdout cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
+def test_closed_streams_are_opened_on_nothing(tmp_path):
+    """A file that is opened later does not get their numbers."""
+    script = (
+        "import sys, os; sys.orig_argv[1:] = ['-m', 'iterand_jax.main']; "
+        "from iterand_jax.runtime import early; "
+        f"file = open('{tmp_path / 'file'}', 'w'); "
+        "print('out'); print('err', file=sys.stderr); assert file.fileno() > 2"
+    )
+    done = shell(f'{sys.executable} -c "{script}" <&- >&- 2>&-')
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_ctrl_c_while_libraries_load_is_one_line():
+    script = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, "
+        "signal.default_int_handler); sys.orig_argv[1:] = ['-m', 'iterand_jax.main']; "
+        "from iterand_jax.runtime import early; os.kill(os.getpid(), signal.SIGINT)"
+    )
+    done = helpers.python("-c", script)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted while starting; nothing was begun\n"
+
+
+def test_importing_the_library_leaves_ctrl_c_alone():
+    script = (
+        "import signal; before = signal.getsignal(signal.SIGINT); import iterand_jax; "
+        "print(signal.getsignal(signal.SIGINT) is before)"
+    )
+    assert helpers.printed("-c", script) == "True\n"
+
+
+def test_a_stream_that_fails_is_dropped_from_there_on():
+    with open("/dev/full", "w") as full:
+        guarded = streams.Guarded(full)
+        assert guarded.write("text\n") == 5
+        guarded.flush()
+        assert guarded.failure.errno == errno.ENOSPC
+        guarded.write("more\n")
+        guarded.flush()  # into the null device
+
+
+def test_a_run_that_diverges_at_once_says_so_and_gives_its_folder_back(
+    tiny_config, tmp_path
+):
+    config = tiny_config(epochs=1, method="sgd", learning_rate=1e6)
+    message = "not finite at step .*; no checkpoint was written "
+    with pytest.raises(NonFiniteLossError, match=message):
+        train_config(config, str(tmp_path))
+    assert not (tmp_path / "config.json").exists()
+    config.learning_rate = 0.01
+    assert train_config(config, str(tmp_path))["steps"] == 20
+
+
+def test_ctrl_c_before_the_first_step_promises_no_checkpoint(
+    tiny_config, tmp_path, monkeypatch
+):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("iterand_jax.training.train._train", interrupted)
+    message = "by SIGINT before a checkpoint was written; .* from the beginning"
+    with pytest.raises(helpers.InterruptedRunError, match=message):
+        train_config(tiny_config(), str(tmp_path))
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    message = "by SIGINT; the same command continues from the checkpoint at step 10"
+    with pytest.raises(helpers.InterruptedRunError, match=message) as stopped:
+        train_config(tiny_config(), str(tmp_path))
+    assert (stopped.value.step, stopped.value.number) == (10, signal.SIGINT)
+
+
+def test_what_orbax_logs_of_a_failed_save_is_not_printed(tmp_path, capfd):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints.save(1, {"a": np.zeros(3)}, {})
+    checkpoints.wait()
+    shutil.rmtree(tmp_path)
+    message = "a checkpoint cannot be written in .*: No such file or directory; there"
+    with pytest.raises(OSError, match=message):  # noqa: PT012 - either of them
+        checkpoints.save(2, {"a": np.zeros(3)}, {})
+        checkpoints.wait()
+    assert capfd.readouterr().err == ""
+    assert checkpoint_folder.saved_steps(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_names_the_file(tmp_path):
+    (tmp_path / "result.json.tmp").symlink_to("/dev/full")
+    path = tmp_path / "result.json"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        files.write_atomically(path, "{}")
+    with pytest.raises(FileNotFoundError, match=r"none/a\.tmp'"), files.named(path):
+        files.write_atomically(tmp_path / "none" / "a", "")
+
+
+def test_only_what_orbaxs_closed_loop_raises_is_dropped(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    Checkpoints(tmp_path / "checkpoints", keep=2).close()
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another")):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert [str(one.exc_value) for one in shown] == ["another"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_run_whose_output_is_full_trains_to_its_end(tmp_path):
+    command = helpers.command(
+        "main",
+        f"--workdir={tmp_path}",
+        "--config.epochs=1",
+        "--config.network.width=0.0625",
+    )
+    done = shell(" ".join([sys.executable, *command, "> /dev/full"]))
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == (
+        "stdout cannot be written: No space left on device; what was printed is lost"
+    )
+    assert (tmp_path / "result.json").exists()
+
+
+def only_resolves():
+    """A command that takes the flags of main, and only checks the config."""
+
+    def body():
+        resolve(flags.FLAGS.config)
+
+    return SimpleNamespace(__name__="m", run=lambda: cli.run(body, main.define_flags))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["seed=" + "9" * 30], "seed must be an integer from 0 to 4294967295"),
+        (["seed=" + "9" * 5000], "seed"),
+        (["seed=1e3"], "seed"),
+        (["seed=None"], "seed"),
+        (["log_every_steps=1" + "0" * 22], "log_every_steps must be an integer"),
+        (["eval_batch_size=9223372036854775808"], "eval_batch_size must be an integer"),
+        (["eval_batch_size=1000000000"], "in memory at once"),
+        (["replicas=1000000000"], "replicas must be an integer from 1 to 64"),
+        (["epochs=1000000000"], "epochs must be an integer from 1 to 1000000"),
+        (["learning_rate=None", "recipe.iterand.learning_rate=None"], "learning_rate"),
+        (["learning_rate=1e400"], "learning_rate must be a number in (0, 1e+06]"),
+        (["sparsity=None"], "--config.sparsity=None"),
+        (["recipe.iterand.sparsity=-1"], "sparsity must be a number"),
+        (["recipe.iterand.k_per=None"], "k_per"),
+        (["dataset.mean=(nan,)"], "dataset.mean"),
+        (["dataset.mean=('a',)"], "dataset.mean must be a tuple"),
+        (
+            ["dataset.mean=(0.5,0.5,0.5)"],
+            "need 1 numbers each for images of 1 channels",
+        ),
+        (["dataset.std=(0.0,)"], "dataset.std must be a tuple"),
+        (["dataset=None"], "dataset"),
+        (["recipe=None"], "recipe"),
+        (["network.name="], "unknown network ''"),
+        (["network.name=json:loads"], "is not a network"),
+        (["network.name=no.module:Net"], "there is no module no"),
+        (["network.width=nan"], "network.width must be a number in (0, 1000]"),
+        (["schedule=multistep", "milestones=one", "decay_factor=0.1"], "milestones"),
+        (["keep_checkpoint_epochs=x"], "keep_checkpoint_epochs"),
+        (["keep_checkpoint_epochs=31"], "integers from 1 to 30, the epochs of the run"),
+        (["report_memory=maybe"], "report_memory"),
+        (["dtype=a\nb"], "dtype must be a name"),
+    ],
+    ids=lambda given: given[0][:40] if isinstance(given, list) else "",
+)
+def test_a_mistake_on_the_command_line_is_one_line(given, words, command, capfd):
+    flags_given = [f"--config.{one}" for one in given]
+    assert command(only_resolves(), *flags_given) == cli.BAD_INPUT
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.parametrize("pattern", ["a,b", "nothing/*"])
+def test_a_pattern_that_matches_nothing_is_refused_before_a_folder(pattern, tmp_path):
+    config = load("cifar_resnet20_imp")
+    config.update_from_flattened_dict(
+        {
+            "dataset.name": "digits",
+            "dataset.mean": (0.3,),
+            "dataset.std": (0.4,),
+            "augmentation": "none",
+            "network.name": "conv2",
+            "unpruned": (pattern,),
+        }
+    )
+    with pytest.raises(ValueError, match="unpruned") as error:
+        train_config(config, str(tmp_path / "w"))
+    assert pattern in str(error.value)
+    assert not (tmp_path / "w").exists()
+
+
+def test_what_memory_cannot_hold_is_refused_before_a_folder(
+    tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(memory, "capacity", lambda: 10_000)
+    with pytest.raises(ValueError, match="of a device; possible: a smaller"):
+        train_config(tiny_config(), str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
+
+
+def test_every_field_has_a_range_and_a_reason():
+    assert fields.FIELDS.keys() == default.FIELDS.keys()
+    for name in fields.FIELDS:
+        with pytest.raises(ValueError, match=f"^{name} must be "):
+            fields.FIELDS[name].check(name, object())

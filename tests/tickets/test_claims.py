@@ -1,0 +1,137 @@
+"""What a ticket claims is compared with its network before it costs anything."""
+
+import os
+import tracemalloc
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from iterand_jax import Subnetwork, load_ticket, save_ticket
+from iterand_jax.tickets import claims, container
+from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.metadata import Description
+
+KEY = jax.random.key(5)
+
+
+def refused(path):
+    with pytest.raises(ValueError, match=r"\S") as error:
+        load_ticket(path)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+def write(path, change):
+    """A ticket of a small tree, changed, with a valid checksum."""
+    params = {"kernel": np.zeros((30, 20), np.float32)}
+    subnetwork = Subnetwork(0.5, "kaiming_uniform")
+    scores, weights = subnetwork.init(KEY, params)
+    save_ticket(path, weights, subnetwork.masks(scores), subnetwork=subnetwork, key=KEY)
+    fields, arrays = container.read(path)
+    del fields["sha256"]
+    change(fields, arrays)
+    container.write(path, fields, arrays)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in refused(tmp_path / "pipe")
+
+
+def test_a_header_beyond_the_limit_is_neither_read_nor_written(tmp_path, monkeypatch):
+    path = tmp_path / "t"
+    path.write_bytes((container.MOST_HEADER + 1).to_bytes(8, "little") + b"{}")
+    assert "its header has 8,388,609 bytes; at most 8,388,608" in refused(path)
+    monkeypatch.setattr(container, "MOST_HEADER", 300)
+    with pytest.raises(ValueError, match=r"arrays need a header of .*possible: 300"):
+        write(path, lambda fields, arrays: None)
+
+
+def test_a_vocabulary_is_inflated_as_far_as_the_network_has_words(tmp_path):
+    described = Description(network={"name": "mine"}, inputs=())
+    tree = {"kernel": np.ones(3, np.float32)}
+    limit = claims.bytes_of(claims.words_limit(described))
+    for text in (bytes(2**28), b"\n" * 25_001):
+        words = np.frombuffer(zlib.compress(text, 9), np.uint8)
+        path = tmp_path / "t"
+        tickets.save(tickets.Ticket.of(described, tree, {"kernel": None}, {}), path)
+        fields, arrays = container.read(path)
+        del fields["sha256"]
+        container.write(path, fields, {**arrays, "vocabulary": words})
+        tracemalloc.start()
+        with pytest.raises(ValueError, match="of over 25,000 words or 4,000,000 bytes"):
+            load_ticket(path, like=tree)
+        assert tracemalloc.get_traced_memory()[1] < 4 * limit
+        tracemalloc.stop()
+
+
+def test_arrays_that_the_network_has_not_are_not_read(tmp_path, monkeypatch):
+    def add(name, array):
+        return lambda fields, arrays: arrays.update({name: array})
+
+    for change, told in (
+        (add("other", np.zeros(10)), "no leaf of it has the array 'other'"),
+        (
+            add("leaf/kernel", np.zeros(601, np.float32)),
+            "601 entries where 600 are possible",
+        ),
+        (add("sign/kernel", np.zeros(3, np.int16)), "is of int16; possible: uint8"),
+        (add("vocabulary", np.zeros(4_000_001, np.uint8)), "where 4000000 are"),
+    ):
+        write(tmp_path / "t", change)
+        with monkeypatch.context() as reading:
+            reading.setattr(tickets, "SMALL", 0)
+            reading.setattr(container, "read_arrays", None)
+            assert told in refused(tmp_path / "t")
+
+
+def test_programs_beyond_the_limit_are_neither_compiled_nor_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(claims, "MOST_PROGRAMS", 2)
+    subnetwork = Subnetwork(0.5, "kaiming_uniform")
+
+    def save(number, path):
+        params = {
+            f"l{n}": {"kernel": np.zeros((8, 4 + n), np.float32)} for n in range(number)
+        }
+        scores, weights = subnetwork.init(KEY, params)
+        masks = subnetwork.masks(scores)
+        save_ticket(path, weights, masks, subnetwork=subnetwork, key=KEY)
+        return {name.split("/")[0] for name in container.read(path)[1]}
+
+    assert save(2, tmp_path / "few") == {"mask"}
+    load_ticket(tmp_path / "few")
+    assert save(3, tmp_path / "many") == {"mask", "kept"}
+    monkeypatch.setattr(claims, "MOST_PROGRAMS", 1)
+    told = "over 1 of its leaves are sampled in different ways"
+    assert told in refused(tmp_path / "few")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"network": {"name": "\x1b[31mred", "num_classes": 2}}, "red"),
+        ({"network": {"name": "conv2", "num_classes": 0}}, "'num_classes' is 0"),
+        ({"network": {"name": "conv2", "width": float("nan")}}, "'width' is nan"),
+        ({"network": {"name": "conv2", "dtype": "object"}}, "possible: float16"),
+        ({"network": {"depth": 3}}, "a network has no 'depth'"),
+        ({"inputs": [[[1] * 33, "float32"]]}, "a shape of the file is (1, 1,"),
+        ({"inputs": [[[1, 8, 8, 3], "float32"]], "mean": [0.5, 0.5]}, "of 3 channels"),
+        ({"mean": [0.5], "std": [0.0]}, "not above 0"),
+        ({"mean": [float("inf")], "std": [1.0]}, "its mean is (inf,)"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused(change, told, tmp_path):
+    write(tmp_path / "t", lambda fields, _: fields.update(change))
+    assert told in refused(tmp_path / "t")
+
+
+def test_a_fan_in_of_no_leaf_is_refused(tmp_path):
+    def add(fields, arrays):
+        fields["draws"]["fan_ins"]["other"] = 3.0
+
+    write(tmp_path / "t", add)
+    assert "a fan-in of 'other', no leaf" in refused(tmp_path / "t")

@@ -1,0 +1,185 @@
+"""Runs of every scope, value and schedule: trained, resumed, exported, analyzed."""
+
+import jax
+import numpy as np
+import pytest
+
+import iterand_jax
+from iterand_jax.analysis import report
+from iterand_jax.training import exporting
+from iterand_jax.training.config import resolve
+from iterand_jax.training.train import train_config
+from iterand_jax.training.workdir import restore
+from iterand_jax.trees import leaves_of
+from tests import helpers
+
+SCHEDULE = {
+    "sparsity": 0.8,
+    "sparsity_schedule": "cubic",
+    "sparsity_from": 0.25,
+    "sparsity_end": 2,
+}
+IN_STEPS = {"sparsity_begin": 7, "sparsity_end": 44, "sparsity_in": "steps"}
+RUNS = {
+    "global edge-popup that follows a schedule in epochs": {
+        "method": "edge_popup",
+        "scope": ("*",),
+        **SCHEDULE,
+    },
+    "IteRand that follows a schedule in steps": {
+        "method": "iterand",
+        **SCHEDULE,
+        **IN_STEPS,
+        "sparsity_schedule": "gradual",
+    },
+    "scaled magnitudes in groups": {
+        "method": "edge_popup",
+        "distribution": "kaiming_uniform",
+        "scope": ("Conv_*",),
+        "ranked_by": "magnitude",
+        "kept_values": "scaled",
+    },
+    "biprop": {"method": "biprop", "affine": True},
+    "global biprop with a schedule, biases and resampling": {
+        "method": "biprop_iterand",
+        "scope": ("*",),
+        "affine": True,
+        **SCHEDULE,
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields", [pytest.param(f, id=name) for name, f in RUNS.items()]
+)
+def test_a_run_resumes_and_its_ticket_is_what_the_network_sees(
+    fields, tiny_config, tmp_path, capsys
+):
+    config = tiny_config(**fields, checkpoint_every_steps=15)
+    whole = train_config(config, str(tmp_path / "whole"))
+    with helpers.killed(40):
+        train_config(config, str(tmp_path / "parts"))
+    again = train_config(config, str(tmp_path / "parts"))
+    assert again["state_sha256"] == whole["state_sha256"]
+    assert again["test_accuracy"] == whole["test_accuracy"]
+    for step in (None, 45):  # 45: its schedule of 40 steps has ended or nearly
+        file = tmp_path / f"{step}.safetensors"
+        exporting.export(tmp_path / "parts", "ticket", file, step=step)
+        run, state, _ = restore(tmp_path / "parts", step)
+        ticket, params = iterand_jax.load_ticket(file), leaves_of(run.params(state))
+        for path, leaf in leaves_of(ticket.params).items():
+            assert (
+                leaf.tobytes()
+                == np.where(params[path] == 0, 0.0, params[path])
+                .astype(leaf.dtype)
+                .tobytes()
+            )
+        check_trained(run, state, fields)
+    described = report.report(tmp_path / "parts")
+    assert described.layers
+    assert report.report(file).layers
+    assert whole["sparsity_achieved"] == pytest.approx(
+        achieved(run, resolve(config).sparsity), abs=0.01
+    )
+
+
+def check_trained(run, state, fields):
+    """Biases are trained where the config asks for them, and stored raw."""
+    assert run.affine == bool(fields.get("affine"))
+    biases = {p: x for p, x in leaves_of(state.trainable).items() if "bias" in p}
+    assert bool(biases) == run.affine
+    assert all(np.any(leaf != 0) for leaf in biases.values())
+
+
+def achieved(run, sparsity):
+    leaves = leaves_of(run.weights(run.abstract))
+    pruned = sum(leaves[path].size for path in run.fan_ins)
+    return sparsity * pruned / sum(leaf.size for leaf in leaves.values())
+
+
+def test_masks_of_a_checkpoint_are_those_of_its_step(tiny_config, tmp_path):
+    config = tiny_config(
+        method="edge_popup",
+        scope=("*",),
+        checkpoint_every_steps=10,
+        keep_checkpoints=9,
+        **SCHEDULE,
+    )
+    train_config(config, str(tmp_path))
+    kept = []
+    for step in (10, 20, 30, 40, 60):
+        run, state, record = restore(tmp_path, step)
+        assert record["steps_per_epoch"] == 20
+        masks = jax.tree.leaves(run.masks(state))
+        kept.append(np.mean(np.concatenate([np.ravel(mask) for mask in masks])))
+        expected = run.subnetwork.sparsity.value(step)
+        np.testing.assert_allclose(kept[-1], 1 - expected, atol=1e-3)
+    assert kept[0] > kept[1] > kept[2] > kept[3] == kept[4]
+
+
+@pytest.mark.slow
+def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_path):
+    config = normalized_config(method="biprop", affine=True, epochs=1)
+    outcome = helpers.train(config, tmp_path)
+    trained = leaves_of(outcome.state.trainable)
+    scales = {path: leaf for path, leaf in trained.items() if "scale" in path}
+    assert scales
+    assert all(np.any(np.asarray(leaf) != 1) for leaf in scales.values())
+    assert not [path for path in leaves_of(outcome.state.frozen) if "scale" in path]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"sparsity_schedule": "linear"},
+            "unknown sparsity_schedule 'linear'; possible: constant, ",
+        ),
+        ({"sparsity_from": 0.5}, "sparsity_from=0.5 is of a schedule, and"),
+        ({"sparsity_schedule": "cubic"}, "sparsity_schedule=cubic needs a value"),
+        ({**SCHEDULE, "sparsity_from": 1.0}, r"must be a number in \[0, 1\)"),
+        ({**SCHEDULE, "sparsity_end": 4}, "_end=4, in epochs, and the training has 3"),
+        ({**SCHEDULE, "resample": "before"}, "resample=before is before the step"),
+        ({**SCHEDULE, "sparsity_begin": 3}, "from sparsity_begin=3 to sparsity_end=2"),
+        (
+            {**SCHEDULE, "sparsity_in": "days"},
+            "unknown sparsity_in 'days'; possible: epo",
+        ),
+        (
+            {"scope": ("*",), "method": "sgd"},
+            r"scope=\('\*',\) is not used by the method sgd, which trains weights",
+        ),
+        ({"kept_values": "ternary"}, "unknown values 'ternary'; possible: masked, b"),
+        ({"ranked_by": "size"}, "unknown ranked_by 'size'"),
+        (
+            {"kept_values": "binary", "method": "biprop"},
+            "values='binary' is not possible: biprop",
+        ),
+    ],
+)
+def test_what_is_not_possible_is_one_line(fields, message, tiny_config):
+    with pytest.raises(ValueError, match=message) as error:
+        resolve(tiny_config(**fields))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"scope": ("Conv_9/*",)},
+            r"'Conv_9/\*' is the first to match none of the pruned leaves Conv_0/",
+        ),
+        (
+            {**SCHEDULE, **IN_STEPS, "sparsity_end": 61},
+            "to sparsity_end=61, in steps, and the training has 60",
+        ),
+    ],
+)
+def test_what_only_the_data_shows_is_refused_before_a_folder(
+    fields, message, tiny_config, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        train_config(tiny_config(**fields), str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
