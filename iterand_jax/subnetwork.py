@@ -36,7 +36,12 @@ from iterand_jax.distributions import placed_as
 from iterand_jax.keys import leaf_key
 from iterand_jax.masks import Scalar
 from iterand_jax.rules import DEFAULT_RULES, Axes, Rule, Schedule
-from iterand_jax.rules.checks import check_biases, check_rules, scales_of
+from iterand_jax.rules.checks import (
+    check_biases,
+    check_rules,
+    scales_of,
+    warn_of_unnamed,
+)
 from iterand_jax.rules.scopes import (
     check_scope,
     groups_of,
@@ -240,6 +245,9 @@ class Subnetwork:
             pattern is missing for a pruned leaf, matches none, or is shadowed by an
             earlier one; the key is not one key.
 
+        Warns:
+          UserWarning: leaves of two or more axes that no rule names stay as they are.
+
         Weights and scores have the sharding and devices of params, and each device
         samples its own shard. (Within `jit`, give it `out_shardings` unless the
         mesh has Explicit axes: a traced array knows no other sharding.)
@@ -258,6 +266,7 @@ class Subnetwork:
         """
         check_key(key)
         fan_ins = self._check(params)
+        warn_of_unnamed(self.rule_of, params, leaves_of(params))
         draw = None if self.distribution is None else self.drawn_from.sample
         draw_scores = distributions.DISTRIBUTIONS["kaiming_uniform"].sample
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,9 @@ from jax import Array
 
 from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES
 from iterand_jax.rules.patterns import covers
-from iterand_jax.rules.rule import ModelRule, Rule
+from iterand_jax.rules.rule import ModelRule, Rule, UnnamedRule
 
-__all__ = ["check_biases", "check_rules", "scales_of"]
+__all__ = ["check_biases", "check_rules", "scales_of", "warn_of_unnamed"]
 
 DEFAULTS = (*DEFAULT_RULES, *OUTPUTS_FIRST_RULES)
 
@@ -96,6 +97,47 @@ def check_biases(
                 f"stack_axis=...) before it, or take rules from the model by "
                 f"iterand_jax.rules_of"
             )
+
+
+def warn_of_unnamed(
+    rule_of: Callable[[str, Array], Rule], tree: Any, leaves: Mapping[str, Array]
+) -> None:
+    """Warns of leaves that may be linear maps, and that only the last default claims.
+
+    They have two or more axes, are no bias, and are not known to be a scale.
+
+    Args:
+      rule_of: (path, leaf) -> the rule that claims it.
+      tree: of arrays, such as an Equinox model.
+      leaves: its leaves by path.
+
+    >>> import numpy as np
+    >>> tree = {"w": np.ones((8, 4)), "kernel": np.ones((4, 2)), "scale": np.ones(4)}
+    >>> from iterand_jax import Subnetwork
+    >>> with warnings.catch_warnings(action="always", record=True) as caught:
+    ...     warn_of_unnamed(Subnetwork().rule_of, tree, tree)
+    >>> str(caught[0].message).split(":")[0]
+    'no rule names these leaves of two or more axes, so they stay unpruned and frozen'
+    """
+    scales = scales_of(tree, leaves)
+    unnamed = [
+        path
+        for path, leaf in leaves.items()
+        if isinstance(rule_of(path, leaf), UnnamedRule)
+        and sum(size != 1 for size in leaf.shape) > 1
+        and path not in scales
+        and path.split("/")[-1] not in ("bias", "scale")
+    ]
+    if unnamed:
+        path, rest = unnamed[0], len(unnamed) - 5
+        first = ", ".join(f"{path} {leaves[path].shape}" for path in unnamed[:5])
+        warnings.warn(
+            f"no rule names these leaves of two or more axes, so they stay unpruned "
+            f"and frozen: {first}{f' and {rest} more' if rest > 0 else ''}; put "
+            f"Rule({path!r}, True, in_axis=..., out_axis=...) before the default rules "
+            f"to prune, or Rule({path!r}, False) to leave as it is",
+            stacklevel=3,
+        )
 
 
 def _bias_of(path: str) -> str:

@@ -2,16 +2,19 @@
 
 import dataclasses
 
-from iterand_jax.rules.rule import Rule
+from iterand_jax.rules.rule import Rule, UnnamedRule
 
 __all__ = ["DEFAULT_RULES", "OUTPUTS_FIRST_RULES", "UNRECORDED_RULES"]
 
 DEFAULT_RULES = (
     Rule("*/kernel", prune=True, min_ndim=2, ndims=(2, 4)),
     Rule("*/embedding", prune=True, out_axis=0, min_ndim=2, ndims=(2,)),
-    Rule("*", prune=False),
+    UnnamedRule("*", prune=False),
 )
 """By Flax's names: kernels and embeddings are pruned, biases and normalization not.
+
+Leaves of other names are not pruned either; `Subnetwork.init` warns of those that have
+two or more axes, such as a matrix called w, until a rule names them.
 
 A kernel of two axes is (inputs, outputs), one of four (height, width, inputs, outputs).
 Others are refused: three axes may be a convolution, an attention projection or a stack
@@ -28,7 +31,7 @@ layers above.)
 OUTPUTS_FIRST_RULES = (
     Rule("*/weight", prune=True, out_axis=0, min_ndim=2, ndims=(2, 4)),
     Rule("*/weight_[ih]h*", prune=True, out_axis=0, min_ndim=2, ndims=(2,)),
-    Rule("*", prune=False),
+    UnnamedRule("*", prune=False),
 )
 """For models whose weights are (outputs, inputs, ...), as Equinox's and PyTorch's are.
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from iterand_jax.rules.patterns import literal
-from iterand_jax.rules.rule import ModelRule, Rule
+from iterand_jax.rules.rule import ModelRule, Rule, UnnamedRule
 
 __all__ = ["NOT_PRUNED", "convolution", "einsum", "general", "leaf_rule", "stack_of"]
 
@@ -161,9 +161,12 @@ def leaf_rule(
         prune = known.get("in_axis", ()) != ()
         rule = ModelRule(literal(path), prune=prune, **known)
     if not rule.prune:
-        shape = jax.ShapeDtypeStruct((1,) * (ndim + len(stack or ())), "float32")
+        whole = ndim + len(stack or ())
+        shape = jax.ShapeDtypeStruct((1,) * whole, "float32")
         claimed = next(rule for rule in defaults if rule.claims(path, shape))
-        return rule if claimed.prune else None
+        is_known = known is not None or ndim < 2  # a stack of scales, for example
+        names = isinstance(claimed, UnnamedRule) and whole > 1 and is_known
+        return rule if claimed.prune or names else None
     if stack is None:
         return ModelRule(literal(path), prune=True, ndims=())
     return stacked(rule, ndim, stack)

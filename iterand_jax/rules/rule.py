@@ -12,7 +12,7 @@ from jax import Array
 
 from iterand_jax.rules.patterns import matches
 
-__all__ = ["Axes", "ModelRule", "Rule"]
+__all__ = ["Axes", "ModelRule", "Rule", "UnnamedRule"]
 
 Axis = int | Sequence[int]
 
@@ -225,3 +225,12 @@ class Rule:
 
 class ModelRule(Rule):
     """A `Rule` read from a model; any other rule before it overrides it."""
+
+
+class UnnamedRule(Rule):
+    """The last default rule: leaves alone what no rule before it names.
+
+    It cannot know whether that is right for a leaf of two or more axes, so
+    `Subnetwork.init` warns of those. A `Rule` for the same leaves does not: it states
+    that they stay unpruned.
+    """

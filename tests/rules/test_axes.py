@@ -384,7 +384,8 @@ def test_a_leaf_named_value_has_this_name():
     rules = (Rule("attention/value", True, out_axis=(0, 1)), *OUTPUTS_FIRST_RULES)
     subnetwork = Subnetwork({"*/value": 0.25, "*": 0.5}, rules=rules)
     assert subnetwork.fan_ins(model) == {"attention/value": 6, "head/weight": 6}
-    scores, weights = subnetwork.init(KEY, model)
+    with pytest.warns(UserWarning, match=r"frozen: attention/query \(3, 8, 6\);"):
+        scores, weights = subnetwork.init(KEY, model)
     assert scores.attention.query is None
     pruned = subnetwork.prune(scores, weights)
     assert int((pruned.attention.value != 0).sum()) == 3 * 8 * 6 * 3 // 4
