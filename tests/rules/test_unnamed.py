@@ -28,7 +28,7 @@ def warned(tree, rules=DEFAULT_RULES) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name, shape",
+    ("name", "shape"),
     [("w", (4, 8)), ("lora_a", (8, 2)), ("pos", (1, 7, 8)), ("filters", (3, 3, 4, 8))],
 )
 def test_a_leaf_of_several_axes_that_no_rule_names_is_reported(name, shape):
