@@ -91,6 +91,7 @@ def test_short_code_runs(page, tmp_path, capsys):
         assert "improved (B): 19232" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_models_of_every_library_are_pruned(tmp_path, capsys):
     pytest.importorskip("equinox")
     namespace = run("your_own_model", tmp_path)

@@ -5,6 +5,8 @@ Each test runs its script on four simulated devices.
 
 import textwrap
 
+import pytest
+
 from tests import helpers
 
 COMMON = """
@@ -60,6 +62,7 @@ def on_four_devices(script):
     assert run.stdout == "all equal\n", run.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_trees_in_shards_have_the_bits_and_the_place_of_whole_ones():
     """Explicit axes, the default of `jax.make_mesh`, and Auto ones."""
     on_four_devices("""
@@ -232,6 +235,7 @@ def test_manual_axes_rank_each_shard_beside_axes_of_the_other_kinds():
     """)
 
 
+@pytest.mark.slow
 def test_shards_of_stacks_and_schedules_work_under_vmap_and_a_traced_sparsity():
     on_four_devices("""
         stack = jax.random.normal(KEY, (4, 12, 8))

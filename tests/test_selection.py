@@ -78,6 +78,7 @@ def shapes_of(name, width):
     return [leaf.shape for leaf in jax.tree.leaves(scores)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_the_ways_give_one_answer_for_every_network(name):
     rng = np.random.default_rng(3)

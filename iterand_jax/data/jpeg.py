@@ -146,7 +146,9 @@ def _opencv() -> ModuleType:
     # One thread per image: the parallelism is over images, in worker processes.
     cv2.setNumThreads(0)
     # What cannot be decoded is reported once, by its name.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    silent = 0
+    logging = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has the function at its top
+    logging.setLogLevel(silent)
     return cv2
 
 

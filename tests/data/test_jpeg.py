@@ -28,6 +28,7 @@ def assert_close(pixels, image, mean=1.0, most=8):
     assert difference.max() <= most
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_decoded_to_rgb(kind, kinds):
     assert set(KINDS) == set(kinds)

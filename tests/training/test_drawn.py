@@ -75,6 +75,7 @@ def of_attention(fan_ins):
     return {name: fan_ins[path] for name, path in paths.items()}
 
 
+@pytest.mark.slow
 def test_an_earlier_run_with_attention_is_read_as_it_was_drawn_and_not_continued(
     attention_config, tmp_path
 ):

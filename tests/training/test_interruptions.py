@@ -254,7 +254,7 @@ RESNET20 = {"network.name": "resnet20"}
         slow(Replicas, "iterand", {}),
         slow(Stages, "imp", {}),
         (InABucket, "iterand", {}),
-        (WithStatistics, "iterand", {}),
+        slow(WithStatistics, "iterand", {}),
         slow(WithStatistics, "iterand", RESNET20),
         slow(WithStatistics, "sgd", RESNET20),
         slow(OfReviews, "sgd", {}),

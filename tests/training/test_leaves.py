@@ -163,9 +163,9 @@ CELLS = [
     ("sgd", f"{EMBEDDING}=fixed", False),
     ("sgd", None, True),
 ]
-CELLS[1:] = [pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "entry", "changes"), CELLS)
 def test_a_run_trains_and_keeps_the_vectors_as_it_says(
     method, entry, changes, reviews_config, vectors_file, tmp_path

@@ -98,6 +98,7 @@ def achieved(run, sparsity):
     return sparsity * pruned / sum(leaf.size for leaf in leaves.values())
 
 
+@pytest.mark.slow
 def test_masks_of_a_checkpoint_are_those_of_its_step(tiny_config, tmp_path):
     config = tiny_config(
         method="edge_popup",

@@ -149,6 +149,7 @@ def test_unbiased_running_variances_are_those_of_pytorch():
         np.testing.assert_allclose(out.var((0, 1, 2)), [1, 1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_epoch_ends_with_a_partial_batch(tiny_config, tmp_path):
     """Every training example once an epoch; a killed run gives the same."""
     config = tiny_config(batch_size=64, epochs=2, **{"dataset.partial_batches": True})

@@ -36,6 +36,7 @@ def test_each_reproduces_its_own_single_run(tiny_config, tmp_path):
     assert len({outcome.test_loss for outcome in together}) == 3
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
     tiny_config, tmp_path, capsys
 ):

@@ -22,10 +22,10 @@ SOURCE = helpers.reviews_source()
 @pytest.mark.parametrize(
     ("network", "method"),
     [
-        ("lstm", "sgd"),
-        ("lstm", "edge_popup"),
+        pytest.param("lstm", "sgd", marks=pytest.mark.slow),
+        pytest.param("lstm", "edge_popup", marks=pytest.mark.slow),
         ("lstm", "iterand"),
-        ("bilstm", "iterand"),
+        pytest.param("bilstm", "iterand", marks=pytest.mark.slow),
     ],
 )
 def test_a_batch_in_parts_gives_the_update_of_the_whole(
@@ -55,6 +55,7 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(
     )
 
 
+@pytest.mark.slow
 def test_the_ticket_of_a_run_reads_texts(reviews_config, tmp_path):
     """Without the dataset: the words are stored with the run."""
     config = reviews_config(**{"epochs": 1, "recipe.iterand.sparsity": 0.3})
@@ -76,6 +77,7 @@ def test_the_ticket_of_a_run_reads_texts(reviews_config, tmp_path):
         exporting.export(tmp_path, "ticket", path)
 
 
+@pytest.mark.slow
 def test_a_step_is_traced_once_for_each_shape(reviews_config, tmp_path):
     built = helpers.build(reviews_config(), SOURCE)
     traces = []

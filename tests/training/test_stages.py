@@ -79,6 +79,7 @@ def leaves(tree):
     }
 
 
+@pytest.mark.slow
 def test_stages_prune_what_is_small_and_rewind_what_is_left(
     imp_config, tmp_path, capsys
 ):
