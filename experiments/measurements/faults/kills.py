@@ -8,7 +8,8 @@ last fault the run continues to its end. A fault is survived if the next start t
 made progress continued from the newest checkpoint that the fault left intact, or from
 a later one. At the end the bits are compared: every leaf of the state, and every
 number of the log but the speed. The config is the default, with Conv6 at width 1/16.
-The run has one process; the campaign `processes` does the same with two.
+Many faults are spread over several runs, each compared at its end. The run has one process; the
+campaign `processes` does the same with two.
 """
 
 import contextlib
@@ -16,12 +17,13 @@ import dataclasses
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +43,24 @@ PROMISE = (
     "A run that is killed at any moment, or whose newest checkpoint is damaged, "
     "continues from the newest whole one and ends with the same bits"
 )
-EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 20, 3  # of 20 steps; a fault takes up to a second
+EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 20, 5  # of 20 steps; a fault takes up to a second
+FAULTS_OF_A_RUN = 25
 SECONDS = 1200  # timeout for a run to make progress, or to end
 
 
-def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
-    """This many faults; the last trial says whether the ends have the same bits."""
-    run = Run(folder, processes=1, epochs=EPOCHS_BEFORE + EPOCHS_OF_A_FAULT * count)
-    return trials_of(run, count, seed)
-
-
-def trials_of(run: "Run", count: int, seed: int) -> Iterator[Trial]:
-    """The trials of a run with any number of processes."""
+def trials(count: int, seed: int, folder: Path, processes: int = 1) -> Iterator[Trial]:
+    """This many faults, and for each run whether its end has the same bits."""
+    epochs = EPOCHS_BEFORE + EPOCHS_OF_A_FAULT * min(count, FAULTS_OF_A_RUN)
+    run = Run(folder, processes=processes, epochs=epochs)
     kinds = [KINDS[i % len(KINDS)] for i in range(count)]
-    record = campaign(run, kinds, random.Random(seed))
+    generator = random.Random(seed)
+    for first in range(0, count, FAULTS_OF_A_RUN):
+        own = kinds[first : first + FAULTS_OF_A_RUN]
+        yield from _trials_of(campaign(run, own, generator))
+        shutil.rmtree(folder / "broken")  # "whole" has ended, and is compared again
+
+
+def _trials_of(record: Mapping[str, Any]) -> Iterator[Trial]:
     for kind, injected in record["injected"].items():
         survived = record["survived"].get(kind, 0)
         for _ in range(survived):
