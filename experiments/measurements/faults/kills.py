@@ -8,8 +8,8 @@ last fault the run continues to its end. A fault is survived if the next start t
 made progress continued from the newest checkpoint that the fault left intact, or from
 a later one. At the end the bits are compared: every leaf of the state, and every
 number of the log but the speed. The config is the default, with Conv6 at width 1/16.
-Many faults are spread over several runs, each compared at its end. The run has one process; the
-campaign `processes` does the same with two.
+Many faults are spread over several runs, each compared at its end. The run has one
+process; the campaign `processes` does the same with two.
 """
 
 import contextlib
