@@ -44,7 +44,7 @@ PROMISE = (
     "continues from the newest whole one and ends with the same bits"
 )
 EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 20, 5  # of 20 steps; a fault takes up to a second
-FAULTS_OF_A_RUN = 25
+FAULTS_OF_A_RUN = 15
 SECONDS = 1200  # timeout for a run to make progress, or to end
 
 
@@ -52,11 +52,14 @@ def trials(count: int, seed: int, folder: Path, processes: int = 1) -> Iterator[
     """This many faults, and for each run whether its end has the same bits."""
     epochs = EPOCHS_BEFORE + EPOCHS_OF_A_FAULT * min(count, FAULTS_OF_A_RUN)
     run = Run(folder, processes=processes, epochs=epochs)
-    kinds = [KINDS[i % len(KINDS)] for i in range(count)]
+    left = [KINDS[i % len(KINDS)] for i in range(count)]
     generator = random.Random(seed)
-    for first in range(0, count, FAULTS_OF_A_RUN):
-        own = kinds[first : first + FAULTS_OF_A_RUN]
-        yield from _trials_of(campaign(run, own, generator))
+    while left:
+        record = campaign(run, left[:FAULTS_OF_A_RUN], generator)
+        if not record["rounds"]:
+            raise ValueError("the run ended before its faults; it needs more epochs")
+        yield from _trials_of(record)
+        del left[: len(record["rounds"])]
         shutil.rmtree(folder / "broken")  # "whole" has ended, and is compared again
 
 
@@ -164,7 +167,7 @@ class Started:
 def campaign(
     run: Run, kinds: Sequence[str], generator: random.Random
 ) -> dict[str, Any]:
-    """Injects faults of these kinds into a run and returns the outcomes.
+    """Injects faults of these kinds into a run until it ends; returns the outcomes.
 
     Returns:
       "injected" and "survived", the counts by kind; "rounds", the events of each;
@@ -176,7 +179,7 @@ def campaign(
     survived: Counter[str] = Counter()
     pending: list[tuple[str, int]] = []  # faults, and the newest intact step after each
     damaged: set[int] = set()
-    rounds = []
+    rounds: list[dict[str, Any]] = []
 
     def count(started: Started) -> None:
         step = started.continued_from()
@@ -190,9 +193,13 @@ def campaign(
             early = kind == "kill" and generator.random() < 0.25
             if early:
                 time.sleep(generator.uniform(0, 8))
-            elif broken.wait_for_newer_than(before):
+            else:
+                broken.wait_for_newer_than(before)  # or it ends
                 count(broken)
-            rounds.append(_inject(kind, broken, generator))
+            done = _inject(kind, broken, generator)
+        if done is None:
+            break
+        rounds.append(done)
         if "damaged" in rounds[-1]:
             damaged.add(broken.newest())
         pending.append((kind, broken.newest(but=damaged)))
@@ -200,7 +207,7 @@ def campaign(
         assert broken.launcher.wait(SECONDS) == 0, broken.output.read_text()
     count(broken)
     return {
-        "injected": dict(Counter(kinds)),
+        "injected": dict(Counter(done["fault"] for done in rounds)),
         "survived": dict(survived),
         **_comparison(whole.workdir, broken.workdir),
         "processes": run.processes,
@@ -208,8 +215,8 @@ def campaign(
     }
 
 
-def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]:
-    """Injects a fault; returns its record."""
+def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any] | None:
+    """Injects a fault; returns its record, None if the run has ended before it."""
     pids = run.pids()
     time.sleep(generator.uniform(0, 1))
     victim = generator.randrange(len(pids))
@@ -218,7 +225,7 @@ def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]
         run.wait_for(run.is_saving)
     number = signal.SIGTERM if kind == "terminate" else signal.SIGKILL
     if run.launcher.poll() is not None:
-        raise ValueError("the run ended before its faults; it needs more epochs")
+        return None
     os.kill(pids[victim], number)
     start = time.monotonic()
     status = run.launcher.wait(SECONDS)
