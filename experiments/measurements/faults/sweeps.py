@@ -34,7 +34,7 @@ TABLE = Experiment(
     configs={"conv2": "digits"},
     rows=grid(network=["conv2"], method=["iterand", "edge_popup"], width=[1 / 16]),
     seeds=4,
-    overrides={"checkpoint_every_steps": 10, "log_every_steps": 10},
+    overrides={"checkpoint_every_steps": 20, "log_every_steps": 20},
     figure=Lines(x="width"),
     miniature=Miniature(note="none", parts=()),
 )
@@ -46,7 +46,8 @@ from iterand_jax.runtime import cli
 catalogue.EXPERIMENTS = {sweeps.TABLE.name: sweeps.TABLE}
 cli.run(run.main, run.define_flags, positional=1)
 """
-EPOCHS_BEFORE, EPOCHS_OF_A_KILL = 10, 5  # of each run, of 20 steps
+EPOCHS = 50  # of each run, of 20 steps
+START = re.compile(r"^  steps  ", re.MULTILINE)  # of the plan in a run's log
 KINDS = ("one", "one", "all", "all while one saves", "all at a result")
 SECONDS = 1200  # timeout for a moment to come, or for all to end
 
@@ -68,14 +69,21 @@ class Moment(NamedTuple):
 
 
 class Folders(NamedTuple):
-    """The folders that sweeps share, and the runs of their table."""
+    """The folders that sweeps share, and the runs of their table.
+
+    Attributes:
+      folder: holds the workdirs and the ledger.
+      epochs: of each run.
+      seeds: of each cell.
+    """
 
     folder: Path
-    epochs: int
+    epochs: int = EPOCHS
+    seeds: int = TABLE.seeds
 
     def runs(self) -> list[Run]:
         """The runs of the table."""
-        return runs_of(TABLE.cells(self.epochs), range(TABLE.seeds))
+        return runs_of(TABLE.cells(self.epochs), range(self.seeds))
 
     def workdir(self, run: Run) -> Path:
         """Where a run is trained."""
@@ -83,7 +91,8 @@ class Folders(NamedTuple):
 
     def started(self) -> subprocess.Popen[bytes]:
         """A sweep, whose output is added to a file."""
-        flags = [f"--epochs={self.epochs}", f"--workdir={self.folder / 'cells'}"]
+        flags = [f"--epochs={self.epochs}", f"--seeds={self.seeds}"]
+        flags.append(f"--workdir={self.folder / 'cells'}")
         flags.append(f"--results={self.folder / 'results'}")
         self.folder.mkdir(exist_ok=True)
         with (self.folder / "output.txt").open("ab") as output:
@@ -122,6 +131,12 @@ class Folders(NamedTuple):
                 saved[run.name] = max(map(int, filter(str.isdigit, names)), default=0)
         return Moment(lines, results, saved, logs)
 
+    def end(self, running: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Waits for sweeps; those that leave runs to others have status 0, too."""
+        status = [process.wait(SECONDS) for process in running]
+        if any(status):
+            raise ValueError((self.folder / "output.txt").read_text()[-2000:])
+
     def lost_since(self, before: Moment) -> list[str]:
         """What was lost or done again since a moment."""
         found = []
@@ -135,46 +150,57 @@ class Folders(NamedTuple):
                     found.append(f"{run.name}: its result was written again")
             elif before.saved[run.name]:
                 log = workdir.with_suffix(".txt").read_bytes()
-                new = log[before.logs[run.name] :].decode()
-                starts = len(re.findall("^training ", new, re.MULTILINE))
-                steps = re.findall(r"from the checkpoint at step ([\d,]+)", new)
-                first = int(steps[0].replace(",", "")) if steps else 0
-                if starts > len(steps) or (starts and first < before.saved[run.name]):
+                starts = START.split(log[before.logs[run.name] :].decode())[1:]
+                steps = [continued_from(start) for start in starts]
+                # A start that is killed at once does not say from where it continues.
+                said = [step for step in steps[:-1] if step] + steps[-1:]
+                if any(step < before.saved[run.name] for step in said):
                     found.append(f"{run.name}: steps were trained again")
         return found
+
+
+def continued_from(log: str) -> int:
+    """The step from which a start continues, by its log; 0 if it does not say one."""
+    found = re.search(r"from the checkpoint at step ([\d,]+)", log)
+    return int(found[1].replace(",", "")) if found else 0
 
 
 def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
     """This many kills: half of them among two sweeps, half among four."""
     draw = random.Random(seed)
-    epochs = EPOCHS_BEFORE + EPOCHS_OF_A_KILL * -(-count // 2)
-    whole = Folders(folder / "whole", epochs)
-    _end([whole.started()], whole)
+    whole = Folders(folder / "whole")
+    whole.end([whole.started()])
     for sweeps, kills in ((2, count - count // 2), (4, count // 2)):
-        shared = Folders(folder / str(sweeps), epochs)
-        yield from disturbed(shared, sweeps, kills, draw)
-        yield _compared(shared, whole, f"the end of {sweeps} sweeps")
+        left = [KINDS[number % len(KINDS)] for number in range(kills)]
+        while left:  # in another folder, if all runs end before
+            shared = Folders(folder / f"{sweeps}_{len(left)}")
+            found = list(disturbed(shared, sweeps, left, draw))
+            if not found:
+                raise ValueError("the sweeps ended before a kill; they need more runs")
+            yield from found
+            yield compared(shared, whole, f"the end of {sweeps} sweeps")
+            del left[: len(found)]
 
 
 def disturbed(
-    shared: Folders, sweeps: int, kills: int, draw: random.Random
+    shared: Folders, sweeps: int, kinds: Sequence[str], draw: random.Random
 ) -> Iterator[Trial]:
-    """A trial for each kill among sweeps, which then end by themselves."""
+    """A trial for each kill among sweeps, until they end by themselves."""
     running = [shared.started() for _ in range(sweeps)]
     moments: list[tuple[str, Moment]] = []
     try:
-        for number in range(kills):
-            kind = KINDS[number % len(KINDS)]
+        for kind in kinds:
             time.sleep(draw.uniform(0, 10))
             killed = [draw.randrange(sweeps)] if kind == "one" else range(sweeps)
-            _wait_for(kind, shared, running)
+            if not _comes(kind, shared, running):
+                break
             for index in killed:
                 running[index].kill()
                 running[index].wait()
             moments.append((kind, shared.moment()))
             for index in killed:
                 running[index] = shared.started()
-        _end(running, shared)
+        shared.end(running)
     finally:
         for process in running:
             process.kill()
@@ -185,10 +211,10 @@ def disturbed(
         yield Trial(f"{kind} of {sweeps}", outcome, not lost, "; ".join(lost))
 
 
-def _wait_for(
+def _comes(
     kind: str, shared: Folders, running: Sequence[subprocess.Popen[bytes]]
-) -> None:
-    """Waits for the moment of a kind."""
+) -> bool:
+    """Waits for the moment of a kind; False if all sweeps end before."""
     conditions: Mapping[str, Callable[[], bool]] = {
         "all while one saves": shared.is_saving,
         "all at a result": shared.is_between,
@@ -197,22 +223,15 @@ def _wait_for(
     deadline = time.monotonic() + SECONDS
     while True:
         if all(process.poll() is not None for process in running):
-            raise ValueError("the sweeps ended before their kills; they need more runs")
+            return False
         if condition():
-            return
+            return True
         if time.monotonic() > deadline:
             raise TimeoutError((shared.folder / "output.txt").read_text()[-2000:])
         time.sleep(0.001)
 
 
-def _end(running: Sequence[subprocess.Popen[bytes]], shared: Folders) -> None:
-    """Waits until sweeps end; those that leave runs to others have status 0, too."""
-    status = [process.wait(SECONDS) for process in running]
-    if any(status):
-        raise ValueError((shared.folder / "output.txt").read_text()[-2000:])
-
-
-def _compared(shared: Folders, whole: Folders, kind: str) -> Trial:
+def compared(shared: Folders, whole: Folders, kind: str) -> Trial:
     """The trial of the end: the ledger and its bits."""
     known, expected = (ledger.read(own.folder / "results") for own in (shared, whole))
     runs = shared.runs()
