@@ -43,7 +43,7 @@ PROMISE = (
     "A run that is killed at any moment, or whose newest checkpoint is damaged, "
     "continues from the newest whole one and ends with the same bits"
 )
-EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 20, 5  # of 20 steps; a fault takes up to a second
+EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 10, 5  # of 20 steps; a fault takes up to a second
 FAULTS_OF_A_RUN = 15
 SECONDS = 1200  # timeout for a run to make progress, or to end
 
@@ -81,7 +81,7 @@ class Run:
 
     Attributes:
       folder: holds its workdirs.
-      processes: their number, with two devices each.
+      processes: their number; several have two devices each.
       epochs: of 20 steps; a checkpoint is written every 10 steps.
     """
 
@@ -89,12 +89,22 @@ class Run:
     processes: int
     epochs: int
 
+    def _program(self) -> list[str]:
+        """The command but the flags of the training."""
+        python = [sys.executable, "-m"]
+        if self.processes == 1:
+            return [*python, "iterand_jax.main"]
+        return [
+            *(*python, "iterand_jax.launch", "--devices_per_process=2"),
+            *(f"--processes={self.processes}", "--"),
+        ]
+
     @contextlib.contextmanager
     def started(self, name: str) -> Iterator["Started"]:
         """Starts it in a workdir; on exit sends SIGTERM if it still runs."""
         command = [
-            *(sys.executable, "-m", "iterand_jax.launch", "--devices_per_process=2"),
-            *(f"--processes={self.processes}", "--", f"--workdir={self.folder / name}"),
+            *self._program(),
+            f"--workdir={self.folder / name}",
             *("--config.network.name=conv6", "--config.network.width=0.0625"),
             f"--config.epochs={self.epochs}",
             *("--config.recipe.iterand.k_per=7", "--config.log_every_steps=10"),
@@ -102,9 +112,16 @@ class Run:
         ]
         with (
             open(self.folder / f"{name}.txt", "w+") as output,
-            subprocess.Popen(command, stdout=output, stderr=output) as launcher,
+            subprocess.Popen(
+                command,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                stdout=output,
+                stderr=output,
+            ) as launcher,
         ):
-            started = Started(launcher, Path(output.name), self.folder / name)
+            started = Started(
+                launcher, Path(output.name), self.folder / name, self.processes
+            )
             try:
                 yield started
             finally:
@@ -116,17 +133,21 @@ class Started:
     """A started run.
 
     Attributes:
-      launcher: the process that started its processes.
+      launcher: the process that started its processes, or the one that it has.
       output: the file with its output.
       workdir: where it writes.
+      processes: their number.
     """
 
     launcher: subprocess.Popen[bytes]
     output: Path
     workdir: Path
+    processes: int
 
     def pids(self) -> list[int]:
         """The ids of its processes, in order."""
+        if self.processes == 1:
+            return [self.launcher.pid]
         self.wait_for(lambda: "launch: processes" in self.output.read_text())
         found = re.search(r"launch: processes (.*)", self.output.read_text())
         assert found is not None
