@@ -288,7 +288,9 @@ FAULTS: Mapping[str, Fault] = {
     "no permission": Fault(2, "cannot write to the workdir", _forbidden),
     "no permission any more": Fault(2, "cannot be written", _forbidden_later),
     "Ctrl-C in the first seconds": Fault(130, _STOPPED, _interrupted, stays=True),
-    "a first step that diverges": Fault(1, "no checkpoint", _diverged, stays=True),
+    "a first step that diverges": Fault(
+        2, "no checkpoint was written", _diverged, stays=True
+    ),
     "stdout closed": Fault(0, "", _with(">&-"), stays=True),
     "stderr closed": Fault(0, "", _with("2>&-"), stays=True),
     "stdout full": Fault(0, _LOST, _with(">/dev/full"), stays=True),
