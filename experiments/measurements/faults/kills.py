@@ -44,7 +44,7 @@ PROMISE = (
     "continues from the newest whole one and ends with the same bits"
 )
 EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 10, 5  # of 20 steps; a fault takes up to a second
-FAULTS_OF_A_RUN = 15
+FAULTS_OF_A_RUN = 10
 SECONDS = 1200  # timeout for a run to make progress, or to end
 
 

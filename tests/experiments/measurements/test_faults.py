@@ -56,6 +56,14 @@ def test_a_campaign_ends_after_its_minutes():
     assert len(list(command.within(1e-12, iter(made)))) == 1
 
 
+def test_ctrl_c_ends_a_campaign_with_what_was_tried():
+    def trials():
+        yield Trial("a", "x", True)
+        raise KeyboardInterrupt
+
+    assert len(list(command.within(None, trials()))) == 1
+
+
 def test_the_same_seed_makes_the_same_changes():
     value, content = {"a": [1, {"b": "c"}], "d": None}, bytes(range(100))
 
