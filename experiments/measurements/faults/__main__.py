@@ -62,11 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.minutes is not None and not chosen.minutes > 0:
         parser.error(f"--minutes must be above 0; got {chosen.minutes}")
     campaign = importlib.import_module(f"{faults.__name__}.{chosen.campaign}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        trials = campaign.trials(chosen.count, chosen.seed, Path(folder))
-        counts = record_of(within(chosen.minutes, trials))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trials = campaign.trials(chosen.count, chosen.seed, Path(folder))
+            counts = record_of(within(chosen.minutes, trials))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     record = {
         "campaign": chosen.campaign,
         "promise": campaign.PROMISE,
