@@ -209,12 +209,17 @@ def _mode(folder: Path, mode: int) -> Iterator[None]:
 
 
 def _interrupted(workdir: Path, draw: random.Random) -> Ended:
-    """Ctrl-C at a moment of the first seconds; a wrong promise adds a line."""
+    """Ctrl-C at a moment of the first seconds; a wrong promise adds a line.
+
+    Before the package is loaded Python itself starts, and tells of a Ctrl-C its own way.
+    """
     words = [sys.executable, *FLAGS, *SHORT, f"--workdir={workdir}"]
     with subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
-        time.sleep(draw.uniform(0.5, 6))
+        while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 6))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=SECONDS)
     ended = Ended(process.returncode, _lines(stderr))
@@ -262,7 +267,8 @@ def _of_mounts(size: int) -> Mapping[str, Fault]:
         disk = workdir.with_suffix(".disk")
         with _mounted(disk, f"size={limit}"):
             ended = _run(disk / "run")
-            shutil.copytree(disk / "run", workdir)  # to where it can be continued
+            if (disk / "run").exists():  # else nothing was begun
+                shutil.copytree(disk / "run", workdir)  # where it can be continued
         return ended
 
     def only_read(workdir: Path, draw: random.Random) -> Ended:
