@@ -17,7 +17,7 @@ from iterand_jax import (
     sgd,
     topk_mask,
 )
-from iterand_jax.masks import order_keys, threshold, topk_masks
+from iterand_jax.masks import order_keys, threshold, topk_masks, topk_masks_of_slices
 from iterand_jax.methods import unfilled_mask
 
 KEY = jax.random.key(0)
@@ -77,6 +77,10 @@ MISTAKES = {
     "a number for the threshold's scores": (
         lambda: threshold(0.5, 0.5),
         "scores must be a floating point array; got 0.5",
+    ),
+    "a list for a stack of scores": (
+        lambda: topk_masks_of_slices([[0.5], [1.0]], (0,), 0.5),
+        r"scores must be a floating point array; got \[\[0.5\], \[1.0\]\]",
     ),
     "a number for keys": (
         lambda: order_keys(0.5),

@@ -163,6 +163,7 @@ def topk_masks_of_slices(
     Array([[0., 1.],
            [0., 1.]], dtype=float32)
     """
+    check_scores(scores)
     mask = functools.partial(topk_mask, sparsity=sparsity, rank=rank)
     for axis in sorted(stack):
         mask = jax.vmap(mask, in_axes=axis, out_axes=axis)
