@@ -17,6 +17,7 @@ from iterand_jax import (
     sgd,
     topk_mask,
 )
+from iterand_jax.masks import order_keys, threshold, topk_masks, topk_masks_of_slices
 from iterand_jax.methods import unfilled_mask
 
 KEY = jax.random.key(0)
@@ -64,6 +65,30 @@ MISTAKES = {
     "float8, which rounds a large fan-in to zero": (
         lambda: HALF.init(KEY, of_dtype("float8_e4m3fn")),
         "'Dense_0/kernel' of float8_e4m3fn cannot be drawn; possible: float16, ",
+    ),
+    "a list for scores": (
+        lambda: topk_mask([0.5, 1.0], 0.5),
+        r"scores must be a floating point array; got \[0.5, 1.0\]",
+    ),
+    "scores and sparsity swapped": (
+        lambda: topk_mask(0.5, jnp.ones(3)),
+        "scores must be a floating point array; got 0.5",
+    ),
+    "a number for the threshold's scores": (
+        lambda: threshold(0.5, 0.5),
+        "scores must be a floating point array; got 0.5",
+    ),
+    "a list for a stack of scores": (
+        lambda: topk_masks_of_slices([[0.5], [1.0]], (0,), 0.5),
+        r"scores must be a floating point array; got \[\[0.5\], \[1.0\]\]",
+    ),
+    "a number for keys": (
+        lambda: order_keys(0.5),
+        "scores must be a floating point array; got 0.5",
+    ),
+    "one sparsity for two leaves": (
+        lambda: topk_masks([jnp.ones(3), jnp.ones(2)], 0.5),
+        "2 sparsities are needed, one for each leaf or group; got 0.5",
     ),
     "scores of 8 bits": (
         lambda: topk_mask(jnp.ones(3, "float8_e8m0fnu"), 0.5),

@@ -21,8 +21,11 @@ from experiments.paper.experiment import full_epochs
 from experiments.sweeps.runs import Run
 from iterand_jax.runtime.locks import alone
 from iterand_jax.training.config import completed, differences, to_json
+from iterand_jax.training.fields import shown
+from iterand_jax.training.saved import MOST_LEVELS, is_flat, is_usual, one_line
 
 Line = Mapping[str, Any]
+OF_SECONDS, ACCURACIES = ("seconds", "startup"), "validation_accuracies"
 
 FOLDER = "runs/results"
 """Where commands look for the ledger by default; the clone's own is in `results`."""
@@ -255,10 +258,12 @@ def _parse(text: bytes) -> tuple[dict[str, Any], str]:
     """Parses a line; returns it and its problem, "" if it is valid."""
     try:
         line = json.loads(text)
-    except ValueError as error:
-        return {}, f"not JSON: {error}"
+    except (ValueError, RecursionError) as error:
+        return {}, f"not JSON: {one_line(error)}"
     if not isinstance(line, dict):
         return {}, "not a JSON object"
+    if not is_flat(line, MOST_LEVELS):
+        return {}, f"nests deeper than {MOST_LEVELS} levels"
     for field, kind in REQUIRED.items():
         if field not in line:
             return {}, f"no field {field!r}"
@@ -267,11 +272,30 @@ def _parse(text: bytes) -> tuple[dict[str, Any], str]:
         if not isinstance(value, kind) or (
             isinstance(value, bool) and kind is not bool
         ):
-            return {}, f"{field}={value!r} is of the wrong type"
+            return {}, f"{field}={shown(value)} is of the wrong type"
     for field, kind in {**NEWER, **OF_SOME}.items():
         if field in line and not isinstance(line[field], kind):
-            return {}, f"{field}={line[field]!r} is of the wrong type"
-    return line, ""
+            return {}, f"{field}={shown(line[field])} is of the wrong type"
+    return line, _problem_inside(line)
+
+
+def _problem_inside(line: Line) -> str:
+    """What is wrong with the values of a line whose fields have their types."""
+    inside = {f"{f}.{k}": v for f in OF_SECONDS for k, v in line.get(f, {}).items()}
+    found = [*inside.items(), *((field, line[field]) for field in NUMBERS)]
+    found += [(ACCURACIES, value) for value in line.get(ACCURACIES, ())]
+    for field, value in found:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or (isinstance(value, int) and not is_usual(value)):
+            return f"{one_line(ValueError(field))}={shown(value)} is no number"
+    for field in ("steps", "together", "epochs"):
+        if not line[field] > 0:
+            return f"{field}={line[field]!r} is not above 0"
+    try:
+        hash(_key(line))
+    except Exception as error:  # of a config that another program wrote, any
+        return f"its config is not one of a run: {one_line(error)}"
+    return ""
 
 
 def _key(line: Line) -> tuple[Any, ...]:

@@ -1,5 +1,7 @@
 """How many of n scores a sparsity removes: see `iterand_jax.masks`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -11,6 +13,7 @@ from iterand_jax.selection import Scalar
 __all__ = [
     "RANKS",
     "check_rank",
+    "check_scores",
     "check_scores_dtype",
     "check_sparsity",
     "num_pruned",
@@ -34,6 +37,20 @@ def check_sparsity(sparsity: Scalar) -> None:
     """
     meaning = "sparsity is the fraction of weights removed"
     check_fraction(sparsity, meaning, or_one=False)
+
+
+def check_scores(scores: Any) -> None:
+    """Raises ValueError for scores that are no array.
+
+    >>> check_scores([0.5, 1.0])
+    Traceback (most recent call last):
+    ...
+    ValueError: scores must be a floating point array; got [0.5, 1.0]
+    """
+    if not all(hasattr(scores, name) for name in ("shape", "dtype", "size")):
+        raise ValueError(
+            f"scores must be a floating point array; got {described(scores)}"
+        )
 
 
 def check_scores_dtype(dtype: DTypeLike) -> None:

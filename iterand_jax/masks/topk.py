@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from iterand_jax.masks.counts import check_scores_dtype, num_pruned
+from iterand_jax.masks.counts import check_scores, check_scores_dtype, num_pruned
+from iterand_jax.runtime.checks import described
 from iterand_jax.selection import Keys, Scalar, is_explicit, is_spread, select_all
 
 __all__ = [
@@ -39,6 +40,7 @@ def order_keys(scores: Array) -> Array:
     >>> bool(keys[1] < keys[2]), bool(keys[2] == keys[3]), bool(keys[3] < keys[0])
     (True, True, True)
     """
+    check_scores(scores)
     check_scores_dtype(scores.dtype)
     width = scores.dtype.itemsize * 8
     unsigned = jnp.dtype(f"uint{width}")
@@ -161,6 +163,7 @@ def topk_masks_of_slices(
     Array([[0., 1.],
            [0., 1.]], dtype=float32)
     """
+    check_scores(scores)
     mask = functools.partial(topk_mask, sparsity=sparsity, rank=rank)
     for axis in sorted(stack):
         mask = jax.vmap(mask, in_axes=axis, out_axes=axis)
@@ -189,10 +192,18 @@ def _nums_pruned(
     rank: str = "count",
     groups: Groups | None = None,
 ) -> list[int | Array]:
+    for own in scores:
+        check_scores(own)
     sizes = [s.size for s in scores]
     if groups is not None:
         sizes = [sum(sizes[i] for i in group) for group in groups]
-    pairs = zip(sizes, sparsities, strict=True)
+    try:
+        pairs = list(zip(sizes, sparsities, strict=True))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{len(sizes)} sparsities are needed, one for each leaf or group; got "
+            f"{described(sparsities)}"
+        ) from error
     return [num_pruned(size, p, rank=rank) for size, p in pairs]
 
 

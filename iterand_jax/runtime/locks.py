@@ -7,6 +7,7 @@ stderr says so, and nothing is locked.
 import contextlib
 import errno
 import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,12 @@ def alone_or_refused(lock: Path, *, refusal: str) -> Iterator[None]:
 
 def _opened(lock: Path):
     lock.parent.mkdir(parents=True, exist_ok=True)
-    return lock.open("w")
+    return open(lock, "a", opener=_of_a_file)
+
+
+def _of_a_file(path: str, flags: int) -> int:
+    """A foreign folder's pipe is not waited for, and no file elsewhere is changed."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _locked(file) -> bool:

@@ -25,6 +25,7 @@ from jax import Array
 
 from iterand_jax.data.text import WORDS, Vocabulary, as_lines
 from iterand_jax.runtime import compilation, modes
+from iterand_jax.runtime.checks import described
 from iterand_jax.tickets import claims, container, packing, tree
 from iterand_jax.tickets.claims import VOCABULARY
 from iterand_jax.tickets.metadata import Description
@@ -298,6 +299,11 @@ def load(
         version, a checksum does not match, or it is of another tree than `like`.
     """
     path = Path(path)
+    if network is not None and not isinstance(network, nn.Module):
+        raise ValueError(
+            f"network is {described(network)}; possible: a Linen module, None, or a "
+            f"tree as like=TREE"
+        )
     fields, forms = container.read_header(path)
     if fields.get("version") not in (OF_NETWORK, OF_TREE, CODED):
         raise ValueError(

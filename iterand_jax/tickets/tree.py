@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from iterand_jax.distributions import DISTRIBUTIONS
-from iterand_jax.runtime.checks import check_at_least
+from iterand_jax.runtime.checks import check_at_least, described
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
 from iterand_jax.tickets import container
 from iterand_jax.tickets.draws import KeyDraws
@@ -92,6 +92,11 @@ def key_draws(
         another generator than JAX's, impossible refreshes, or a subnetwork whose values
         are not "masked".
     """
+    if subnetwork is not None and not isinstance(subnetwork, Subnetwork):
+        raise ValueError(
+            f"subnetwork is {described(subnetwork)}; possible: the Subnetwork that "
+            f"drew the weights, or None"
+        )
     if (subnetwork is None) != (key is None):
         missing = "subnetwork" if subnetwork is None else "key"
         raise ValueError(f"weights follow from a key and a subnetwork; no {missing}")

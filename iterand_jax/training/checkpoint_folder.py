@@ -31,9 +31,9 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     """False for an error that Orbax logs with its traceback before it raises it.
 
     It does both, several times for one error; whoever waits for the save reports it in
-    one line.
+    one line. Of a folder that was removed it warns before, too.
     """
-    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+    return record.levelno < logging.WARNING or "orbax" not in record.pathname
 
 
 def _drop_closed_loops() -> None:

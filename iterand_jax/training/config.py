@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -33,6 +33,9 @@ OF_THE_METHOD = (
 )
 NOT_IN_RECIPES = ("unpruned", "affine", *pruning.OF_SCORES)
 """Those of them that a method takes though its recipe does not have them."""
+
+IN_RECIPES = tuple(field for field in OF_THE_METHOD if field not in NOT_IN_RECIPES)
+"""The fields that a method may name among its hyperparameters, and then shares."""
 
 BEST = ("accuracy", "loss")
 DTYPES = ("float32", "bfloat16")
@@ -74,6 +77,7 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
         needed |= PROCEDURES[config.method].fields
     else:
         of_method = method_fields(config.method)
+        _check_names(config.method, of_method)
         own += [field for field in of_method if field not in own]
         needed |= {field for field, required in of_method.items() if required}
     for field in OF_THE_METHOD:
@@ -116,6 +120,18 @@ def _recipe(config: ConfigDict) -> ConfigDict:
         )
     _check_choice("method", config.method, methods_of(config))
     return recipes[config.method]
+
+
+def _check_names(method: str, hyperparameters: Iterable[str]) -> None:
+    """Raises ValueError for one that would be a field of every config, too."""
+    taken = {field.partition(".")[0] for field in default.FIELDS} | {"recipe"}
+    for name in hyperparameters:
+        if name in taken.difference(IN_RECIPES):
+            raise ValueError(
+                f"the method {method!r} has a hyperparameter {name!r}, which is a "
+                f"field of every config; possible: another name, or one of "
+                f"{', '.join(IN_RECIPES)}"
+            )
 
 
 def methods_of(config: ConfigDict) -> list[str]:

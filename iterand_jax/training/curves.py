@@ -10,6 +10,7 @@ from iterand_jax.runtime import files
 from iterand_jax.runtime.pictures import new_figure, set_title
 from iterand_jax.training.logs import read_lines
 
+MOST = 2**63  # of an integer that is drawn
 TRAIN, VALIDATION, TEST = "#4c78a8", "#e45756", "#333333"
 
 
@@ -83,8 +84,10 @@ def _drawn(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
         churn = [record["mask_churn"]] if "mask_churn" in record else []
         values = [*(record.get(field) for field in _FIELDS[kind]), *churn]
         numbers = all(isinstance(value, int | float) for value in values)
+        # Larger integers are no floats.
+        usual = numbers and all(abs(v) < MOST for v in values if isinstance(v, int))
         last = found[-1]["step"] if found else 0
-        if record.get("kind") == kind and numbers and record["step"] > last:
+        if record.get("kind") == kind and usual and MOST > record["step"] > last:
             found.append(record)
     return found
 

@@ -389,11 +389,17 @@ class Replica:
     def _evaluated_after(self, epoch: int, programs: Programs) -> Evaluation | None:
         """The evaluation of an epoch on the test split; None if its checkpoint is lost.
 
-        The run is done: its end does not depend on a file that was damaged since.
+        The run is done: its end does not depend on a file that was damaged since. One
+        that cannot be read now is not lost, and ends the run before its result.
         """
         try:
             state = self._state_after(epoch)
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            raise OSError(
+                f"{error}; all is trained and saved, and the same command tests epoch "
+                f"{epoch}, the best by validation, once it can be read"
+            ) from error
+        except ValueError as error:
             if hosts.is_first():
                 print(
                     f"the result has no test accuracy of epoch {epoch}, the best by "

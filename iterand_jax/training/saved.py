@@ -19,6 +19,7 @@ from iterand_jax.training.fields import shown
 
 MOST_BYTES = 2**24  # a result of 64 replicas has a hundredth of it
 MOST_LEVELS = 20
+MOST = 2**63  # of a number; larger integers are no floats, as formats need them
 
 _NUMBER = (int, float)
 _OF_ALL = {"test_accuracy": _NUMBER, "validation_accuracy_last": _NUMBER}
@@ -39,6 +40,7 @@ _OF_REPLICAS = {
     "test_accuracy_deviation": _NUMBER,
     "replicas": dict,
 }
+_OF_THE_BEST = {"best_epoch": int, "best_test_accuracy": _NUMBER}
 _OF_A_STAGE = {"test_accuracy": _NUMBER, "sparsity_achieved": _NUMBER}
 
 
@@ -74,7 +76,7 @@ def object_in(content: bytes, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object: {shown(value)}")
-    if not _is_flat(value, MOST_LEVELS):
+    if not is_flat(value, MOST_LEVELS):
         raise ValueError(f"{path} nests deeper than {MOST_LEVELS} levels")
     return value
 
@@ -106,14 +108,18 @@ def read_result(path: Path) -> dict[str, Any]:
     replicas = "replicas" in result
     _check(path, "", result, _OF_REPLICAS if replicas else _OF_A_RUN)
     if replicas:
+        _check_names(path, "replicas", result["replicas"])
         for name, own in result["replicas"].items():
             _check(path, f"replicas.{name}.", own, _OF_ALL)
         return result
     seconds, parts = result["seconds"], result.get("startup", {})
     _check(path, "seconds.", seconds, dict.fromkeys(seconds, _NUMBER))
     _check(path, "", {"startup": parts}, {"startup": dict})
+    _check_names(path, "startup", parts)
     for name, part in parts.items():
         _check(path, f"startup.{name}.", part, {"begin": _NUMBER, "end": _NUMBER})
+    if "best_epoch" in result:
+        _check(path, "", result, _OF_THE_BEST)
     _check(path, "", {"stages": result.get("stages", [])}, {"stages": list})
     for number, own in enumerate(result.get("stages", [])):
         _check(path, f"stages.{number}.", own, _OF_A_STAGE)
@@ -133,7 +139,7 @@ def _check(path: Path, prefix: str, found: Any, types: Mapping[str, Any]) -> Non
         if not isinstance(found, dict) or name not in found:
             raise ValueError(f"{path} is not a result: it has no {prefix}{name}")
         value = found[name]
-        finite = not isinstance(value, float) or math.isfinite(value)
+        finite = not isinstance(value, _NUMBER) or is_usual(value)
         if isinstance(value, bool) or not isinstance(value, wanted) or not finite:
             raise ValueError(
                 f"{path} is not a result: {one_line(ValueError(prefix + name))} is "
@@ -141,8 +147,31 @@ def _check(path: Path, prefix: str, found: Any, types: Mapping[str, Any]) -> Non
             )
 
 
-def _is_flat(value: Any, levels: int) -> bool:
+def _check_names(path: Path, prefix: str, found: Mapping[str, Any]) -> None:
+    """Raises ValueError for a name that would do more to a terminal than be shown."""
+    for name in found:
+        if not name.isprintable():
+            raise ValueError(
+                f"{path} is not a result: {prefix} has the name {shown(name)}"
+            )
+
+
+def is_usual(number: float) -> bool:
+    """Whether a number is finite, and can be made a float.
+
+    >>> is_usual(3), is_usual(10**400), is_usual(float("nan"))
+    (True, False, False)
+    """
+    return -MOST < number < MOST if isinstance(number, int) else math.isfinite(number)
+
+
+def is_flat(value: Any, levels: int) -> bool:
+    """Whether objects and lists nest no deeper than so many levels.
+
+    >>> is_flat({"a": [1]}, 2), is_flat({"a": [1]}, 1)
+    (True, False)
+    """
     if not isinstance(value, dict | list):
         return True
     inner = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_flat(own, levels - 1) for own in inner)
+    return levels > 0 and all(is_flat(own, levels - 1) for own in inner)

@@ -31,3 +31,17 @@ def test_another_error_is_one(tmp_path, monkeypatch):
         alone_or_refused(tmp_path / "lock", refusal="held"),
     ):
         pass
+
+
+def test_a_foreign_folders_lock_is_no_pipe_and_no_link(tmp_path):
+    """A pipe would be waited for, and the file that a link is of emptied."""
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with (
+            pytest.raises(OSError, match=name),
+            alone_or_refused(tmp_path / name, refusal="held"),
+        ):
+            pass
+    assert (tmp_path / "other").read_text() == "kept"

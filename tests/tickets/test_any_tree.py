@@ -319,6 +319,10 @@ MASKED = {"kernel": np.ones(SHAPE), "bias": None, "steps": None}
         ({"batch_stats": {"mean": 1.0}}, "the leaf 'mean' of batch_stats is 1.0"),
         ({"key": KEY}, "no subnetwork"),
         ({"subnetwork": Subnetwork()}, "no key"),
+        (
+            {"subnetwork": 0.5, "key": KEY},
+            "subnetwork is 0.5; possible: the Subnetwork that drew the weights, or N",
+        ),
         ({"subnetwork": Subnetwork(), "key": "seed"}, "key is 'seed'; possible: a PR"),
         ({"subnetwork": Subnetwork(), "key": jax.random.split(KEY)}, "shape"),
         (
@@ -357,6 +361,12 @@ def test_a_tree_that_differs_is_refused_by_the_leaf(like, told, tmp_path):
         load_ticket(tmp_path / "t", like=like)
     assert str(tmp_path / "t") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_tree_in_the_place_of_the_network_is_refused(tmp_path):
+    save_ticket(tmp_path / "t", PLAIN, MASKED)
+    with pytest.raises(ValueError, match=r"network is a dict; possible: .* as like=TR"):
+        load_ticket(tmp_path / "t", PLAIN)
 
 
 def of_tree(path):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from iterand_jax.training import printed, results, workdir
+from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve, to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.replica import Record, Replica
+from iterand_jax.training.train import train_config
 from tests import helpers
 
 
@@ -77,6 +79,32 @@ def test_a_run_ends_although_the_checkpoint_of_its_best_epoch_is_damaged(
     with pytest.raises(ValueError, match=r"checkpoints/40 is damaged \(") as error:
         workdir.restore(tmp_path, 40)
     assert "\n" not in str(error.value)
+
+
+def test_the_best_epoch_is_tested_later_if_its_checkpoint_cannot_be_read_now(
+    tiny_config, tmp_path, monkeypatch
+):
+    """What a disk does not give now is not lost: the same command ends the run."""
+    config = tiny_config(test_best="loss")
+    scores = [1.0, 3.0, 2.0]
+    monkeypatch.setattr(
+        Record, "scores", lambda self, _: scores[: len(self.validation_accuracy)]
+    )
+    expected = train_config(config, str(tmp_path / "whole"))
+    with monkeypatch.context() as patched:
+
+        def busy(*arguments):
+            raise OSError(f"{tmp_path}/40 cannot be read: Input/output error")
+
+        patched.setattr(Checkpoints, "restore_step", busy)
+        message = "Input/output error; all is trained and saved, .* tests epoch 2, the"
+        with pytest.raises(OSError, match=message):
+            train_config(config, str(tmp_path / "busy"))
+    assert not (tmp_path / "busy" / "result.json").exists()
+    found = train_config(config, str(tmp_path / "busy"))
+    assert found["best_epoch"] == 2
+    assert found["best_test_accuracy"] == expected["best_test_accuracy"]
+    assert found["state_sha256"] == expected["state_sha256"]
 
 
 def test_the_last_epoch_may_be_the_best(tiny_config, tmp_path):

@@ -1,13 +1,16 @@
 """Every config resolves for every method; errors are one line."""
 
+import functools
 import importlib
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
-from iterand_jax.methods import METHODS
+from iterand_jax.configs.default import recipe
+from iterand_jax.methods import METHODS, edge_popup, iterand
 from iterand_jax.training.config import (
     OF_THE_METHOD,
     completed,
@@ -56,6 +59,34 @@ def test_every_config_resolves_for_every_method(name, method):
     assert resolved.is_locked
     with pytest.raises(AttributeError):
         resolved.learning_rte = 1.0
+
+
+@pytest.mark.parametrize("name", ["scope", "affine", "epochs", "network", "recipe"])
+def test_a_method_has_no_hyperparameter_that_is_a_field_of_every_config(
+    name, monkeypatch
+):
+    own = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+    first = inspect.Parameter("subnetwork", inspect.Parameter.POSITIONAL_ONLY)
+    factory = functools.partial(edge_popup)
+    factory.__signature__ = inspect.Signature([first, own])
+    monkeypatch.setitem(METHODS.table, "own", factory)
+    config = get("digits", method="own")
+    with config.unlocked():
+        fields = {name: ("*",), "learning_rate": 1.0, "sparsity": 0.5}
+        config.recipe.own = recipe(**fields)
+    message = f"the method 'own' has a hyperparameter '{name}', which is a field of ev"
+    with pytest.raises(ValueError, match=message) as error:
+        resolve(config)
+    assert "or one of distribution, learning_rate, weight_decay, s" in str(error.value)
+
+
+def test_a_method_may_share_the_fields_of_recipes(monkeypatch):
+    monkeypatch.setitem(METHODS.table, "own", iterand)
+    config = get("digits", method="own")
+    with config.unlocked():
+        fields = {"learning_rate": 1.0, "sparsity": 0.5, "sampling_rate": 0.1}
+        config.recipe.own = recipe(**fields, k_per=30)
+    assert resolve(config).k_per == 30
 
 
 def test_lstms_have_the_hyperparameters_of_the_paper():

@@ -43,6 +43,8 @@ def drawn(tmp_path, monkeypatch):
             }
             for step, rate in ((30, 0.4), (60, 0.1))
         ]
+        lines += [lines[0] | {"step": 70, "train_loss": 10**400}]  # no floats
+        lines += [lines[-2] | {"step": 10**400}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / "metrics.jsonl").write_text(text)
         made = []

@@ -78,6 +78,7 @@ def test_no_module_is_imported_for_a_config(field, tmp_path, monkeypatch):
         ('{"replicas": {}}', "it has no test_accuracy_mean"),
         ('{"test_accuracy": "good"}', "test_accuracy is 'good'"),
         ('{"test_accuracy": NaN}', "test_accuracy is nan"),
+        ('{"test_accuracy": 1' + "0" * 400 + "}", "is an integer of 1329 bits"),
     ],
 )
 def test_a_foreign_result_is_refused(content, told, tmp_path):
@@ -85,6 +86,37 @@ def test_a_foreign_result_is_refused(content, told, tmp_path):
     (tmp_path / "config.json").write_text(to_json(own))
     (tmp_path / "result.json").write_text(content)
     assert told in refused(finished_result, tmp_path, own)
+
+
+WHOLE = {
+    **dict.fromkeys(("test_accuracy", "validation_accuracy_last"), 50.0),
+    **dict.fromkeys(("validation_accuracy_best", "sparsity_achieved"), 50.0),
+    **dict.fromkeys(("parameters", "parameters_kept", "redrawn", "steps"), 3),
+    **{"epochs": 1, "examples_per_second": 3.0, "state_sha256": "a", "seconds": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"best_epoch": 2}, "it has no best_test_accuracy"),
+        ({"best_epoch": "x", "best_test_accuracy": 3.0}, "best_epoch is 'x'"),
+        ({"startup": {"\x1b[2J": {"begin": 1, "end": 2}}}, "startup has the name"),
+        (
+            {
+                "test_accuracy_mean": 1.0,
+                "test_accuracy_deviation": 1.0,
+                "replicas": {"\x1b[2J": WHOLE},
+            },
+            "replicas has the name",
+        ),
+    ],
+)
+def test_what_is_printed_of_a_result_is_checked(fields, told, tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(WHOLE))
+    assert saved.read_result(tmp_path / "result.json") == WHOLE
+    (tmp_path / "result.json").write_text(json.dumps(WHOLE | fields))
+    assert told in refused(saved.read_result, tmp_path / "result.json")
 
 
 def test_a_foreign_config_differs_in_one_line(tmp_path):

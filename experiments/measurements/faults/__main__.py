@@ -1,9 +1,11 @@
 """Runs a campaign: python -m experiments.measurements.faults --campaign=NAME."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import pkgutil
+import signal
 import sys
 import tempfile
 import time
@@ -28,16 +30,22 @@ def campaigns() -> list[str]:
 
 
 def within(minutes: float | None, trials: Iterator[Trial]) -> Iterator[Trial]:
-    """The trials that end within some minutes, and the one that is being tried then."""
+    """The trials that end within some minutes, and the one that is being tried then.
+
+    Ctrl-C ends them, too.
+    """
     begun = time.monotonic()
-    for trial in trials:
-        yield trial
-        if minutes is not None and time.monotonic() - begun > 60 * minutes:
-            return
+    with contextlib.suppress(KeyboardInterrupt):
+        for trial in trials:
+            yield trial
+            if minutes is not None and time.monotonic() - begun > 60 * minutes:
+                return
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a campaign, prints its counts and writes its record.
+
+    Ctrl-C and SIGTERM end it with the record of what was tried until then.
 
     Returns:
       The exit status: 0 if the promise was kept in every trial, else 1.
@@ -55,9 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--minutes must be above 0; got {chosen.minutes}")
     campaign = importlib.import_module(f"{faults.__name__}.{chosen.campaign}")
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        trials = campaign.trials(chosen.count, chosen.seed, Path(folder))
-        counts = record_of(within(chosen.minutes, trials))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trials = campaign.trials(chosen.count, chosen.seed, Path(folder))
+            counts = record_of(within(chosen.minutes, trials))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     record = {
         "campaign": chosen.campaign,
         "promise": campaign.PROMISE,

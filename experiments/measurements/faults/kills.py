@@ -8,7 +8,8 @@ last fault the run continues to its end. A fault is survived if the next start t
 made progress continued from the newest checkpoint that the fault left intact, or from
 a later one. At the end the bits are compared: every leaf of the state, and every
 number of the log but the speed. The config is the default, with Conv6 at width 1/16.
-The run has one process; the campaign `processes` does the same with two.
+Many faults are spread over several runs, each compared at its end. The run has one
+process; the campaign `processes` does the same with two.
 """
 
 import contextlib
@@ -16,12 +17,13 @@ import dataclasses
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +43,27 @@ PROMISE = (
     "A run that is killed at any moment, or whose newest checkpoint is damaged, "
     "continues from the newest whole one and ends with the same bits"
 )
-EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 20, 3  # of 20 steps; a fault takes up to a second
+EPOCHS_BEFORE, EPOCHS_OF_A_FAULT = 10, 5  # of 20 steps; a fault takes up to a second
+FAULTS_OF_A_RUN = 10
 SECONDS = 1200  # timeout for a run to make progress, or to end
 
 
-def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
-    """This many faults; the last trial says whether the ends have the same bits."""
-    run = Run(folder, processes=1, epochs=EPOCHS_BEFORE + EPOCHS_OF_A_FAULT * count)
-    return trials_of(run, count, seed)
+def trials(count: int, seed: int, folder: Path, processes: int = 1) -> Iterator[Trial]:
+    """This many faults, and for each run whether its end has the same bits."""
+    epochs = EPOCHS_BEFORE + EPOCHS_OF_A_FAULT * min(count, FAULTS_OF_A_RUN)
+    run = Run(folder, processes=processes, epochs=epochs)
+    left = [KINDS[i % len(KINDS)] for i in range(count)]
+    generator = random.Random(seed)
+    while left:
+        record = campaign(run, left[:FAULTS_OF_A_RUN], generator)
+        if not record["rounds"]:
+            raise ValueError("the run ended before its faults; it needs more epochs")
+        yield from _trials_of(record)
+        del left[: len(record["rounds"])]
+        shutil.rmtree(folder / "broken")  # "whole" has ended, and is compared again
 
 
-def trials_of(run: "Run", count: int, seed: int) -> Iterator[Trial]:
-    """The trials of a run with any number of processes."""
-    kinds = [KINDS[i % len(KINDS)] for i in range(count)]
-    record = campaign(run, kinds, random.Random(seed))
+def _trials_of(record: Mapping[str, Any]) -> Iterator[Trial]:
     for kind, injected in record["injected"].items():
         survived = record["survived"].get(kind, 0)
         for _ in range(survived):
@@ -72,7 +81,7 @@ class Run:
 
     Attributes:
       folder: holds its workdirs.
-      processes: their number, with two devices each.
+      processes: their number; several have two devices each.
       epochs: of 20 steps; a checkpoint is written every 10 steps.
     """
 
@@ -80,12 +89,22 @@ class Run:
     processes: int
     epochs: int
 
+    def _program(self) -> list[str]:
+        """The command but the flags of the training."""
+        python = [sys.executable, "-m"]
+        if self.processes == 1:
+            return [*python, "iterand_jax.main"]
+        return [
+            *(*python, "iterand_jax.launch", "--devices_per_process=2"),
+            *(f"--processes={self.processes}", "--"),
+        ]
+
     @contextlib.contextmanager
     def started(self, name: str) -> Iterator["Started"]:
         """Starts it in a workdir; on exit sends SIGTERM if it still runs."""
         command = [
-            *(sys.executable, "-m", "iterand_jax.launch", "--devices_per_process=2"),
-            *(f"--processes={self.processes}", "--", f"--workdir={self.folder / name}"),
+            *self._program(),
+            f"--workdir={self.folder / name}",
             *("--config.network.name=conv6", "--config.network.width=0.0625"),
             f"--config.epochs={self.epochs}",
             *("--config.recipe.iterand.k_per=7", "--config.log_every_steps=10"),
@@ -93,9 +112,16 @@ class Run:
         ]
         with (
             open(self.folder / f"{name}.txt", "w+") as output,
-            subprocess.Popen(command, stdout=output, stderr=output) as launcher,
+            subprocess.Popen(
+                command,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                stdout=output,
+                stderr=output,
+            ) as launcher,
         ):
-            started = Started(launcher, Path(output.name), self.folder / name)
+            started = Started(
+                launcher, Path(output.name), self.folder / name, self.processes
+            )
             try:
                 yield started
             finally:
@@ -107,17 +133,21 @@ class Started:
     """A started run.
 
     Attributes:
-      launcher: the process that started its processes.
+      launcher: the process that started its processes, or the one that it has.
       output: the file with its output.
       workdir: where it writes.
+      processes: their number.
     """
 
     launcher: subprocess.Popen[bytes]
     output: Path
     workdir: Path
+    processes: int
 
     def pids(self) -> list[int]:
         """The ids of its processes, in order."""
+        if self.processes == 1:
+            return [self.launcher.pid]
         self.wait_for(lambda: "launch: processes" in self.output.read_text())
         found = re.search(r"launch: processes (.*)", self.output.read_text())
         assert found is not None
@@ -158,7 +188,7 @@ class Started:
 def campaign(
     run: Run, kinds: Sequence[str], generator: random.Random
 ) -> dict[str, Any]:
-    """Injects faults of these kinds into a run and returns the outcomes.
+    """Injects faults of these kinds into a run until it ends; returns the outcomes.
 
     Returns:
       "injected" and "survived", the counts by kind; "rounds", the events of each;
@@ -170,7 +200,7 @@ def campaign(
     survived: Counter[str] = Counter()
     pending: list[tuple[str, int]] = []  # faults, and the newest intact step after each
     damaged: set[int] = set()
-    rounds = []
+    rounds: list[dict[str, Any]] = []
 
     def count(started: Started) -> None:
         step = started.continued_from()
@@ -184,9 +214,13 @@ def campaign(
             early = kind == "kill" and generator.random() < 0.25
             if early:
                 time.sleep(generator.uniform(0, 8))
-            elif broken.wait_for_newer_than(before):
+            else:
+                broken.wait_for_newer_than(before)  # or it ends
                 count(broken)
-            rounds.append(_inject(kind, broken, generator))
+            done = _inject(kind, broken, generator)
+        if done is None:
+            break
+        rounds.append(done)
         if "damaged" in rounds[-1]:
             damaged.add(broken.newest())
         pending.append((kind, broken.newest(but=damaged)))
@@ -194,7 +228,7 @@ def campaign(
         assert broken.launcher.wait(SECONDS) == 0, broken.output.read_text()
     count(broken)
     return {
-        "injected": dict(Counter(kinds)),
+        "injected": dict(Counter(done["fault"] for done in rounds)),
         "survived": dict(survived),
         **_comparison(whole.workdir, broken.workdir),
         "processes": run.processes,
@@ -202,8 +236,8 @@ def campaign(
     }
 
 
-def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]:
-    """Injects a fault; returns its record."""
+def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any] | None:
+    """Injects a fault; returns its record, None if the run has ended before it."""
     pids = run.pids()
     time.sleep(generator.uniform(0, 1))
     victim = generator.randrange(len(pids))
@@ -212,7 +246,7 @@ def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]
         run.wait_for(run.is_saving)
     number = signal.SIGTERM if kind == "terminate" else signal.SIGKILL
     if run.launcher.poll() is not None:
-        raise ValueError("the run ended before its faults; it needs more epochs")
+        return None
     os.kill(pids[victim], number)
     start = time.monotonic()
     status = run.launcher.wait(SECONDS)

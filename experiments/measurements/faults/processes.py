@@ -13,10 +13,5 @@ PROMISE = (
 
 
 def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
-    """This many faults; the last trial says whether the ends have the same bits."""
-    run = kills.Run(
-        folder,
-        processes=2,
-        epochs=kills.EPOCHS_BEFORE + kills.EPOCHS_OF_A_FAULT * count,
-    )
-    return kills.trials_of(run, count, seed)
+    """This many faults, and for each run whether its end has the same bits."""
+    return kills.trials(count, seed, folder, processes=2)

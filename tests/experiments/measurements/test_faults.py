@@ -1,5 +1,6 @@
 """A small share of each campaign, and that campaigns see what is broken."""
 
+import os
 import random
 import resource
 import time
@@ -12,6 +13,7 @@ from experiments.measurements.faults import (
     limited,
     memory,
     mutators,
+    sweeps,
     tickets,
     workdirs,
 )
@@ -52,6 +54,14 @@ def test_a_campaign_ends_after_its_minutes():
     made = [Trial("a", "x", True)] * 3
     assert len(list(command.within(None, iter(made)))) == 3
     assert len(list(command.within(1e-12, iter(made)))) == 1
+
+
+def test_ctrl_c_ends_a_campaign_with_what_was_tried():
+    def trials():
+        yield Trial("a", "x", True)
+        raise KeyboardInterrupt
+
+    assert len(list(command.within(None, trials()))) == 1
 
 
 def test_the_same_seed_makes_the_same_changes():
@@ -105,6 +115,85 @@ def test_the_progress_bar_is_no_line_of_a_run_that_cannot_write():
     bar = " 33%|███▎      | 20/60 [00:00<00:01, 32.91step/s, loss=2.256, val=25.2%]"
     stderr = f"\r  0%|          | 0/60 [00:00<?, ?step/s]\r{bar}\nerror: cannot\n"
     assert disk._lines(stderr) == ["error: cannot"]
+
+
+def sweep_folder(tmp_path):
+    """A ledger of one line, a finished run and one with a checkpoint at step 40."""
+    shared = sweeps.Folders(tmp_path, epochs=3, seeds=1)
+    done, saved = map(shared.workdir, shared.runs())
+    (saved / "checkpoints" / "40").mkdir(parents=True)
+    (saved / "checkpoints" / "60.orbax-checkpoint-tmp").mkdir()
+    done.mkdir(parents=True)
+    (done / "result.json").write_text("{}")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "digits.jsonl").write_text("a line\n")
+    start(saved)
+    return shared, done, saved
+
+
+def start(workdir, step=0):
+    said = f"continuing from the checkpoint at step {step}\n" if step else ""
+    with workdir.with_suffix(".txt").open("a") as log:
+        log.write(f"  network  conv2\n  steps    1,000 = 50 epochs of 20\n{said}")
+
+
+def test_what_sweeps_lose_or_do_twice_is_seen(tmp_path):
+    shared, done, saved = sweep_folder(tmp_path)
+    assert not shared.is_between()
+    moment = shared.moment()
+    assert [*moment.results, *moment.saved] == [run.name for run in shared.runs()]
+    assert [*moment.saved.values()] == [40]
+    assert shared.lost_since(moment) == []
+    start(saved)  # killed before it says from where it continues
+    start(saved, 40)
+    (tmp_path / "results" / "digits.jsonl").write_text("a line\nanother\n")
+    assert shared.lost_since(moment) == []
+    start(saved, 20)
+    os.utime(done / "result.json", ns=(0, 0))
+    (tmp_path / "results" / "digits.jsonl").write_text("another\n")
+    first, second = (run.name for run in shared.runs())
+    assert shared.lost_since(moment) == [
+        "lines of the ledger",
+        f"{first}: its result was written again",
+        f"{second}: steps were trained again",
+    ]
+    (saved / "result.json").write_text("{}")
+    assert shared.is_between()
+
+
+def test_a_start_from_the_beginning_is_seen(tmp_path):
+    shared, _, saved = sweep_folder(tmp_path)
+    moment = shared.moment()
+    start(saved)
+    found = shared.lost_since(moment)
+    assert found == [f"{shared.runs()[1].name}: steps were trained again"]
+
+
+@pytest.mark.slow
+def test_sweeps_that_are_killed_lose_nothing_and_do_nothing_twice(tmp_path):
+    whole, shared = (
+        sweeps.Folders(tmp_path / name, epochs=4, seeds=1) for name in ("whole", "two")
+    )
+    whole.end([whole.started()])
+    kinds = ("all while one saves", "all at a result")
+    found = list(sweeps.disturbed(shared, 2, kinds, random.Random(SEED)))
+    found.append(sweeps.compared(shared, whole, "the end"))
+    assert not broken(found)
+    assert found[-1].outcome == "each of 2 runs once, the same bits"
+    assert len(found) > 1
+    assert sweeps.compared(shared, shared._replace(folder=tmp_path), "").kept is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    ["no permission", "no permission any more", "a workdir that is removed"],
+)
+def test_a_run_that_may_not_write_ends_with_one_line(kind, tmp_path):
+    draw = random.Random(SEED)
+    found = disk.tried(kind, disk.FAULTS[kind], tmp_path / "w", draw, digest="")
+    assert found.kept, found
+    assert found.outcome == "status 2, 1 lines"
 
 
 @pytest.mark.slow

@@ -103,6 +103,30 @@ DAMAGE = {
         lambda text: text.replace('"precision": "float32"', '"precision": 32'),
         "precision=32 is of the wrong type",
     ),
+    "nesting without end": (lambda text: "[" * 10**5, "not JSON: "),
+    "deep nesting": (lambda text: f'{{"a": {"[" * 30}{"]" * 30}}}', "deeper than 20"),
+    "a number that is no float": (
+        lambda text: text.replace(
+            '"test_accuracy": 75.0', f'"test_accuracy": {10**400}'
+        ),
+        "test_accuracy=an integer of 1329 bits is no number",
+    ),
+    "seconds of words": (
+        lambda text: json.dumps(json.loads(text) | {"seconds": {"training": "x"}}),
+        "seconds.training='x' is no number",
+    ),
+    "accuracies of words": (
+        lambda text: json.dumps(json.loads(text) | {"validation_accuracies": ["x"]}),
+        "validation_accuracies='x' is no number",
+    ),
+    "no steps": (
+        lambda text: json.dumps(json.loads(text) | {"steps": 0}),
+        "steps=0 is not above 0",
+    ),
+    "a config of groups": (
+        lambda text: json.dumps(json.loads(text) | {"config": {"dtype": {"a": 1}}}),
+        "its config is not one of a run: ",
+    ),
     "bytes that are no text": (lambda text: "\udcff", "not JSON"),
     "a second time": (lambda text: text.replace('"seed": 1', '"seed": 0'), "same run"),
 }
