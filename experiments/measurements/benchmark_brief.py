@@ -1,11 +1,11 @@
 """What decides most about a step on an accelerator, within a deadline.
 
 `python -m experiments.benchmark --seconds=N` runs it. Of a small network and a large
-one it compiles the steps and times them in alternation: of IteRand and of SGD, of three
-seeds in one program, of the first and all of these by the options of `GRAPHS`; then
-masks, the re-randomization and a copy of as many bytes, and a profile of the step. Each
-line is printed, and the record written, as it is measured; a part that would end after
-the deadline, by the time that the last one took to compile, is left out and named.
+one it times, in alternation, steps of IteRand and of SGD and of three seeds in one
+program (of the small one); the same by the options of `GRAPHS`; then masks, the
+re-randomization and a copy of as many bytes, a profile of the step, and PyTorch's.
+Each part is printed and written when it is done. A part is left out, and named, where
+it would end after the deadline if it took as long as the longest until then.
 """
 
 import collections
@@ -110,8 +110,10 @@ def _parts(
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
     """What is measured, that first which decides most."""
     small, large = NETWORKS
-    order = [(small, _steps), (large, _steps), (large, _phases), (large, _profile)]
-    order.append((small, _profile))
+    order: list[tuple[str, Callable[[Build], Mapping[str, Any]]]] = [
+        *((small, _steps), (small, _graphs), (large, _steps), (large, _graphs)),
+        *((large, _phases), (large, _profile), (small, _profile)),
+    ]
     if peer:
         order += [(network, functools.partial(_peer, peer)) for network in NETWORKS]
     for network, function in order:
@@ -124,24 +126,36 @@ def _parts(
 
 
 def _steps(build: Build) -> dict[str, Any]:
-    """Seconds of a step, by method, number of seeds and compiler options."""
+    """Seconds of a step of IteRand, SGD and three seeds in one program."""
+    return _timed(build, ("as it is",))
+
+
+def _graphs(build: Build) -> dict[str, Any]:
+    """The same by the other options: apart, as these are not XLA's defaults."""
+    return _timed(build, ("one graph", "convolutions in graphs"))
+
+
+def _timed(build: Build, graphs: Sequence[str]) -> dict[str, Any]:
     runs = {method: build(method=method) for method in ("iterand", "sgd")}
+    chosen = [("iterand", 1), ("sgd", 1)]
+    if runs["iterand"].config.network.width < 1:  # one that does not fill a GPU
+        chosen.append(("iterand", 3))
     kinds = {
-        f"{method}{f' x {seeds}' if seeds > 1 else ''}, {graphs}": (
-            *(runs[method], seeds, options),
+        f"{method}{f' x {seeds}' if seeds > 1 else ''}, {name}": (
+            *(runs[method], seeds, GRAPHS[name]),
         )
-        for graphs, options in GRAPHS.items()
-        for method, seeds in (("iterand", 1), ("sgd", 1), ("iterand", 3))
-        if seeds == 1 or runs[method].config.network.width < 1
-        if graphs != "convolutions in graphs" or (method, seeds) == ("iterand", 1)
+        for name in graphs
+        for method, seeds in chosen
     }
     calls: dict[str, Callable[[], Any]] = {}
     units, refused = {}, {}
 
     def add(kind: str, made: Callable[[], tuple[Callable[[], Any], int]]) -> None:
         try:
-            calls[kind], units[kind] = made()
-        except Exception as error:  # an option that this compiler lacks
+            call, units[kind] = made()
+            jax.block_until_ready(call())
+            calls[kind] = call
+        except Exception as error:  # an option that this version lacks
             refused[kind] = f"{type(error).__name__}: {error}"[:300]
 
     # The first one tunes the convolutions, which are those of all others.
