@@ -1,6 +1,8 @@
 """Benchmarks the library on this machine: `python -m experiments.benchmark`.
 
     --peer        also time PyTorch's step, on CPU; needs the extra `peer`
+    --seconds=N   only the steps, masks and PyTorch's, what decides most first, on any
+                  device and within N seconds: see `benchmark_brief`
     --quick       tiny sizes: checks that it runs, the times mean nothing
     --out=DIR     write DIR/DEVICE.json, .txt and .png; default: only print
 
@@ -9,7 +11,8 @@ against a copy of as many bytes, the time to a first step, and how all of these 
 with width, batch size and number of parameters; and it reports which of the project's
 targets are met. Compared programs are timed in alternation after a warm-up; the median,
 minimum and maximum are recorded. The data are random. On a GPU the networks compute in
-bfloat16, and include ResNet50. Nothing is written before all measurements are done.
+bfloat16, and include ResNet50. Without --seconds, nothing is written before all
+measurements are done.
 """
 
 import argparse
@@ -26,8 +29,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.measurements import (
+    benchmark_brief,
+    benchmark_report,
+    records,
+    synthetic,
+)
 from experiments.measurements import benchmark_programs as programs
-from experiments.measurements import benchmark_report, records, synthetic
 from experiments.measurements.timing import Times, interleaved
 from iterand_jax.runtime import files
 from iterand_jax.runtime.files import write_atomically
@@ -92,12 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark")
     parser.add_argument("--peer", action="store_true", help="PyTorch's step too")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--seconds", type=float, help="what decides most, until then")
     parser.add_argument(
         "--out",
         type=files.path,
         help="the folder that the record, tables and plot go to",
     )
     flags = parser.parse_args(arguments)
+    if flags.seconds is not None:
+        peer = _peer(parser, "cpu") if flags.peer else None
+        name = f"{file_name(provenance.device())}-brief.json"
+        out = flags.out / name if flags.out else None
+        benchmark_brief.run(flags.seconds, out, quick=flags.quick, peer=peer)
+        return 0
     # Queried in another process: this one must not allocate device memory yet.
     platform = _python("import jax; print(jax.default_backend())", os.environ)
     peer = _peer(parser, platform) if flags.peer else None

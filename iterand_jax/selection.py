@@ -11,9 +11,9 @@ platform that the program is compiled for; the results are identical.
 
 In both, the keys of an array are reshaped to rows of one length; the last row is padded
 with the largest key, which is below no candidate. A pass counts along the rows, then
-sums the rows' counts. In `select_blocked` the rows of all arrays form one matrix and a
-pass is one fused reduction over it: each row is compared with the candidates of its
-array, and a segment sum adds up the counts by array.
+sums the rows' counts. In `select_blocked` the rows of all arrays form one matrix, and a
+pass is three kernels: each row is compared with the candidates of its array, the counts
+are summed by array, and the next digit of every answer is chosen.
 
 Several arrays may count as one: they share a threshold. They are not concatenated: each
 is counted as it lies, and the counts are summed.
@@ -28,12 +28,12 @@ sharded along its last axis are gathered first; the results are the same.) Withi
 """
 
 import functools
-import itertools
 import operator
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, PartitionSpec
 
@@ -70,8 +70,13 @@ def select_all(keys: Sequence[Keys], ks: Sequence[int | Array]) -> list[Array]:
     >>> select_all([[jnp.array([7, 1], jnp.uint32), jnp.ones(2, jnp.uint32)]], [3])
     [Array(7, dtype=uint32)]
     """
+    unrolled = functools.partial(select_blocked, unroll=True)
     return lax.platform_dependent(
-        list(keys), list(ks), cpu=select_each, default=select_blocked
+        *(list(keys), list(ks)),
+        cpu=select_each,
+        cuda=unrolled,
+        rocm=unrolled,
+        default=select_blocked,
     )
 
 
@@ -190,8 +195,13 @@ def _partitioned() -> bool:
     return any(kind == AxisType.Auto and size > 1 for kind, size in sizes)
 
 
-def select_blocked(keys: Sequence[Keys], ks: Sequence[int | Array]) -> list[Array]:
+def select_blocked(
+    keys: Sequence[Keys], ks: Sequence[int | Array], *, unroll: bool = False
+) -> list[Array]:
     """`select_all`, all arrays of a dtype at once.
+
+    Unrolled, the passes take longer to compile, and no loop keeps a step from being one
+    CUDA graph; XLA adds two kernels to each trip of a loop.
 
     What does not fit in one matrix is selected separately: arrays of another dtype or,
     inside `shard_map`, that vary over other axes; a sharded array is read locally on
@@ -214,50 +224,57 @@ def select_blocked(keys: Sequence[Keys], ks: Sequence[int | Array]) -> list[Arra
         found = _select_rows(
             [entries[i] for i in indices],
             jnp.stack([jnp.asarray(ks[i], jnp.int32) for i in indices]),
+            unroll,
         )
         answers |= {i: found[n] for n, i in enumerate(indices)}
     return [answers[i] for i in range(len(keys))]
 
 
-def _select_rows(entries: list[list[Array]], ks: Array) -> Array:
+def _select_rows(entries: list[list[Array]], ks: Array, unroll: bool) -> Array:
     """The answers, as one array, for keys of one dtype."""
     dtype = entries[0][0].dtype
     bits = dtype.itemsize * 8
     digits = range(1, 1 << BITS)
     numbered = [(n, x) for n, arrays in enumerate(entries) for x in arrays]
     rows = jnp.concatenate([_as_rows(_outputs_first(x)) for _, x in numbered])
-    entry_of_row = jnp.array(
-        [n for n, x in numbered for _ in range(-(-x.size // ROW))], jnp.int32
-    )
+    numbers = [sum(-(-x.size // ROW) for x in arrays) for arrays in entries]
+    entry_of_row = jnp.array(np.repeat(np.arange(len(entries)), numbers), jnp.int32)
 
     def one_pass(i, answers):
         shift = jnp.asarray(bits - BITS - BITS * i, dtype)
         of_rows = answers[entry_of_row, None]
         candidates = [of_rows | (jnp.asarray(d, dtype) << shift) for d in digits]
-        counts = jnp.stack(_counts_below(rows, candidates), axis=1)
-        below = _sums_by_entry(counts, entry_of_row, entries)
-        digit = jnp.sum(below <= ks[:, None], axis=1).astype(dtype)
+        below = _sums_by_entry(_counts_below(rows, candidates), numbers)
+        digit = sum((count <= ks).astype(dtype) for count in below)
         return answers | (digit << shift)
 
     zeros = jnp.stack([_zero_of(x, k) for x, k in zip(entries, ks, strict=True)])
-    return lax.fori_loop(0, bits // BITS, one_pass, zeros)
+    return lax.fori_loop(0, bits // BITS, one_pass, zeros, unroll=unroll)
 
 
-def _sums_by_entry(
-    counts: Array, entry_of_row: Array, entries: list[list[Array]]
-) -> Array:
-    """The counts of the rows of each entry, summed.
+def _sums_by_entry(counts: Sequence[Array], numbers: Sequence[int]) -> Sequence[Array]:
+    """The counts of the rows of each entry, summed; an entry has so many rows.
 
-    With Explicit axes `jax.vmap` may be over an axis in shards, for which JAX refuses
-    a segment sum; each entry is then a sum of its own.
+    Rows lie one after another, so that no sum needs a scatter: an entry reads its own,
+    and as many zeros as the largest has rows more.
+
+    With Explicit axes `jax.vmap` may be over an axis in shards, where JAX refuses to
+    read by index; each entry is then a sum of its own.
     """
-    if not is_explicit(counts):
-        return jax.ops.segment_sum(
-            counts, entry_of_row, len(entries), indices_are_sorted=True
-        )
-    rows = [sum(-(-x.size // ROW) for x in arrays) for arrays in entries]
-    pairs = itertools.pairwise((0, *itertools.accumulate(rows)))
-    return jnp.stack([jnp.sum(counts[a:b], axis=0) for a, b in pairs])
+    ends = np.cumsum(numbers)
+    if is_explicit(counts[0]):
+        bounds = [*zip(ends - numbers, ends, strict=True)]
+        sums = functools.partial(jnp.sum, dtype=jnp.int32)
+        return [jnp.stack([sums(c[a:b]) for a, b in bounds]) for c in counts]
+    places = np.arange(max(numbers))
+    own = places < np.array(numbers)[:, None]
+    indices = np.where(own, (ends - numbers)[:, None] + places, 0)
+    of_entries = tuple(jnp.where(own, c[indices], 0) for c in counts)
+    return lax.reduce(of_entries, (jnp.int32(0),) * len(counts), _sums, (1,))
+
+
+def _sums(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _outputs_first(keys: Array) -> Array:
@@ -285,7 +302,7 @@ def _counts_below(
     return lax.reduce(
         tuple((rows < c).astype(jnp.int32) for c in candidates),
         (jnp.int32(0),) * len(candidates),
-        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+        _sums,
         tuple(range(rows.ndim - along, rows.ndim)),
     )
 

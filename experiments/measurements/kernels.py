@@ -49,7 +49,7 @@ shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
 registers_per_core_limit: 65536 registers_per_block_limit: 65536 clock_rate_ghz: 1.98
-cuda_compute_capability { major: 9 }"""
+driver_version: "13.0.0" cuda_compute_capability { major: 9 }"""
 CHIPS = {  # bytes per second, bytes of the L2 cache and of memory
     "h100": (3_350_000_000_000, 52_428_800, 85_000_000_000),
     "h200": (4_800_000_000_000, 62_914_560, 150_000_000_000),

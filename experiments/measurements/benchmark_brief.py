@@ -1,0 +1,293 @@
+"""What decides most about a step on an accelerator, within a deadline.
+
+`python -m experiments.benchmark --seconds=N` runs it. Of a small network and a large
+one it times, in alternation, steps of IteRand and of SGD and of three seeds in one
+program (of the small one); the same by the options of `GRAPHS`; then masks, the
+re-randomization and a copy of as many bytes, a profile of the step, and PyTorch's.
+Each part is printed and written when it is done. A part is left out, and named, where
+it would end after the deadline if it took as long as the longest until then.
+"""
+
+import collections
+import functools
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.measurements import benchmark_programs as programs
+from experiments.measurements import records, synthetic
+from experiments.measurements.timing import Times, interleaved
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.hosts import cores
+from iterand_jax.training import parallel
+from iterand_jax.training.programs import steps as steps_of
+from iterand_jax.training.run import DataRun
+
+Build = Callable[..., DataRun]
+Written = Callable[[Mapping[str, Any]], None]
+
+LAUNCHED = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONVOLUTION"
+GRAPHS: Mapping[str, Mapping[str, str]] = {
+    "as it is": {},
+    "one graph": {"xla_gpu_enable_command_buffer": f"{LAUNCHED},WHILE,CONDITIONAL"},
+    "convolutions in graphs": {"xla_gpu_enable_command_buffer": LAUNCHED},
+}
+"""Compiler options by name: what XLA launches as CUDA graphs.
+
+By default convolutions and loops are launched one by one. "one graph" is the whole loop
+of steps in one launch. In XLA_FLAGS, "+CONVOLUTION,+WHILE,+CONDITIONAL" says the same.
+"""
+
+NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "conv6": ("cifar_conv6", {"network.width": 0.25}),
+    "resnet18": ("cifar_resnet18", {}),
+}
+TINY = {"network.width": 1 / 16, "batch_size": 8, "sizes": {"train": 100, "test": 10}}
+
+
+def run(seconds: float, out: Path | None, *, quick: bool, peer: Any = None) -> None:
+    """`measure`, whose record is written to a file as it grows."""
+    origin = records.origin() | {"cores": cores(), "quick": quick}
+
+    def written(record: Mapping[str, Any]) -> None:
+        if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, json.dumps(origin | dict(record), indent=1) + "\n")
+
+    measure(seconds=seconds, written=written, quick=quick, peer=peer)
+
+
+def measure(
+    *, seconds: float, written: Written, quick: bool = False, peer: Any = None
+) -> dict[str, Any]:
+    """Measures what there is time for.
+
+    Args:
+      seconds: from now on, after which no part begins.
+      written: gets the record after each part.
+      quick: tiny sizes, for tests.
+      peer: the module `benchmark_peer`, if PyTorch's step is to be measured.
+    """
+    start = time.perf_counter()
+
+    def passed() -> float:
+        return time.perf_counter() - start
+
+    def say(what: str) -> None:
+        print(f"[{passed():5.0f} s] {what}", flush=True)
+
+    record: dict[str, Any] = {"seconds": 0, "left_out": []}
+    longest = 0.0  # of the parts until now
+    for name, function in _parts(TINY if quick else {}, peer):
+        if passed() + longest > seconds:
+            record["left_out"].append(name)
+            say(f"{name}: left out")
+            continue
+        begun = passed()
+        try:
+            found: Mapping[str, Any] = function()
+        except Exception as error:  # memory, or what this version of JAX lacks
+            found = {"error": f"{type(error).__name__}: {error}"[:500]}
+        longest = max(longest, passed() - begun)
+        for text in _lines(found):
+            say(f"{name}: {text}")
+        record |= {name: found, "seconds": round(passed(), 1)}
+        written(record)
+    written(record)
+    return record
+
+
+def _parts(
+    size: Mapping[str, Any], peer: Any
+) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
+    """What is measured, that first which decides most."""
+    small, large = NETWORKS
+    order: list[tuple[str, Callable[[Build], Mapping[str, Any]]]] = [
+        *((small, _steps), (small, _graphs), (large, _steps), (large, _graphs)),
+        *((large, _phases), (large, _profile), (small, _profile)),
+    ]
+    if peer:
+        order += [(network, functools.partial(_peer, peer)) for network in NETWORKS]
+    for network, function in order:
+        config, fields = NETWORKS[network]
+        build = functools.partial(
+            synthetic.build, config, **{"dtype": "bfloat16", **fields, **size}
+        )
+        what = getattr(function, "__name__", "_peer").removeprefix("_")
+        yield f"{network}: {what}", functools.partial(function, build)
+
+
+def _steps(build: Build) -> dict[str, Any]:
+    """Seconds of a step of IteRand, SGD and three seeds in one program."""
+    return _timed(build, ("as it is",))
+
+
+def _graphs(build: Build) -> dict[str, Any]:
+    """The same by the other options: apart, as these are not XLA's defaults."""
+    return _timed(build, ("one graph", "convolutions in graphs"))
+
+
+def _timed(build: Build, graphs: Sequence[str]) -> dict[str, Any]:
+    runs = {method: build(method=method) for method in ("iterand", "sgd")}
+    chosen = [("iterand", 1), ("sgd", 1)]
+    if runs["iterand"].config.network.width < 1:  # one that does not fill a GPU
+        chosen.append(("iterand", 3))
+    kinds = {
+        f"{method}{f' x {seeds}' if seeds > 1 else ''}, {name}": (
+            *(runs[method], seeds, GRAPHS[name]),
+        )
+        for name in graphs
+        for method, seeds in chosen
+    }
+    calls: dict[str, Callable[[], Any]] = {}
+    units, refused = {}, {}
+
+    def add(kind: str, made: Callable[[], tuple[Callable[[], Any], int]]) -> None:
+        try:
+            call, units[kind] = made()
+            jax.block_until_ready(call())
+            calls[kind] = call
+        except Exception as error:  # an option that this version lacks
+            refused[kind] = f"{type(error).__name__}: {error}"[:300]
+
+    # The first one tunes the convolutions, which are those of all others.
+    first, *others = kinds
+    add(first, lambda: training(*kinds[first]))
+    with ThreadPoolExecutor(cores()) as pool:
+        futures = {kind: pool.submit(training, *kinds[kind]) for kind in others}
+        for kind, future in futures.items():
+            add(kind, future.result)
+    return {**_plain(interleaved(calls, 7, units)), "refused": refused}
+
+
+def training(
+    run: DataRun, seeds: int, options: Mapping[str, str]
+) -> tuple[Callable[[], Any], int]:
+    """`benchmark_programs.training`, with compiler options."""
+    count = parallel.steps_per_dispatch()
+    batch = synthetic.batch(run.feed.train_shapes()[0])
+    state = programs.first_state(run)
+    states = tuple(jax.tree.map(jnp.copy, state) for _ in range(seeds))
+    each = (batch,) * seeds, (run.root,) * seeds
+    with jax.default_matmul_precision(run.config.matmul_precision):
+        lowered = steps_of(run, looped=count > 1).lower(states, *each, count)
+    steps = lowered.compile(compiler_options=dict(options))
+
+    def call():
+        nonlocal states
+        states = steps(states, *each, count)
+        return states[-1].step
+
+    return call, count * seeds
+
+
+def _phases(build: Build) -> dict[str, Any]:
+    """Seconds of all masks, of a re-randomization, and of a copy of as many bytes."""
+    run = build()
+    weights, sparsity = run.weights(run.abstract), run.config.sparsity
+    calls = programs.pruning(weights, sparsity=sparsity, both_ways=False)
+    return _plain(interleaved(calls, 7))
+
+
+def _peer(peer: Any, build: Build) -> dict[str, Any]:
+    """Seconds of PyTorch's step by IteRand and SGD, eager and compiled."""
+    run = build()
+    state = programs.first_state(run)
+    batch = synthetic.batch(run.feed.train_shapes()[0])
+    calls = peer.on_accelerator(run, state, batch)
+    refused = {}
+    for name, call in [*calls.items()]:
+        try:
+            call()
+        except Exception as error:  # no compiler for torch.compile
+            refused[name] = f"{type(error).__name__}: {error}"[:300]
+            del calls[name]
+    times = interleaved(calls, 5, dict.fromkeys(calls, peer.CALLS))
+    return {**_plain(times), "refused": refused}
+
+
+def _profile(build: Build) -> dict[str, Any]:
+    """The kernels of a step: how many, how long each runs, and what is launched.
+
+    While it profiles, XLA launches kernels one by one and not as graphs, so the time
+    that the device is busy counts, and not how long the steps took.
+    """
+    call, count = training(build(), 1, {})
+    jax.block_until_ready(call())
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(call())
+        files = [*Path(folder).rglob("*.xplane.pb")]
+        data = jax.profiler.ProfileData.from_file(str(files[0]))
+        return kernels_of(data, count)
+
+
+def kernels_of(data: Any, count: int) -> dict[str, Any]:
+    """A `jax.profiler.ProfileData` as milliseconds and kernels of one of its steps."""
+    times: collections.Counter[str] = collections.Counter()
+    numbers: collections.Counter[str] = collections.Counter()
+    spans = []
+    for plane in data.planes:
+        if not plane.name.startswith("/device:GPU"):
+            continue
+        for line in plane.lines:
+            if not line.name.startswith("Stream"):
+                continue
+            for event in line.events:
+                name = re.sub(r"[._]\d+", "", event.name)[:60]
+                times[name] += event.duration_ns
+                numbers[name] += 1
+                spans.append((event.start_ns, event.start_ns + event.duration_ns))
+    busy = _covered(sorted(spans))
+    ends = [time for span in spans for time in span] or [0]
+    return {
+        "kernels": round(sum(numbers.values()) / count, 1),
+        "busy_ms": round(busy / count / 1e6, 4),
+        "profiled_ms": round((max(ends) - min(ends)) / count / 1e6, 4),
+        "by_name": {
+            name: [round(numbers[name] / count, 1), round(t / count / 1e3, 2)]
+            for name, t in times.most_common(40)
+        },
+    }
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of a union of intervals, sorted by their begin.
+
+    >>> _covered([(0, 2), (1, 3), (5, 6)])
+    4.0
+    """
+    covered, until = 0.0, float("-inf")
+    for begin, end in spans:
+        covered += max(0, end - max(begin, until))
+        until = max(until, end)
+    return covered
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What a part found, by line."""
+    for name, value in found.items():
+        if isinstance(value, Mapping) and "median" in value:
+            times = (1e3 * value[k] for k in ("median", "fastest", "slowest"))
+            median, fastest, slowest = times
+            yield f"{name:<36}{median:>9.4f} ms  ({fastest:.4f} to {slowest:.4f})"
+        elif isinstance(value, Mapping):
+            for key, inner in [*value.items()][:12]:
+                yield f"{name}: {key}: {inner}"
+        else:
+            yield f"{name}: {value}"
+
+
+def _plain(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
+    return {
+        name: {k: float(f"{v:.4g}") for k, v in t._asdict().items()}
+        for name, t in times.items()
+    }
