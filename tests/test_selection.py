@@ -130,9 +130,11 @@ def test_without_a_loop_the_answers_are_the_same_and_nothing_is_scattered():
         found = jax.jit(unrolled)(keys, ks)
         expected = [np.sort(x)[k] for x, k in zip(keys, ks, strict=True)]
         np.testing.assert_array_equal(found, expected)
-    text = lowered(lambda x: select_all(x, [7, 8]), keys, platform="cuda")
-    assert "stablehlo.scatter" not in text
-    assert "stablehlo.while" not in text
+    for arrays, loops in ((2, 0), (24, 0), (25, 1)):  # of more, a loop has less kernels
+        many, ks = [np.arange(70, dtype=np.uint16)] * arrays, [7] * arrays
+        text = lowered(lambda x, ks=ks: select_all(x, ks), many, platform="cuda")
+        assert "stablehlo.scatter" not in text
+        assert text.count("stablehlo.while") == loops
 
 
 def test_a_program_exported_for_several_platforms_has_both_ways():
