@@ -46,7 +46,7 @@ TOLERANCE = {
 def export(
     workdir: Path,
     name: str,
-    output: Path,
+    output: Path | str,
     *,
     step: int | None = None,
     data_dir: str | None = None,
