@@ -82,6 +82,33 @@ def write(url: str, content: bytes, what: str) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def sent(url: str, what: str) -> Iterator[Path]:
+    """A local path for what goes to a URL, which is copied there after the body.
+
+    The body makes a file of it, or a folder with files.
+
+    Raises:
+      ValueError: in one line with the URL, it cannot be written.
+
+    >>> with sent("memory://doc/folder", "folder") as path:
+    ...     path.mkdir()
+    ...     _ = (path / "a").write_text("text")
+    >>> with fetched("memory://doc/folder/a", "file") as path:
+    ...     path.read_text()
+    'text'
+    """
+    store_of(url, what)  # before any work
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "content"
+        yield path
+        files = sorted(path.iterdir()) if path.is_dir() else []
+        for file in files:
+            write(f"{url.rstrip('/')}/{file.name}", file.read_bytes(), what)
+        if not files:
+            write(url, path.read_bytes(), what)
+
+
 def in_one_line(error: Exception) -> str:
     """What an error says, without line breaks."""
     return " ".join(str(error).split()) or repr(error)
