@@ -2,7 +2,7 @@
 
 python -m iterand_jax.export --workdir=DIR
 --format=ticket|safetensors|torchvision|stablehlo|hub [--step=N] [--output=FILE]
-[--push=user/repo]
+[--push=user/repo] [--dtype=float32|float16|bfloat16]
 """
 
 from pathlib import Path
@@ -12,6 +12,8 @@ from absl import flags
 from iterand_jax.runtime import cli
 
 FORMATS = ("ticket", "safetensors", "torchvision", "stablehlo", "hub")
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def define_flags() -> None:
@@ -24,6 +26,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_string(
         "push", None, "of --format=hub: the repository to upload to, user/repo"
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", DTYPES, "of the weights of safetensors and torchvision"
     )
     cli.define_data_dir()
 
@@ -40,6 +45,7 @@ def main() -> None:
         step=flags.FLAGS.step,
         data_dir=flags.FLAGS.data_dir,
         push=flags.FLAGS.push,
+        dtype=flags.FLAGS.dtype,
     )
 
 

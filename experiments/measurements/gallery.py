@@ -94,9 +94,9 @@ def page(lines: Mapping[str, Mapping[str, Any]]) -> str:
         "Tickets of short runs of this project: small networks, trained for minutes on "
         "two CPU cores, with one seed each. They show what a ticket is, and not what "
         "the methods reach. `python -m experiments.measurements.gallery` trains them "
-        f"and writes this page; [{LEDGER}]({LEDGER}) has a line for each.",
-        f"`iterand_jax.load_ticket({'results/gallery/NAME/' + TICKET!r})` reads one, and "
-        f"its folder is what `export --format=hub` writes.",
+        f"and writes this page; `results/gallery/{LEDGER}` has a line for each.",
+        f"`iterand_jax.load_ticket({'results/gallery/NAME/' + TICKET!r})` reads one. "
+        f"Its folder is what `export --format=hub` writes: README.md is its card.",
         "| ticket | network, data | method | sparsity | test accuracy | bytes |\n"
         "|---|---|---|---|---|---|",
     ]
@@ -104,7 +104,7 @@ def page(lines: Mapping[str, Mapping[str, Any]]) -> str:
     for line in shown:
         data = line["dataset"] + ("" if line["dataset_official"] else " \\*")
         cells = (
-            f"[{line['name']}]({line['name']}/README.md)",
+            f"`{line['name']}`",
             f"{line['network']} of width {line['width']:g}, {data}",
             f"{line['method']}, {line['distribution']}",
             f"{line['sparsity_achieved']:.2f}",

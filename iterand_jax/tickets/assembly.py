@@ -47,7 +47,7 @@ def unpack(
     abstract: PyTree,
     statistics: PyTree,
 ) -> dict[str, Any]:
-    """The inverse of `pack`: weights, masks, batch_stats and words by name.
+    """The inverse of `pack`: params, masks, batch_stats and words by name.
 
     Args:
       description: of the file.
@@ -68,12 +68,12 @@ def unpack(
     weights, masks, numbers = (jax.tree.unflatten(structure, x) for x in columns)
     # Leaves with draw numbers are rebuilt by a replay; the others were stored.
     if leaves_of(numbers):
-        weights = _drawn(description, weights, numbers)
+        weights = _drawn(description, weights, numbers, masks)
     words = None
     if VOCABULARY in arrays:
         words = claims.words(arrays[VOCABULARY], description)
     return {
-        "weights": weights,
+        "params": weights,
         "masks": masks,
         "batch_stats": map_paths(
             lambda path, _: arrays[f"batch_stats/{path}"], statistics
@@ -82,20 +82,21 @@ def unpack(
     }
 
 
-def _drawn(description: Description, weights: PyTree, numbers: PyTree) -> PyTree:
-    """The weights, those with numbers of draws drawn again."""
+def _drawn(
+    description: Description, weights: PyTree, numbers: PyTree, masks: PyTree
+) -> PyTree:
+    """The weights, those with numbers of draws drawn again and 0.0 where pruned."""
     draws = description.draws
     if draws is None:
         raise ValueError("kept weights are missing")
     if not draws.can_be_replayed():
         raise ValueError(f"its weights would have to be replayed: {draws.summary}")
     return jax.tree.map(
-        lambda w, d: w if d is None else d.astype(w.dtype),
+        lambda w, drawn, mask: (
+            w if drawn is None else np.where(mask, drawn, 0).astype(w.dtype)
+        ),
         weights,
         draws.weights(numbers),
-        is_leaf=_is_none,
+        masks,
+        is_leaf=lambda leaf: leaf is None,
     )
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None

@@ -317,7 +317,7 @@ def _read(
         if arrays is None:
             arrays = _whole_arrays(path, checksum, fields)
         content = assembly.unpack(description, arrays, *abstract)
-        ticket = Ticket.of(description, **content)
+        ticket = Ticket(description=description, **content)
         same = fields["rebuilt_sha256"] == _rebuilt_digest(ticket)
     except DamagedError:
         raise

@@ -43,6 +43,9 @@ FORMATS = {
 FOLDERS = ("stablehlo", "hub")
 """The formats that are folders."""
 
+DENSE = ("safetensors", "torchvision")
+"""The formats that store zeros for pruned weights, in any of `formats.DTYPES`."""
+
 CHECKED = 64  # examples whose logits are compared
 TOLERANCE = {
     "float32": 1e-4,
@@ -58,6 +61,7 @@ def export(
     step: int | None = None,
     data_dir: str | None = None,
     push: str | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Exports a run in a format, and prints the sizes.
 
@@ -74,6 +78,8 @@ def export(
       step: which checkpoint; None for the newest.
       data_dir: where datasets are stored, for the comparison.
       push: the repository of the Hub, user/repo, that a "hub" folder is uploaded to.
+      dtype: of the dense weights of "safetensors" and "torchvision"; one of
+        `formats.DTYPES`. The checks are of the weights before they are rounded to it.
 
     Raises:
       ValueError: there is no run or checkpoint, the format does not support its
@@ -85,6 +91,10 @@ def export(
         if name != "hub":
             raise ValueError(f"--push={push} applies to --format=hub, not to {name}")
         hub.check_repo(push)
+    if dtype != "float32" and name not in DENSE:
+        raise ValueError(
+            f"--dtype={dtype} applies to {' and '.join(DENSE)}, not to {name}"
+        )
     with contextlib.ExitStack() as stack:
         path = Path(output)
         if remote.is_url(str(output)):
@@ -99,7 +109,7 @@ def export(
         check_params(run, state, ticket)
         compared = check_logits(run, state, ticket, data_dir)
         rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
-        rows |= _write(ticket, name, path, workdir, push)
+        rows |= _write(ticket, name, path, workdir, push, dtype)
         rows["checked"] = compared
         rows["written"] = _written(path, output)
         if push is not None:
@@ -108,7 +118,12 @@ def export(
 
 
 def _write(
-    ticket: Ticket, name: str, output: Path, workdir: Path, push: str | None
+    ticket: Ticket,
+    name: str,
+    output: Path,
+    workdir: Path,
+    push: str | None,
+    dtype: str,
 ) -> dict[str, str]:
     """Writes a ticket in a format; returns what is told of its size."""
     if name == "stablehlo":
@@ -134,7 +149,8 @@ def _write(
             "safetensors": formats.flax_arrays,
             "torchvision": formats.torchvision_arrays,
         }
-        formats.save_arrays(arrays_of[name](ticket), ticket.description, output)
+        arrays = formats.in_dtype(arrays_of[name](ticket), dtype)
+        formats.save_arrays(arrays, ticket.description, output)
     return {}
 
 

@@ -13,6 +13,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 import iterand_jax
+from iterand_jax import export
 from iterand_jax.data.datasets import open_source
 from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
@@ -226,6 +227,18 @@ def test_what_is_exported_to_a_url_is_what_is_exported_to_a_path(run_of, tmp_pat
     check_stablehlo(tmp_path / "stablehlo", run)
     with pytest.raises(ValueError, match="the output nowhere://a cannot be reached"):
         exporting.export(run.folder, "ticket", "nowhere://a")
+
+
+def test_the_dtype_is_of_dense_weights(run_of, untrained, tmp_path):
+    output = tmp_path / "weights"
+    exporting.export(run_of("conv2").folder, "safetensors", output, dtype="float16")
+    arrays = safetensors.load_file(output)
+    assert {array.dtype.name for array in arrays.values()} == {"float16"}
+    with pytest.raises(
+        ValueError, match=r"^--dtype=float16 applies to safetensors and"
+    ):
+        exporting.export(untrained, "ticket", tmp_path / "t", dtype="float16")
+    assert export.DTYPES == formats.DTYPES
 
 
 def test_push_is_of_the_format_hub_and_of_a_repository(untrained):
