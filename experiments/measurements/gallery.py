@@ -36,7 +36,6 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {**SMALL, "distribution": "kaiming_uniform", "sparsity": 0.8},
     ),
     "cifar_conv2": ("cifar_conv2", {"epochs": 1, "network.width": 0.125}),
-    "cifar_conv4": ("cifar_conv4", {"epochs": 1, "network.width": 0.125}),
     "cifar_conv6": (
         "cifar_conv6",
         {
@@ -46,7 +45,6 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "k_per": 6,
         },
     ),
-    "imdb_lstm": ("imdb_lstm", {"epochs": 1, "network.width": 0.0625}),
 }
 """The config of each entry, and its fields that are changed."""
 
