@@ -106,7 +106,8 @@ def page(lines: Mapping[str, Mapping[str, Any]]) -> str:
             f"{line['network']} of width {line['width']:g}, {data}",
             f"{line['method']}, {line['distribution']}",
             f"{line['sparsity_achieved']:.2f}",
-            f"{line['test_accuracy']:.2f} % after {line['epochs']} epochs",
+            f"{line['test_accuracy']:.2f} % after {line['epochs']} epoch"
+            + "s" * (line["epochs"] > 1),
             f"{line['bytes']:,}",
         )
         parts[-1] += f"\n| {' | '.join(cells)} |"
