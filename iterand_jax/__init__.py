@@ -98,7 +98,7 @@ def save_ticket(
     bit for bit what was written, with 0.0 where weights are pruned.
 
     Args:
-      path: of the file, in a folder that is there.
+      path: of the file, in a folder that is there; or a URL, as gs://BUCKET/FILE.
       weights: a tree of arrays: of Linen, of NNX (a state or a pure dict), of Equinox
         (what `equinox.partition` returns), or a custom one.
       masks: as `Subnetwork.masks` returns them: 1 kept and 0 pruned in the shape of the
@@ -157,11 +157,20 @@ def load_ticket(
     *,
     like: "Any" = None,
     batch_stats: "Any" = None,
+    revision: str | None = None,
+    token: "str | bool | None" = None,
+    cache_dir: "str | PathLike[str] | None" = None,
+    local_files_only: bool = False,
 ) -> "Ticket":
     """A packed ticket, read and rebuilt bit for bit: see `iterand_jax.tickets`.
 
         ticket = iterand_jax.load_ticket("ticket.safetensors")
         logits = ticket.apply(images)  # pixels from 0 to 255, (N, H, W, C)
+
+    It may lie at a URL that fsspec reaches (gs://, s3://, memory://), or in a
+    repository of the Hugging Face Hub:
+
+        ticket = iterand_jax.load_ticket("hf://user/repo@revision")
 
     A network that is not this library's is given, registered by `register_network`, or
     of a module that was imported before. Its arrays are `ticket.params`,
@@ -172,15 +181,21 @@ def load_ticket(
         params = iterand_jax.load_ticket("ticket.safetensors", like=params).params
 
     Args:
-      path: of the file.
+      path: of the file, or a URL of it; hf://user/repo[@revision][/FILE] has
+        ticket.safetensors where no FILE is named.
       network: that the ticket names and does not contain.
       like: a tree of the structure, shapes and dtypes of the parameters (arrays or
         `jax.ShapeDtypeStruct`). Without it the params of a tree are {path: array}.
       batch_stats: the same of the running statistics, if the file has some.
+      revision: of a repository of the Hub: a branch, a tag or a commit.
+      token: for a private one; None for that of `hf auth login` or $HF_TOKEN.
+      cache_dir: where its files are kept; None for the cache of all hub libraries.
+      local_files_only: whether to use what is in that cache, and no network.
 
     Raises:
       ValueError: in one line, a file that is not there, is not a ticket, is cut short,
-        of another version, or damaged; or of another tree than `like`.
+        of another version, or damaged; or of another tree than `like`. Of the Hub, a
+        repository, revision or ticket that is not there, or no network and no copy.
 
     >>> load_ticket("nowhere.safetensors")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -189,7 +204,16 @@ def load_ticket(
     """
     from iterand_jax.tickets import ticket as tickets
 
-    return tickets.load(path, network, like=like, batch_stats=batch_stats)
+    return tickets.load(
+        path,
+        network,
+        like=like,
+        batch_stats=batch_stats,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
 
 
 def register_network(

@@ -1,7 +1,8 @@
 """Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
---format=ticket|safetensors|torchvision|stablehlo [--step=N] [--output=FILE]
+--format=ticket|safetensors|torchvision|stablehlo|hub [--step=N] [--output=FILE]
+[--push=user/repo] [--dtype=float32|float16|bfloat16]
 """
 
 from pathlib import Path
@@ -10,7 +11,9 @@ from absl import flags
 
 from iterand_jax.runtime import cli
 
-FORMATS = ("ticket", "safetensors", "torchvision", "stablehlo")
+FORMATS = ("ticket", "safetensors", "torchvision", "stablehlo", "hub")
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def define_flags() -> None:
@@ -18,7 +21,15 @@ def define_flags() -> None:
     cli.define_path("workdir", None, "the folder of the run", required=True)
     flags.DEFINE_enum("format", "ticket", FORMATS, "what to write")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
-    cli.define_path("output", None, "the file to write; default: one in the workdir")
+    cli.define_path(
+        "output", None, "the file or folder, or its URL; default: one in the workdir"
+    )
+    flags.DEFINE_string(
+        "push", None, "of --format=hub: the repository to upload to, user/repo"
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", DTYPES, "of the weights of safetensors and torchvision"
+    )
     cli.define_data_dir()
 
 
@@ -27,9 +38,14 @@ def main() -> None:
     from iterand_jax.training import exporting
 
     workdir, name = Path(flags.FLAGS.workdir), flags.FLAGS.format
-    output = Path(flags.FLAGS.output or workdir / exporting.FORMATS[name])
     exporting.export(
-        workdir, name, output, step=flags.FLAGS.step, data_dir=flags.FLAGS.data_dir
+        workdir,
+        name,
+        flags.FLAGS.output or workdir / exporting.FORMATS[name],
+        step=flags.FLAGS.step,
+        data_dir=flags.FLAGS.data_dir,
+        push=flags.FLAGS.push,
+        dtype=flags.FLAGS.dtype,
     )
 
 

@@ -12,6 +12,7 @@ LEAST = {  # accuracies in %, in the order in which they are printed
     "edge_popup_from_scratch": [90, 94],
     "fine_tune_fixed_mask": [94, 92],
     "mask_pretrained_mlp": [95, 93],
+    "one_mask_per_task": [88] * 5 + [95] * 5,
     "prune_equinox_model": [93],
     "prune_flax_module": [90],
     "prune_linen_vit": [92],
@@ -35,6 +36,10 @@ def test_an_example_finds_an_accurate_subnetwork(name, capsys, tmp_path, monkeyp
         assert accuracy >= least, printed
     if name == "edge_popup_from_scratch":
         assert "equal the library's" in printed
+    if name == "one_mask_per_task":
+        assert printed.count(": 0 logits have changed") == 10
+        (bits,) = re.findall(r"([\d.]+) bits a weight and task", printed)
+        assert float(bits) < 1
 
 
 def code_lines(text):
@@ -62,6 +67,10 @@ def test_the_flax_example_is_30_lines_of_code():
 @pytest.mark.parametrize("name", ["fine_tune_fixed_mask", "mask_pretrained_mlp"])
 def test_an_example_of_given_weights_is_50_lines_of_code(name):
     assert code_lines((EXAMPLES / f"{name}.py").read_text()) <= 50
+
+
+def test_the_example_of_tasks_is_60_lines_of_code():
+    assert code_lines((EXAMPLES / "one_mask_per_task.py").read_text()) <= 60
 
 
 def imported(tree):

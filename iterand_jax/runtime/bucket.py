@@ -6,7 +6,7 @@ what was written, logs before checkpoints, then deletions, so that a kill at any
 leaves the earlier checkpoints in the bucket, newer ones or both. A checkpoint that was
 copied in part is detected as damaged when it is read, and the one before it is used.
 
-Any URL that fsspec supports works: gs:// needs the package gcsfs, s3:// needs s3fs.
+Any URL that `remote` reaches works.
 Nothing prevents two runs from using the same folder of a bucket.
 """
 
@@ -19,17 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from iterand_jax.runtime.remote import in_one_line, store_of
+
 SECONDS = 30.0  # between copies
 _LOGGER = logging.getLogger(__name__)
-
-
-def is_url(path: str) -> bool:
-    """Whether a path is the URL of a bucket, not a local path.
-
-    >>> is_url("gs://bucket/run"), is_url("/data/run"), is_url("run")
-    (True, False, False)
-    """
-    return "://" in path
 
 
 @contextlib.contextmanager
@@ -70,12 +63,7 @@ class _Mirror:
     """A URL, and the versions of the files copied to it."""
 
     def __init__(self, url: str):
-        import fsspec
-
-        try:
-            self._store, self._root = fsspec.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"the workdir {url} cannot be reached: {error}") from error
+        self._store, self._root = store_of(url, "workdir")
         self._url = url
         self._pushed: dict[str, Any] = {}
 
@@ -87,7 +75,7 @@ class _Mirror:
             self._store.rm_file(path)
         except Exception as error:
             raise ValueError(
-                f"the workdir {self._url} cannot be written: {_in_one_line(error)}"
+                f"the workdir {self._url} cannot be written: {in_one_line(error)}"
             ) from error
 
     def fetch(self, folder: Path) -> None:
@@ -101,7 +89,7 @@ class _Mirror:
                 self._pushed[name] = _version(folder / name)
         except Exception as error:
             raise ValueError(
-                f"the workdir {self._url} cannot be read: {_in_one_line(error)}"
+                f"the workdir {self._url} cannot be read: {in_one_line(error)}"
             ) from error
 
     def keep_up(self, folder: Path, ended: threading.Event, seconds: float) -> None:
@@ -114,7 +102,7 @@ class _Mirror:
                 if not failing:
                     _LOGGER.warning(
                         "copying to %s fails and is retried every %g seconds: %s",
-                        *(self._url, seconds, _in_one_line(error)),
+                        *(self._url, seconds, in_one_line(error)),
                     )
                 failing = True
             else:
@@ -129,7 +117,7 @@ class _Mirror:
         except Exception as error:
             line = (
                 f"the end of the run could not be copied to {self._url} "
-                f"({_in_one_line(error)}); all of it is in {folder}: copy that to "
+                f"({in_one_line(error)}); all of it is in {folder}: copy that to "
                 f"{self._url}, and the same command continues"
             )
             if failure is None:
@@ -188,7 +176,3 @@ def _is_unfinished(path: Path) -> bool:
 def _version(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or repr(error)

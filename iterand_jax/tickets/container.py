@@ -6,6 +6,7 @@ one ValueError, and makes no array larger than what the file itself holds allows
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.remote import is_url
+from iterand_jax.tickets import places
 from iterand_jax.trees import sha256
 
 METADATA = "iterand_jax_ticket"
@@ -65,11 +68,16 @@ def from_bits(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return array.view(dtype)
 
 
-def write(path: Path, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write(
+    path: str | os.PathLike[str],
+    fields: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+) -> None:
     """Writes a ticket's fields, to which its checksum is added, and its arrays.
 
     Raises:
-      ValueError: so many arrays that the header is beyond `MOST_HEADER`.
+      ValueError: so many arrays that the header is beyond `MOST_HEADER`, or a URL that
+        cannot be written.
     """
     from safetensors import numpy as safetensors
 
@@ -82,7 +90,10 @@ def write(path: Path, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
             f"{len(arrays):,} arrays need a header of {size:,} bytes; possible: "
             f"{MOST_HEADER:,}"
         )
-    write_atomically(path, content)
+    if is_url(os.fspath(path)):
+        places.write(path, content)
+    else:
+        write_atomically(Path(path), content)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ The first three store zeros for pruned weights, so they are as large as the dens
 network. In no format does unstructured sparsity make inference faster on GPUs or CPUs.
 """
 
+import datetime
 import json
 import re
 from pathlib import Path
@@ -31,6 +32,9 @@ __all__ = ["to_bcoo"]
 
 PyTree = Any
 PLATFORMS = ("cpu", "cuda", "tpu")
+DTYPES = ("float32", "float16", "bfloat16")
+"""Of dense weights in a file."""
+
 PROGRAM, WEIGHTS = "program.jax", "weights.safetensors"
 VERSIONS = "versions.json"
 
@@ -88,6 +92,39 @@ def torchvision_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
     return arrays
 
 
+def in_dtype(arrays: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Arrays with their float32 values rounded to another type; others stay.
+
+    Args:
+      arrays: by name.
+      dtype: one of `DTYPES`.
+
+    Raises:
+      ValueError: a value that is finite, and infinite once it is rounded.
+
+    >>> arrays = {"kernel": np.float32([0.1, 1e5]), "steps": np.int32([3])}
+    >>> in_dtype(arrays, "bfloat16")["kernel"].tolist()
+    [0.10009765625, 99840.0]
+    >>> in_dtype(arrays, "float16")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: kernel has a value of 100000, which float16 cannot hold; possible: ...
+    """
+    rounded = {}
+    for name, array in arrays.items():
+        rounded[name] = array
+        if array.dtype != np.float32:
+            continue
+        largest = float(np.max(np.abs(array), initial=0))
+        if largest > float(jnp.finfo(dtype).max):
+            raise ValueError(
+                f"{name} has a value of {largest:g}, which {dtype} cannot hold; "
+                f"possible: {', '.join(other for other in DTYPES if other != dtype)}"
+            )
+        rounded[name] = array.astype(jnp.dtype(dtype))
+    return rounded
+
+
 def save_arrays(
     arrays: dict[str, np.ndarray], description: Description, path: Path
 ) -> None:
@@ -111,9 +148,11 @@ def save_program(ticket: Ticket, folder: Path) -> None:
         weights = safetensors.numpy.load_file("weights.safetensors")
         logits = program.call(weights, images)  # uint8 (N, H, W, C)
 
-    versions.json has the versions that wrote it. An older jax may not read a program:
-    what jax 0.12 writes with a symbolic batch size, jax 0.10 refuses, although both
-    have the same calling convention.
+    versions.json has the versions that wrote it, and the date. A program is not for
+    ever: JAX promises that versions of the next six months read it, and those of the
+    three weeks before. An older jax may refuse it: what jax 0.12 writes with a symbolic
+    batch size, jax 0.10 does not read, although both have the same calling convention.
+    A ticket has no such limit, and this function writes its program anew.
 
     Args:
       ticket: to write.
@@ -137,6 +176,7 @@ def save_program(ticket: Ticket, folder: Path) -> None:
     )
     folder.mkdir(exist_ok=True)
     versions = {
+        "written": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
         "calling_convention": exported.calling_convention_version,

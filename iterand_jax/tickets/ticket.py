@@ -13,7 +13,6 @@ Pruned weights are read back as 0.0, whatever their sign was.
 import dataclasses
 import functools
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from iterand_jax.data.text import WORDS, Vocabulary, as_lines
+from iterand_jax.data.text import Vocabulary
 from iterand_jax.runtime import compilation, modes
 from iterand_jax.runtime.checks import described
-from iterand_jax.tickets import claims, container, packing, tree
-from iterand_jax.tickets.claims import VOCABULARY
+from iterand_jax.tickets import assembly, claims, container, packing, places, tree
+from iterand_jax.tickets import inputs as inputs_of
 from iterand_jax.tickets.metadata import Description
-from iterand_jax.trees import leaves_of, map_paths, sha256
+from iterand_jax.trees import leaves_of, sha256
 
 __all__ = ["Ticket"]
 
@@ -170,7 +169,7 @@ class Ticket:
         Array([[0.],
                [0.]], dtype=float32)
         """
-        self._check(inputs)
+        inputs_of.check(self.description, inputs)
         return self._program(self._on_device, *inputs)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -195,6 +194,22 @@ class Ticket:
             raise ValueError(f"texts is one text, {texts[:30]!r}; possible: a list")
         return self._vocabulary.padded(texts)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it as one file, which `iterand_jax.load_ticket` reads.
+
+        Args:
+          path: of the file: local in a folder that is there, or a URL.
+
+        Raises:
+          ValueError: it cannot be written there.
+
+        >>> described = Description(network={"name": "mine"}, inputs=())
+        >>> kernel, mask = np.array([1.0, 2.0, 3.0]), np.array([0, 1, 1])
+        >>> ticket = Ticket.of(described, {"kernel": kernel}, {"kernel": mask}, {})
+        >>> ticket.save("memory://tickets/mine.safetensors")
+        """
+        save(self, tree.target(path))
+
     @functools.cached_property
     def _vocabulary(self):
         return None if self.words is None else Vocabulary(self.words)
@@ -209,47 +224,21 @@ class Ticket:
     def _on_device(self):
         return jax.device_put(self.variables)
 
-    def _check(self, inputs) -> None:
-        if not self.description.inputs:
-            raise ValueError(
-                "the ticket says no inputs of a network, so it has nothing to apply; "
-                "its params are put into your own model"
-            )
-        expected = [("N", *shape[1:]) for shape, _ in self.description.inputs]
-        shapes = [np.shape(x) for x in inputs]
-        ranks = [len(shape) for shape in shapes]
-        texts = np.issubdtype(self.description.inputs[0][1], np.integer)
-        if ranks != [len(shape) for shape in expected] or (
-            not texts and shapes[0][1:] != expected[0][1:]
-        ):
-            raise ValueError(f"inputs of shapes {shapes}; possible: {expected}")
-        if texts:
-            self._check_texts(*inputs)
 
-    def _check_texts(self, tokens, lengths) -> None:
-        (texts, longest), (counted,) = np.shape(tokens), np.shape(lengths)
-        if texts != counted:
-            raise ValueError(f"{counted} lengths for {texts} texts")
-        words = getattr(self.description.build(), "vocabulary_size", WORDS + 2)
-        limits = {"token ids": (tokens, words - 1), "lengths": (lengths, longest)}
-        for name, (array, limit) in limits.items():
-            if isinstance(array, jax.core.Tracer) or not np.size(array):
-                continue  # the values are not known
-            least, most = np.min(array), np.max(array)
-            if least < 0 or most > limit:
-                raise ValueError(
-                    f"{name} from {least} to {most}; possible: 0 to {limit}"
-                )
-
-
-def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
+def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Writes a ticket; returns its arrays by their names in the file.
 
     Raises:
       ValueError: an array of a dtype that a file cannot hold.
     """
     # Safetensors writes the memory buffer, which is wrong for a transposed array.
-    packed = _pack(ticket)
+    packed = assembly.pack(
+        ticket.description,
+        ticket.params,
+        ticket.masks,
+        ticket.batch_stats,
+        ticket.words,
+    )
     as_bits = container.as_bits if ticket.description.leaves is not None else np.asarray
     arrays = {
         name: as_bits(np.asarray(array, order="C")) for name, array in packed.items()
@@ -269,13 +258,13 @@ def save(ticket: Ticket, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-@modes.fixed()
 def load(
     path: str | os.PathLike[str],
     network: nn.Module | None = None,
     *,
     like: PyTree = None,
     batch_stats: PyTree = None,
+    **of_hub: Any,
 ) -> Ticket:
     """Reads a ticket and rebuilds its weights, bit for bit.
 
@@ -287,23 +276,31 @@ def load(
     a thousand times.
 
     Args:
-      path: of the file.
+      path: of the file, or a URL of it.
       network: that the ticket names and does not contain.
       like: a tree of the parameters' structure, shapes and dtypes (arrays or
         `jax.ShapeDtypeStruct`). Without it, params of a tree are {path: array}.
       batch_stats: a tree of the running statistics' structure; without it they are
         {path: array} where no network says their structure.
+      **of_hub: revision, token, cache_dir and local_files_only, as in `places.local`.
 
     Raises:
       ValueError: in one line: the file is missing, truncated, not a ticket, of another
         version, a checksum does not match, or it is of another tree than `like`.
     """
-    path = Path(path)
     if network is not None and not isinstance(network, nn.Module):
         raise ValueError(
             f"network is {described(network)}; possible: a Linen module, None, or a "
             f"tree as like=TREE"
         )
+    with places.local(path, **of_hub) as file:
+        return _read(file, network, like, batch_stats)
+
+
+@modes.fixed()
+def _read(
+    path: Path, network: nn.Module | None, like: PyTree, batch_stats: PyTree
+) -> Ticket:
     fields, forms = container.read_header(path)
     if fields.get("version") not in (OF_NETWORK, OF_TREE, CODED):
         raise ValueError(
@@ -325,7 +322,8 @@ def load(
         claims.check(description, *abstract, tree.in_their_forms(description, forms))
         if arrays is None:
             arrays = _whole_arrays(path, checksum, fields)
-        ticket = _unpack(description, arrays, *abstract)
+        content = assembly.unpack(description, arrays, *abstract)
+        ticket = Ticket(description=description, **content)
         same = fields["rebuilt_sha256"] == _rebuilt_digest(ticket)
     except DamagedError:
         raise
@@ -349,74 +347,6 @@ def _whole_arrays(
     if not container.is_whole(checksum, fields, arrays):
         raise DamagedError(f"{path} is damaged: its checksum does not match")
     return arrays
-
-
-def _pack(ticket: Ticket) -> dict[str, np.ndarray]:
-    draws, masks = ticket.description.draws, leaves_of(ticket.masks)
-    numbers: dict[str, np.ndarray] = {}
-    many = claims.needs_many_programs(draws, leaves_of(ticket.params))
-    if draws is not None and draws.can_be_replayed() and not many:
-        numbers = leaves_of(draws.numbers(ticket.params))
-    arrays: dict[str, np.ndarray] = {}
-    for path, weights in leaves_of(ticket.params).items():
-        leaf = packing.Leaf(weights, masks.get(path), numbers.get(path))
-        arrays |= packing.pack(path, leaf)
-    statistics = leaves_of(ticket.batch_stats)
-    arrays |= {f"batch_stats/{path}": leaf for path, leaf in statistics.items()}
-    if ticket.words is not None:
-        lines = zlib.compress(as_lines(ticket.words).encode(), 9)
-        arrays[VOCABULARY] = np.frombuffer(lines, np.uint8)
-    return arrays
-
-
-def _unpack(
-    description: Description,
-    arrays: Mapping[str, np.ndarray],
-    abstract: PyTree,
-    statistics: PyTree,
-) -> Ticket:
-    arrays = tree.in_their_dtypes(description, arrays)
-    leaves = {
-        path: packing.unpack(path, leaf, arrays)
-        for path, leaf in leaves_of(abstract).items()
-    }
-    structure = jax.tree.structure(abstract)
-    columns = zip(*leaves.values(), strict=True) if leaves else ((), (), ())
-    weights, masks, numbers = (jax.tree.unflatten(structure, x) for x in columns)
-    statistics = map_paths(lambda path, _: arrays[f"batch_stats/{path}"], statistics)
-    words = None
-    if VOCABULARY in arrays:
-        words = claims.words(arrays[VOCABULARY], description)
-    # Leaves with draw numbers are rebuilt by a replay; the others were stored.
-    if leaves_of(numbers):
-        weights = _drawn(description, weights, numbers)
-        return Ticket.of(description, weights, masks, statistics, words)
-    return Ticket(
-        description=description,
-        params=weights,
-        masks=masks,
-        batch_stats=statistics,
-        words=words,
-    )
-
-
-def _drawn(description: Description, weights: PyTree, numbers: PyTree) -> PyTree:
-    """The weights, those with numbers of draws drawn again."""
-    draws = description.draws
-    if draws is None:
-        raise ValueError("kept weights are missing")
-    if not draws.can_be_replayed():
-        raise ValueError(f"its weights would have to be replayed: {draws.summary}")
-    return jax.tree.map(
-        lambda w, d: w if d is None else d.astype(w.dtype),
-        weights,
-        draws.weights(numbers),
-        is_leaf=_is_none,
-    )
-
-
-def _is_none(leaf) -> bool:
-    return leaf is None
 
 
 def _rebuilt_digest(ticket: Ticket) -> str:

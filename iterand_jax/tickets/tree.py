@@ -12,6 +12,7 @@ from jax import Array
 
 from iterand_jax.distributions import DISTRIBUTIONS
 from iterand_jax.runtime.checks import check_at_least, described
+from iterand_jax.runtime.remote import is_url
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
 from iterand_jax.tickets import container
 from iterand_jax.tickets.draws import KeyDraws
@@ -269,12 +270,14 @@ def _key_data(name: str, key: Any) -> tuple[str, tuple[int, ...]]:
     return generator, tuple(np.asarray(data).tolist())
 
 
-def target(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that can be written.
+def target(path: str | os.PathLike[str]) -> str | Path:
+    """The path of a file that can be written; a URL as it is.
 
     Raises:
       ValueError: its folder is not there, or it is a folder.
     """
+    if is_url(os.fspath(path)):
+        return os.fspath(path)
     found = Path(path)
     if not found.parent.is_dir():
         raise ValueError(f"cannot write {found}: there is no folder {found.parent}")

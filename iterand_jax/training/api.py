@@ -66,7 +66,7 @@ class Result:
 
     @functools.cached_property
     def ticket(self) -> Ticket:
-        """The subnetwork as a ticket, which `tickets.ticket.save` writes.
+        """The subnetwork as a ticket; its `save` writes a file.
 
         Raises:
           ValueError: the method's params are not weights * masks.

@@ -1,6 +1,7 @@
 """Exports the subnetwork of a run as a ticket, after checking it against the run."""
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from iterand_jax.data import augment
 from iterand_jax.data.datasets import get_dataset, open_source
 from iterand_jax.data.sources import DataNotFoundError, Source
 from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
+from iterand_jax.runtime import remote
+from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
-from iterand_jax.tickets import formats
+from iterand_jax.tickets import formats, hub
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import pruning
+from iterand_jax.training import card, pruning
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.run import Run, build
 from iterand_jax.training.step import State
@@ -33,8 +36,15 @@ FORMATS = {
     "safetensors": "weights.safetensors",
     "torchvision": "torchvision.safetensors",
     "stablehlo": "stablehlo",
+    "hub": "hub",
 }
 """The formats, and what each is written to in the run's folder."""
+
+FOLDERS = ("stablehlo", "hub")
+"""The formats that are folders."""
+
+DENSE = ("safetensors", "torchvision")
+"""The formats that store zeros for pruned weights, in any of `formats.DTYPES`."""
 
 CHECKED = 64  # examples whose logits are compared
 TOLERANCE = {
@@ -46,10 +56,12 @@ TOLERANCE = {
 def export(
     workdir: Path,
     name: str,
-    output: Path,
+    output: Path | str,
     *,
     step: int | None = None,
     data_dir: str | None = None,
+    push: str | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Exports a run in a format, and prints the sizes.
 
@@ -62,9 +74,12 @@ def export(
     Args:
       workdir: the folder of the run.
       name: a format, one of `FORMATS`.
-      output: the file, or for "stablehlo" the folder.
+      output: the file, or of `FOLDERS` the folder; or a URL of it.
       step: which checkpoint; None for the newest.
       data_dir: where datasets are stored, for the comparison.
+      push: the repository of the Hub, user/repo, that a "hub" folder is uploaded to.
+      dtype: of the dense weights of "safetensors" and "torchvision"; one of
+        `formats.DTYPES`. The checks are of the weights before they are rounded to it.
 
     Raises:
       ValueError: there is no run or checkpoint, the format does not support its
@@ -72,31 +87,81 @@ def export(
         the run's.
     """
     config = read_config(workdir)
-    _check_output(output, is_folder=name == "stablehlo")
-    if name == "torchvision":
-        formats.check_torchvision(config.network.name)
-    words = words_of(workdir, config.to_dict()) if name == "ticket" else None
-    run, state, _ = restore(workdir, step)
-    ticket = ticket_of(run, state, words)
-    check_params(run, state, ticket)
-    compared = check_logits(run, state, ticket, data_dir)
-    rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
-    if name == "ticket":
-        arrays = tickets.save(ticket, output)
-        tickets.load(output)  # one that cannot be read back is refused here
-        rows |= sizes(ticket, arrays)
-    elif name == "stablehlo":
+    if push is not None:
+        if name != "hub":
+            raise ValueError(f"--push={push} applies to --format=hub, not to {name}")
+        hub.check_repo(push)
+    if dtype != "float32" and name not in DENSE:
+        raise ValueError(
+            f"--dtype={dtype} applies to {' and '.join(DENSE)}, not to {name}"
+        )
+    with contextlib.ExitStack() as stack:
+        path = Path(output)
+        if remote.is_url(str(output)):
+            path = stack.enter_context(remote.sent(str(output), "output"))
+        _check_output(path, is_folder=name in FOLDERS)
+        if name == "torchvision":
+            formats.check_torchvision(config.network.name)
+        of_texts = name in ("ticket", "hub")
+        words = words_of(workdir, config.to_dict()) if of_texts else None
+        run, state, _ = restore(workdir, step)
+        ticket = ticket_of(run, state, words)
+        check_params(run, state, ticket)
+        compared = check_logits(run, state, ticket, data_dir)
+        rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
+        rows |= _write(ticket, name, path, workdir, push, dtype)
+        rows["checked"] = compared
+        rows["written"] = _written(path, output)
+        if push is not None:
+            rows["pushed"] = hub.publish(path, push)
+    print(table(rows))
+
+
+def _write(
+    ticket: Ticket,
+    name: str,
+    output: Path,
+    workdir: Path,
+    push: str | None,
+    dtype: str,
+) -> dict[str, str]:
+    """Writes a ticket in a format; returns what is told of its size."""
+    if name == "stablehlo":
         formats.save_program(ticket, output)
+    elif name in ("ticket", "hub"):
+        file = output
+        if name == "hub":
+            output.mkdir(exist_ok=True)
+            file = output / FORMATS["ticket"]
+        arrays = tickets.save(ticket, file)
+        tickets.load(file)  # one that cannot be read back is refused here
+        if name == "hub":
+            about = card.told(workdir, ticket.description.run["step"])
+            text = card.card(ticket, about, file.stat().st_size, push)
+            write_atomically(output / card.CARD, text)
+            of_config = json.dumps(card.config(ticket, about), indent=2, sort_keys=True)
+            write_atomically(output / card.CONFIG, of_config + "\n")
+            if about.curves is not None:
+                write_atomically(output / card.CURVES, about.curves.read_bytes())
+        return sizes(ticket, arrays)
     else:
         arrays_of = {
             "safetensors": formats.flax_arrays,
             "torchvision": formats.torchvision_arrays,
         }
-        formats.save_arrays(arrays_of[name](ticket), ticket.description, output)
-    files = sorted(output.iterdir()) if output.is_dir() else [output]
-    rows["checked"] = compared
-    rows["written"] = ", ".join(f"{f} ({f.stat().st_size:,} bytes)" for f in files)
-    print(table(rows))
+        arrays = formats.in_dtype(arrays_of[name](ticket), dtype)
+        formats.save_arrays(arrays, ticket.description, output)
+    return {}
+
+
+def _written(path: Path, output: Path | str) -> str:
+    """The files that were written, and their bytes."""
+    files = {str(output): path}
+    if path.is_dir():
+        files = {f"{output}/{file.name}": file for file in sorted(path.iterdir())}
+    return ", ".join(
+        f"{n} ({file.stat().st_size:,} bytes)" for n, file in files.items()
+    )
 
 
 def _check_output(output: Path, *, is_folder: bool) -> None:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from iterand_jax.data import datasets, prepare, sources
 from iterand_jax.data.sources import Source
-from iterand_jax.runtime import bucket, hosts, modes
+from iterand_jax.runtime import bucket, hosts, modes, remote
 from iterand_jax.runtime.signals import InterruptedRunError
 from iterand_jax.training import config as configs
 from iterand_jax.training import (
@@ -100,7 +100,7 @@ def train_config(
 @contextlib.contextmanager
 def _folder_here(workdir: str) -> Iterator[Path]:
     """The workdir as a local folder: for a bucket URL, a mirrored one."""
-    if not bucket.is_url(workdir):
+    if not remote.is_url(workdir):
         yield Path(workdir)
         return
     with contextlib.ExitStack() as stack:

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import fsspec
 import jax
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
 import iterand_jax
+from iterand_jax import export
 from iterand_jax.data.datasets import open_source
 from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
@@ -22,6 +24,7 @@ from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of
 from tests import helpers
+from tests.tickets.hub_server import served
 
 
 def accuracy_of(ticket):
@@ -164,10 +167,29 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
 
+def check_hub(folder, run):
+    check_ticket(folder / "ticket.safetensors", run)
+    header, text = (folder / "README.md").read_text().split("---\n")[1:]
+    fields = {k: json.loads(v) for k, v in re.findall(r"(.+?): (.+)\n", header)}
+    result = json.loads((run.folder / "result.json").read_text())
+    assert fields["library_name"] == "iterand_jax"
+    assert fields["license"] == "apache-2.0"
+    assert fields["datasets"] == ["digits"]
+    (one,) = fields["model-index"][0]["results"]
+    assert one["metrics"][0]["value"] == round(result["test_accuracy"], 4)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["result"]["state_sha256"] == result["state_sha256"]
+    assert config["network"]["name"] == "conv2"
+    assert str(run.folder) not in (folder / "config.json").read_text() + text
+    curves = (run.folder / "curves.png").read_bytes()
+    assert (folder / "curves.png").read_bytes() == curves
+
+
 CELLS = [  # format, check, network; torchvision's names are for ResNets
     ("ticket", check_ticket, "conv2"),
     ("safetensors", check_safetensors, "conv2"),
     ("stablehlo", check_stablehlo, "conv2"),
+    ("hub", check_hub, "conv2"),
     pytest.param("torchvision", check_torchvision, "resnet20", marks=pytest.mark.slow),
 ]
 
@@ -199,6 +221,60 @@ def test_the_command_writes_into_the_workdir(run_of):
     check_safetensors(output, run)
 
 
+def test_what_is_exported_to_a_url_is_what_is_exported_to_a_path(run_of, tmp_path):
+    run, store = run_of("conv2"), fsspec.filesystem("memory")
+    for name, output in (("safetensors", "out/weights"), ("stablehlo", "out/folder")):
+        exporting.export(run.folder, name, f"memory://{output}")
+        store.get(f"/{output}", str(tmp_path / name), recursive=True)
+    check_safetensors(tmp_path / "safetensors", run)
+    check_stablehlo(tmp_path / "stablehlo", run)
+    with pytest.raises(ValueError, match="the output nowhere://a cannot be reached"):
+        exporting.export(run.folder, "ticket", "nowhere://a")
+
+
+def test_the_dtype_is_of_dense_weights(run_of, untrained, tmp_path):
+    output = tmp_path / "weights"
+    exporting.export(run_of("conv2").folder, "safetensors", output, dtype="float16")
+    arrays = safetensors.load_file(output)
+    assert {array.dtype.name for array in arrays.values()} == {"float16"}
+    with pytest.raises(
+        ValueError, match=r"^--dtype=float16 applies to safetensors and"
+    ):
+        exporting.export(untrained, "ticket", tmp_path / "t", dtype="float16")
+    assert export.DTYPES == formats.DTYPES
+
+
+def test_push_is_of_the_format_hub_and_of_a_repository(untrained):
+    with pytest.raises(ValueError, match=r"^--push=a/b applies to --format=hub, n"):
+        exporting.export(untrained, "ticket", untrained / "t", push="a/b")
+    with pytest.raises(ValueError, match=r"^the repository is 'a'; possible: us"):
+        exporting.export(untrained, "hub", untrained / "t", push="a")
+
+
+@pytest.mark.slow
+def test_a_run_is_pushed_and_loads_elsewhere_by_the_lines_on_its_card(run_of, tmp_path):
+    """Processes of their own, against a server on this machine as $HF_ENDPOINT."""
+    run = run_of("conv2")
+    with served() as (hub, address):
+        environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_TOKEN": "secret"}
+        flags = ["--format=hub", f"--workdir={run.folder}", "--push=user/repo"]
+        said = helpers.printed(*helpers.command("export", *flags), env=environment)
+        assert f"{address}/user/repo/commit/" in said
+        files = hub.contents["user/repo", "main"]
+        assert files.keys() == {p.name for p in (run.folder / "hub").iterdir()}
+        card = files["README.md"].decode()
+        (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+        assert 'load_ticket("hf://user/repo")' in code
+        np.save(tmp_path / "images.npy", run.images)
+        script = (
+            f"import numpy as np; images = np.load('{tmp_path}/images.npy')\n{code}"
+            f"np.save('{tmp_path}/logits.npy', logits)"
+        )
+        helpers.printed("-c", script, env=environment)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), run.logits, 1e-5, 1e-6)
+
+
 @pytest.fixture
 def untrained(tmp_path):
     """The folder of a run without a checkpoint, which commands refuse."""
@@ -217,7 +293,7 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(name, untrained):
     told = refused(untrained / "nowhere" / "out")
     assert told.endswith(f": there is no folder {untrained / 'nowhere'}")
     there = untrained / "there"
-    if name == "stablehlo":
+    if name in exporting.FOLDERS:
         there.write_text("")
         assert refused(there).endswith("it is a file")
     else:

@@ -1,5 +1,6 @@
 """Exported programs and arrays give the ticket's logits, without this library."""
 
+import datetime
 import importlib.metadata
 import json
 
@@ -159,12 +160,44 @@ def test_versions_are_beside_a_program(tmp_path):
     versions = json.loads((tmp_path / formats.VERSIONS).read_bytes())
     program = bytearray((tmp_path / formats.PROGRAM).read_bytes())
     exported = jax.export.deserialize(program)
+    written = datetime.date.fromisoformat(versions.pop("written"))
+    today = datetime.datetime.now(datetime.UTC).date()
+    assert 0 <= (today - written).days <= 1
     assert versions == {
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
         "calling_convention": exported.calling_convention_version,
         "platforms": ["cpu", "cuda", "tpu"],
     }
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_smaller_floats_are_the_weights_rounded_and_read_by_others(dtype, tmp_path):
+    flax = pytest.importorskip("safetensors.flax")
+    ticket = ticket_of("conv2")
+    exact, path = formats.flax_arrays(ticket), tmp_path / "weights.safetensors"
+    formats.save_arrays(formats.in_dtype(exact, dtype), ticket.description, path)
+    read = flax.load_file(path)
+    assert read.keys() == exact.keys()
+    for name, array in read.items():
+        assert array.dtype == dtype
+        wide, bits = (
+            np.asarray(array, np.float64),
+            {"float16": 11, "bfloat16": 8}[dtype],
+        )
+        near = np.abs(wide - exact[name]) <= 2.0**-bits * np.abs(exact[name]) + 6e-8
+        assert near.all()
+        assert np.all(wide[exact[name] == 0] == 0)
+    assert path.stat().st_size < 0.6 * sum(a.nbytes for a in exact.values())
+
+
+def test_what_a_smaller_float_cannot_hold_is_refused_by_name():
+    arrays = {"batch_stats/var": np.float32([1, 7e4])}
+    with pytest.raises(ValueError, match="stats/var has a value of 70000, which"):
+        formats.in_dtype(arrays, "float16")
+    assert formats.in_dtype(arrays, "bfloat16")["batch_stats/var"].dtype == "bfloat16"
+    whole = {"a": np.int64([1]), "b": np.float16([1])}
+    assert formats.in_dtype(whole, "bfloat16") == whole
 
 
 def test_a_programs_size_does_not_depend_on_the_weights(tmp_path):

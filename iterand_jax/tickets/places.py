@@ -1,0 +1,87 @@
+"""Where tickets lie: a local path, a URL that fsspec reaches, or the Hub."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from iterand_jax.runtime import remote
+from iterand_jax.tickets import hub
+
+
+@contextlib.contextmanager
+def local(
+    path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Iterator[Path]:
+    """The file of a ticket as a local path, for use within the context.
+
+    Args:
+      path: local, or a URL; hf://user/repo[@revision] as in `hub`.
+      revision: of a repository of the Hub, as the following three.
+      token: to read it with.
+      cache_dir: where its files are kept.
+      local_files_only: whether to ask the Hub nothing.
+
+    Raises:
+      ValueError: in one line, it cannot be fetched, or these are given for another
+        place; and those of the body, with the URL where they name the local file.
+    """
+    name = os.fspath(path)
+    if name.startswith(hub.SCHEME):
+        file = hub.fetched(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+            local_files_only=local_files_only,
+        )
+        with _named(file, name):
+            yield file
+        return
+    _check_options(name, revision, token, cache_dir, local_files_only)
+    if not remote.is_url(name):
+        yield Path(path)
+        return
+    with remote.fetched(name, "ticket") as file, _named(file, name):
+        yield file
+
+
+def write(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes the content of a ticket at a URL.
+
+    Raises:
+      ValueError: it cannot be written there.
+    """
+    name = os.fspath(path)
+    if name.startswith(hub.SCHEME):
+        raise ValueError(
+            f"a ticket is not saved at {name}: `python -m iterand_jax.export "
+            f"--format=hub --push=user/repo` uploads one with its card"
+        )
+    remote.write(name, content, "ticket")
+
+
+def _check_options(name: str, *given: object) -> None:
+    names = ("revision", "token", "cache_dir", "local_files_only")
+    for option, value in zip(names, given, strict=True):
+        if value is not None and value is not False:
+            raise ValueError(
+                f"{option} is of repositories of the Hub, hf://user/repo; the ticket "
+                f"is {name}"
+            )
+
+
+@contextlib.contextmanager
+def _named(file: Path, name: str) -> Iterator[None]:
+    """Puts the name that was asked for in errors that name the copy."""
+    try:
+        yield
+    except ValueError as error:
+        if str(file) not in str(error):
+            raise
+        raise ValueError(str(error).replace(str(file), name)) from error

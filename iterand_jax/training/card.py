@@ -1,0 +1,203 @@
+"""The folder of a ticket as the Hugging Face Hub shows it: model card and config.
+
+The card is made of what the run recorded. Accuracies are told only where the ticket is
+of the step that they were measured at.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from iterand_jax.tickets.hub import FILE, SCHEME
+from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training import provenance, saved
+from iterand_jax.trees import leaves_of
+
+CARD, CONFIG, CURVES = "README.md", "config.json", "curves.png"
+DATASETS = {
+    "cifar10": "uoft-cs/cifar10",
+    "imagenet2012": "ILSVRC/imagenet-1k",
+    "imdb_reviews": "stanfordnlp/imdb",
+}
+"""Datasets by the names that the Hub has for them."""
+
+OF_RUN = (
+    *("dataset", "dataset_fingerprint", "dataset_official", "seed", "epochs", "steps"),
+    *("test_accuracy", "test_loss", "test_examples", "sparsity_achieved"),
+    *("parameters", "parameters_kept", "precision", "generator", "state_sha256"),
+    *("versions", "commit", "device"),
+)
+"""The fields of a result that a config.json repeats: none has a path."""
+
+
+class Told(NamedTuple):
+    """What was measured of a ticket.
+
+    Attributes:
+      result: of the run; {} where it is not finished, or at another step.
+      accuracies: on the test set by seed, in %; of all replicas if there are several.
+      curves: the picture of the run, None where there is none.
+    """
+
+    result: Mapping[str, Any]
+    accuracies: Mapping[int, float]
+    curves: Path | None
+
+
+def told(workdir: Path, step: int) -> Told:
+    """What a run's folder says of its ticket of a step.
+
+    Raises:
+      ValueError: a result that is damaged.
+    """
+    curves = workdir / CURVES
+    picture = curves if curves.is_file() else None
+    if not (workdir / "result.json").exists():
+        return Told({}, {}, picture)
+    result = saved.read_result(workdir / "result.json")
+    if result.get("steps") != step:
+        return Told({}, {}, picture)
+    results = {"": result}
+    siblings = workdir.resolve().parent / "result.json"
+    if re.fullmatch(r"seed_\d+", workdir.resolve().name) and siblings.exists():
+        results = saved.read_result(siblings).get("replicas", results)
+    accuracies = {one["seed"]: one["test_accuracy"] for one in results.values()}
+    return Told(result, accuracies, picture)
+
+
+def config(ticket: Ticket, about: Told) -> dict[str, Any]:
+    """The content of config.json: the ticket's description, and what was measured."""
+    described = ticket.description.to_json()
+    if described["draws"] is not None:
+        described["draws"].pop("fan_ins", None)  # of each leaf: the ticket has them
+    return {
+        "library_name": "iterand_jax",
+        "ticket": FILE,
+        **described,
+        "result": {k: about.result[k] for k in OF_RUN if k in about.result},
+        "test_accuracies": about.accuracies,
+        "exported_with": provenance.versions(),
+    }
+
+
+def card(ticket: Ticket, about: Told, size: int, repo: str | None) -> str:
+    """The model card: metadata in YAML (written as JSON, which is YAML), and text.
+
+    Args:
+      ticket: that it describes.
+      about: what was measured of it.
+      size: bytes of its file.
+      repo: user/repo where it is published, None where that is not known.
+    """
+    run, name = ticket.description.run, _name(ticket)
+    fields: dict[str, Any] = {
+        "library_name": "iterand_jax",
+        "license": "apache-2.0",
+        "tags": ["jax", "flax", "pruning", "sparsity", "lottery-ticket", run["method"]],
+        "datasets": [DATASETS.get(run["dataset"], run["dataset"])],
+        "metrics": ["accuracy"],
+    }
+    if about.accuracies:
+        fields["model-index"] = [{"name": name, "results": [_evaluated(run, about)]}]
+    header = "".join(f"{key}: {json.dumps(field)}\n" for key, field in fields.items())
+    path = f"{SCHEME}{repo}" if repo else FILE
+    inputs = "*ticket.tokenize(texts)" if ticket.words else "inputs"
+    if ticket.description.mean is not None:
+        inputs = "images"
+    lines = [
+        f"---\n{header}---\n\n# {name}\n",
+        f"A subnetwork of a {_network(ticket)}, found by {run['method']} "
+        f"(sparsity {run['sparsity']:g}, {run['distribution']}, step "
+        f"{run['step']:,}), as a ticket of iterand_jax.\n",
+        f"```python\nimport iterand_jax\n\nticket = iterand_jax.load_ticket({path!r})\n"
+        f"logits = ticket.apply({inputs})\n```\n".replace("'", '"'),
+    ]
+    if ":" in ticket.description.network["name"]:
+        lines.append(
+            "Its network is code that is not in the ticket: import it first.\n"
+        )
+    if about.curves is not None:
+        lines.append(f"![Loss and accuracy of the run]({CURVES})\n")
+    lines.append("| | |\n|---|---|")
+    lines += [f"| {key} | {text} |" for key, text in _rows(ticket, about, size).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _name(ticket: Ticket) -> str:
+    run = ticket.description.run
+    return f"{ticket.description.network['name']} on {run['dataset']}, {run['method']}"
+
+
+def _network(ticket: Ticket) -> str:
+    network = ticket.description.network
+    return f"randomly initialized {network['name']} of width {network['width']:g}"
+
+
+def _mean(accuracies: Mapping[int, float]) -> float:
+    return round(statistics.mean(accuracies.values()), 4)
+
+
+def _evaluated(run: Mapping[str, Any], about: Told) -> dict[str, Any]:
+    """A result of a model-index."""
+    task = "text" if run["dataset"] == "imdb_reviews" else "image"
+    metric = {
+        "type": "accuracy",
+        "name": "Test accuracy (%)",
+        "value": _mean(about.accuracies),
+    }
+    name = DATASETS.get(run["dataset"], run["dataset"])
+    data = {"type": name, "name": run["dataset"], "split": "test"}
+    if not about.result["dataset_official"]:
+        data["name"] += " (not the official data)"
+    return {
+        "task": {"type": f"{task}-classification"},
+        "dataset": data,
+        "metrics": [metric],
+    }
+
+
+def _accuracy(about: Told) -> str:
+    if not about.accuracies:
+        return "not measured at this step"
+    own = f"{about.result['test_accuracy']:.2f} % on the test set"
+    if len(about.accuracies) == 1:
+        return f"{own} (one seed: {about.result['seed']})"
+    numbers = list(about.accuracies.values())
+    return (
+        f"{own} (seed {about.result['seed']}); of {len(numbers)} seeds "
+        f"{_mean(about.accuracies):.2f} % in the mean, deviation "
+        f"{statistics.stdev(numbers):.2f}"
+    )
+
+
+def _rows(ticket: Ticket, about: Told, size: int) -> dict[str, str]:
+    """What the table of the card says."""
+    result, masks = about.result, leaves_of(ticket.masks)
+    weights = sum(mask.size for mask in masks.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    dense = 4 * sum(leaf.size for leaf in jax.tree.leaves(ticket.params))
+    rows = {"accuracy": _accuracy(about)}
+    if result and not result["dataset_official"]:
+        rows["data"] = (
+            f"**not official pixels**: the run's copy of {result['dataset']} differs "
+            f"from the official one, so no published accuracy compares with this one"
+        )
+    if weights:
+        share = f"{1 - kept / weights:.2%}".replace("%", " %")
+        rows["sparsity"] = f"{share}: {kept:,} of {weights:,} weights are kept"
+    rows["bytes"] = f"{size:,}; its parameters are {dense:,} in float32"
+    if result:
+        rows["trained"] = (
+            f"{result['epochs']} epochs, {result['steps']:,} steps, on "
+            f"{result['device']}"
+        )
+        rows["state_sha256"] = f"`{result['state_sha256']}`"
+        rows["commit"] = f"`{result['commit']}`"
+        versions = result["versions"]
+        rows["versions"] = ", ".join(f"{k} {v}" for k, v in versions.items())
+    return rows

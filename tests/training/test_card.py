@@ -1,0 +1,124 @@
+"""Model cards: made of what was recorded, and of nothing that was not."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from iterand_jax.tickets.metadata import Description
+from iterand_jax.tickets.ticket import Ticket
+from iterand_jax.training import card, saved
+from iterand_jax.training.card import Told
+
+RESULT = {
+    "dataset_official": True,
+    "dataset": "digits",
+    "test_accuracy": 97.5,
+    "seed": 3,
+    "steps": 20,
+    "epochs": 1,
+    "device": "1 x CPU",
+    "state_sha256": "a" * 64,
+    "commit": "b" * 40,
+    "versions": {"jax": "0.10"},
+}
+
+
+def ticket_of(**run):
+    run = {
+        "dataset": "digits",
+        "method": "iterand",
+        "distribution": "signed_constant",
+        "sparsity": 0.75,
+        "step": 20,
+        **run,
+    }
+    described = Description(
+        network={"name": "conv2", "num_classes": 10, "width": 0.25},
+        inputs=(((1, 8, 8, 1), "float32"),),
+        mean=(0.3,),
+        std=(0.4,),
+        run=run,
+    )
+    kernel, mask = np.ones((2, 4), np.float32), np.array([[1, 0, 0, 0]] * 2)
+    return Ticket.of(described, {"kernel": kernel}, {"kernel": mask}, {})
+
+
+def fields_of(text):
+    """The metadata, as the Hub reads it."""
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_card_says_what_was_measured():
+    text = card.card(ticket_of(), Told(RESULT, {3: 97.5}, None), 1234, "user/repo")
+    fields = fields_of(text)
+    assert fields["tags"][-1] == "iterand"
+    (index,) = fields["model-index"]
+    assert index["results"] == [
+        {
+            "task": {"type": "image-classification"},
+            "dataset": {"type": "digits", "name": "digits", "split": "test"},
+            "metrics": [
+                {"type": "accuracy", "name": "Test accuracy (%)", "value": 97.5}
+            ],
+        }
+    ]
+    for said in (
+        "97.50 % on the test set (one seed: 3)",
+        "75.00 %: 2 of 8 weights are kept",
+        "1,234; its parameters are 32 in float32",
+        f"`{'b' * 40}`",
+        "jax 0.10",
+        'ticket = iterand_jax.load_ticket("hf://user/repo")\n',
+        "logits = ticket.apply(images)\n",
+    ):
+        assert said in text
+    assert "official" not in text
+
+
+def test_seeds_are_told_with_their_deviation_and_copies_as_copies():
+    result = RESULT | {"dataset": "cifar10", "dataset_official": False}
+    told = Told(result, {3: 97.5, 4: 98.5}, None)
+    text = card.card(ticket_of(dataset="cifar10"), told, 1, None)
+    assert "of 2 seeds 98.00 % in the mean, deviation 0.71" in text
+    assert "**not official pixels**" in text
+    assert 'load_ticket("ticket.safetensors")' in text
+    fields = fields_of(text)
+    assert fields["datasets"] == ["uoft-cs/cifar10"]
+    (one,) = fields["model-index"][0]["results"]
+    assert one["metrics"][0]["value"] == 98
+    assert one["dataset"]["name"] == "cifar10 (not the official data)"
+
+
+def test_what_was_not_measured_is_not_told():
+    text = card.card(ticket_of(), Told({}, {}, None), 1, None)
+    assert "model-index" not in fields_of(text)
+    assert "| accuracy | not measured at this step |" in text
+    assert "commit" not in text
+    assert card.config(ticket_of(), Told({}, {}, None))["result"] == {}
+
+
+def test_accuracies_are_those_of_the_step_and_of_all_replicas(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved, "read_result", lambda path: json.loads(path.read_text()))
+    folder = tmp_path / "seed_3"
+    folder.mkdir()
+    assert card.told(folder, 20) == Told({}, {}, None)
+    (folder / "result.json").write_text(json.dumps(RESULT))
+    assert card.told(folder, 20) == Told(RESULT, {3: 97.5}, None)
+    assert card.told(folder, 10) == Told({}, {}, None)
+    other = RESULT | {"seed": 4, "test_accuracy": 98.0}
+    both = {"replicas": {"seed_3": RESULT, "seed_4": other}}
+    (tmp_path / "result.json").write_text(json.dumps(both))
+    assert card.told(folder, 20).accuracies == {3: 97.5, 4: 98.0}
+
+
+def test_the_hub_library_takes_the_metadata():
+    hub = pytest.importorskip("huggingface_hub")
+    text = card.card(ticket_of(), Told(RESULT, {3: 97.5}, None), 1, "user/repo")
+    data = hub.ModelCard(text).data
+    assert data.library_name == "iterand_jax"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 97.5)
+    assert re.search("conv2 on digits, iterand", data.model_name)
