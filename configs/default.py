@@ -91,6 +91,11 @@ FIELDS: dict[str, tuple[Any, str]] = {
         "what a mask makes of a weight: masked (None), the weight; binary, its sign "
         "times one magnitude for each leaf; scaled, divided by sqrt(1 - p)",
     ),
+    "layer_sparsities": (
+        str,
+        "a rule that makes of sparsity one for each layer: equal_edges, erk, balanced, "
+        "pyramidal; uniform (None)",
+    ),
     "affine": (
         bool,
         "whether the network has biases and scales of normalization, which are trained "
@@ -161,6 +166,8 @@ def get_config() -> config_dict.ConfigDict:
     config.recipe.biprop_iterand = recipe(
         distribution="kaiming_normal", sparsity=0.8, k_per=300, sampling_rate=0.1
     )
+    config.recipe.random = recipe(distribution="kaiming_uniform", sparsity=0.8)
+    config.recipe.magnitude = recipe(distribution="kaiming_uniform", sparsity=0.8)
     return config.lock()  # a config file that sets a field not listed here is an error
 
 

@@ -37,6 +37,8 @@ from iterand_jax.keys import leaf_key
 from iterand_jax.masks import Scalar
 from iterand_jax.rules import DEFAULT_RULES, Axes, Rule, Schedule
 from iterand_jax.rules.checks import check_biases, check_rules, scales_of
+from iterand_jax.rules.patterns import literal
+from iterand_jax.rules.ratios import Layer, ratios
 from iterand_jax.rules.scopes import (
     check_scope,
     groups_of,
@@ -489,6 +491,55 @@ class Subnetwork:
         check_biases(self.rule_of, others)
         fan_ins = {path: self.fan_in(path, leaf) for path, leaf in others.items()}
         return {path: fan_in for path, fan_in in fan_ins.items() if fan_in is not None}
+
+    def layers(self, params: PyTree) -> dict[str, Layer]:
+        """The pruned leaves, in the order of the rules that claim them.
+
+        That of `rules_of` a Linen model is the order in which it calls its layers; of
+        leaves that one rule claims it is that of the tree.
+
+        >>> found = Subnetwork().layers({"kernel": jnp.zeros((8, 5))})
+        >>> found["kernel"].size
+        40
+        """
+        leaves = leaves_of(params)
+
+        def place(path):
+            return self.rules.index(self.rule_of(path, leaves[path]))
+
+        paths = sorted(self.fan_ins(params), key=place)
+        return {
+            path: Layer(leaves[path].shape, self.axes(path, leaves[path]))
+            for path in paths
+        }
+
+    def spread(self, params: PyTree, name: str) -> "Subnetwork":
+        """With a sparsity for each leaf that a rule finds, of which all make this one.
+
+        Args:
+          params: as for `init`, or their shapes.
+          name: of the rule, one of `rules.ratios.RATIOS`: "equal_edges", "erk",
+            "balanced", "pyramidal", "uniform".
+
+        Raises:
+          ValueError: in one line, a layer that would keep more weights than it has, or
+            none; a sparsity that is a mapping or a schedule; a scope, which has one
+            sparsity for all of its leaves.
+
+        >>> params = {"a": {"kernel": jnp.zeros((10, 40))}}
+        >>> params["b"] = {"kernel": jnp.zeros((20, 10))}
+        >>> Subnetwork(sparsity=0.5).spread(params, "equal_edges").sparsity
+        Sparsities({'a/kernel': 0.625, 'b/kernel': 0.25})
+        """
+        if self.scope or isinstance(self.sparsity, Mapping | Schedule):
+            other = f"scope={self.scope}" if self.scope else f"{self.sparsity}"
+            raise ValueError(
+                f"layer_sparsities={name} makes of one number a sparsity for each "
+                f"layer; it is not possible with {other}"
+            )
+        found = ratios(name, float(self.sparsity), self.layers(params))
+        sparsities = {literal(path): sparsity for path, sparsity in found.items()}
+        return dataclasses.replace(self, sparsity=sparsities)
 
     def fan_in(self, path: str, leaf: Array) -> float | None:
         """The fan-in of a leaf, or None for one that is not pruned.

@@ -24,6 +24,8 @@ respect to the first argument.
     iterand         scores      weights   each pruned weight with probability r
     biprop          scores      weights   -
     biprop_iterand  scores      weights   each pruned weight with probability r
+    random          weights     masks     -
+    magnitude       weights     nothing   -
 
 How a method that trains scores prunes is said by its `Subnetwork`: which leaves share a
 threshold (scope), what is ranked, what a mask makes of a weight (values), and a
@@ -43,7 +45,13 @@ from iterand_jax.methods.named import (
     register_method,
 )
 from iterand_jax.methods.scores import biprop, biprop_iterand, edge_popup, iterand
-from iterand_jax.methods.weights import fixed_mask, sgd, unfilled_mask
+from iterand_jax.methods.weights import (
+    fixed_mask,
+    gradual_magnitude,
+    random_pruning,
+    sgd,
+    unfilled_mask,
+)
 
 __all__ = [
     "METHODS",
@@ -53,8 +61,10 @@ __all__ = [
     "build_method",
     "edge_popup",
     "fixed_mask",
+    "gradual_magnitude",
     "iterand",
     "method_fields",
+    "random_pruning",
     "register_method",
     "sgd",
     "unfilled_mask",

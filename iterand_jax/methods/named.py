@@ -6,7 +6,12 @@ from typing import Any
 
 from iterand_jax.methods.method import Method
 from iterand_jax.methods.scores import biprop, biprop_iterand, edge_popup, iterand
-from iterand_jax.methods.weights import sgd, unfilled_mask
+from iterand_jax.methods.weights import (
+    gradual_magnitude,
+    random_pruning,
+    sgd,
+    unfilled_mask,
+)
 from iterand_jax.runtime.registry import Registry
 from iterand_jax.subnetwork import Subnetwork
 
@@ -27,6 +32,8 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "iterand": iterand,
         "biprop": biprop,
         "biprop_iterand": biprop_iterand,
+        "random": random_pruning,
+        "magnitude": gradual_magnitude,
     },
     as_entry=_as_factory,
 )

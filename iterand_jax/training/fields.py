@@ -167,6 +167,7 @@ FIELDS: dict[str, Field] = {
     "scope": _several(_pattern(), MOST_PATTERNS),
     "ranked_by": _text(),
     "kept_values": _text(),
+    "layer_sparsities": _text(),
     "affine": _one_of(False, True),
     "sparsity_schedule": _text(),
     "sparsity_from": _number("[0, 1)", "the fraction removed"),
