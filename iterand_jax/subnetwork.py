@@ -21,6 +21,7 @@ the number of devices.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -107,6 +108,10 @@ class Subnetwork:
         "magnitude"; the gradient passes through the absolute value.
       values: what a mask makes of a weight, a name in `masks.VALUES`, or a function
         (weights, mask, stack) -> the effective weights.
+      coats: further sparsities, each above the one before and the first above
+        `sparsity`: a mask is then the number of thresholds that a score reaches, from 0
+        for pruned to 1 + len(coats), and weights are multiplied by it. Each threshold
+        passes the gradient on, so that they add up.
 
     It is hashable, so a static argument of `jit`, unless a sparsity is an array. It is
     also a pytree with its sparsities as leaves: as an argument of `jit` these may
@@ -125,6 +130,7 @@ class Subnetwork:
     scope: Sequence[str] = ()
     ranked_by: str = "score"
     values: str | masks.Values = "masked"
+    coats: Sequence[float] = ()
 
     def __post_init__(self):
         """Raises ValueError for what cannot be a field's value."""
@@ -162,6 +168,34 @@ class Subnetwork:
                 masks.check_sparsity(float(np.float32(sparsity)))  # as it is traced
         else:
             masks.check_sparsity(self.sparsity)
+        self._check_coats()
+
+    def _check_coats(self) -> None:
+        """Raises ValueError for coats that do not rise, or that do not fit the rest."""
+        numbers = isinstance(self.coats, Sequence) and not isinstance(self.coats, str)
+        if not numbers or not all(isinstance(p, int | float) for p in self.coats):
+            raise ValueError(
+                f"coats are a tuple of sparsities, (0.9, 0.97) say; got "
+                f"{described(self.coats)}"
+            )
+        object.__setattr__(self, "coats", tuple(self.coats))
+        if not self.coats:
+            return
+        if isinstance(self.sparsity, Mapping | Schedule) or self.values == "binary":
+            raise ValueError(
+                f"coats={self.coats} need one number as sparsity and values that are "
+                f"masked or scaled; got sparsity={self.sparsity}, "
+                f"values={self.values!r}"
+            )
+        for sparsity in self.coats:
+            masks.check_sparsity(sparsity)
+        known = [] if isinstance(self.sparsity, Array) else [float(self.sparsity)]
+        rising = [*known, *self.coats]
+        if any(low >= high for low, high in itertools.pairwise(rising)):
+            raise ValueError(
+                f"coats rise from the sparsity on, each removes more than the one "
+                f"before; got sparsity={self.sparsity}, coats={self.coats}"
+            )
 
     def at(self, step: Any) -> "Subnetwork":
         """The subnetwork of a step, whose sparsity is the value of its schedule.
@@ -293,6 +327,9 @@ class Subnetwork:
         >>> Subnetwork(sparsity=0.5).masks(scores)["kernel"]
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
+        >>> Subnetwork(sparsity=0.5, coats=(0.75,)).masks(scores)["kernel"]
+        Array([[1., 0.],
+               [0., 2.]], dtype=float32)
         """
         leaves = leaves_of(scores)
         for path, leaf in leaves.items():
@@ -300,19 +337,21 @@ class Subnetwork:
         leaves = leaves_of(self.ranked(scores))
         found = {
             path: masks.topk_masks_of_slices(
-                leaf, stack, self._sparsity_of(path), rank=self.rank
+                leaf, stack, self._sparsity_of(path), rank=self.rank, coats=self.coats
             )
             for path, leaf in leaves.items()
             if (stack := self._stack(path, leaf))
         }
         whole = [path for path in leaves if path not in found]
         groups = groups_of(self.scope, whole)
-        of_whole = masks.topk_masks(
-            [leaves[path] for path in whole],
-            [self._sparsity_of_group([whole[i] for i in group]) for group in groups],
-            rank=self.rank,
-            groups=groups if self.scope else None,
-        )
+        of_groups = [self.sparsity_of([whole[i] for i in group]) for group in groups]
+        options = {"rank": self.rank, "groups": groups if self.scope else None}
+        ranked = [leaves[path] for path in whole]
+        if self.coats:
+            coats = [of_groups, *([p] * len(groups) for p in self.coats)]
+            of_whole = masks.coat_masks(ranked, coats, **options)
+        else:
+            of_whole = masks.topk_masks(ranked, of_groups, **options)
         found |= zip(whole, of_whole, strict=True)
         return map_paths(lambda path, _: found[path], scores)
 
@@ -441,7 +480,7 @@ class Subnetwork:
             paths = [pruned[index] for index in group]
             size, first = sum(leaves[path].size for path in paths), leaves[paths[0]]
             slices = math.prod(first.shape[n] for n in self._stack(paths[0], first))
-            sparsity = self._final._sparsity_of_group(paths)
+            sparsity = self._final.sparsity_of(paths)
             of_one = masks.num_pruned(size // slices, sparsity, rank=self.rank)
             removed += slices * int(of_one)
         return total, total - removed
@@ -592,7 +631,15 @@ class Subnetwork:
             )
         return self.sparsity  # type: ignore[return-value]
 
-    def _sparsity_of_group(self, paths: Sequence[str]) -> Scalar:
+    def sparsity_of(self, paths: Sequence[str]) -> Scalar:
+        """The sparsity of leaves that share a threshold.
+
+        Raises:
+          ValueError: they have several, or that of a step.
+
+        >>> Subnetwork({"a/*": 0.2, "*": 0.8}).sparsity_of(["a/kernel"])
+        0.2
+        """
         return shared_sparsity(self.scope, paths, self._sparsity_of)
 
     @property

@@ -24,6 +24,10 @@ respect to the first argument.
     iterand         scores      weights   each pruned weight with probability r
     biprop          scores      weights   -
     biprop_iterand  scores      weights   each pruned weight with probability r
+    multicoated     scores      weights   -
+    partially_frozen  scores    weights, and what is pruned or locked in for ever
+    recycling       scores      weights   the worst pruned copy the best kept ones
+    signed_supermask  masks     weights   -
     random          weights     masks     -
     magnitude       weights     nothing   -
 
@@ -34,6 +38,8 @@ sparsity that follows a schedule, of which each step has its own masks.
     method       the trees and functions of a method
     weights      methods that train weights
     scores       methods that train scores
+    partial      of which a part is fixed by the seed
+    signed       that turn signs, or copy weights
     named        methods by name, with their hyperparameters
 """
 
@@ -44,7 +50,15 @@ from iterand_jax.methods.named import (
     method_fields,
     register_method,
 )
-from iterand_jax.methods.scores import biprop, biprop_iterand, edge_popup, iterand
+from iterand_jax.methods.partial import partially_frozen
+from iterand_jax.methods.scores import (
+    biprop,
+    biprop_iterand,
+    edge_popup,
+    iterand,
+    multicoated,
+)
+from iterand_jax.methods.signed import recycling, signed_supermask
 from iterand_jax.methods.weights import (
     fixed_mask,
     gradual_magnitude,
@@ -64,8 +78,12 @@ __all__ = [
     "gradual_magnitude",
     "iterand",
     "method_fields",
+    "multicoated",
+    "partially_frozen",
     "random_pruning",
+    "recycling",
     "register_method",
     "sgd",
+    "signed_supermask",
     "unfilled_mask",
 ]

@@ -30,6 +30,16 @@ OF_SCORES = (
 )
 """The fields that only methods that prune take."""
 
+OF_METHODS = (
+    "coats",
+    "pruned_share",
+    "locked_share",
+    "frozen_by",
+    "recycled_share",
+    "threshold",
+)
+"""The fields of single methods that say how they prune."""
+
 CONSTANT, EPOCHS, STEPS = "constant", "epochs", "steps"
 _OF_SCHEDULES = OF_SCORES[5:]
 
@@ -57,7 +67,7 @@ def subnetwork_of(
 
 def options(config: ConfigDict) -> dict[str, Any]:
     """The fields of a config that say how it is pruned, those that are set."""
-    names = (*OF_SCORES, "affine")
+    names = (*OF_SCORES, *OF_METHODS, "affine")
     found = {name: config[name] for name in names if config[name] is not None}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
