@@ -345,13 +345,17 @@ class Subnetwork:
         whole = [path for path in leaves if path not in found]
         groups = groups_of(self.scope, whole)
         of_groups = [self.sparsity_of([whole[i] for i in group]) for group in groups]
-        options = {"rank": self.rank, "groups": groups if self.scope else None}
+        shared = groups if self.scope else None
         ranked = [leaves[path] for path in whole]
         if self.coats:
-            coats = [of_groups, *([p] * len(groups) for p in self.coats)]
-            of_whole = masks.coat_masks(ranked, coats, **options)
+            further: list[list[Scalar]] = [[p] * len(groups) for p in self.coats]
+            of_whole = masks.coat_masks(
+                ranked, [of_groups, *further], rank=self.rank, groups=shared
+            )
         else:
-            of_whole = masks.topk_masks(ranked, of_groups, **options)
+            of_whole = masks.topk_masks(
+                ranked, of_groups, rank=self.rank, groups=shared
+            )
         found |= zip(whole, of_whole, strict=True)
         return map_paths(lambda path, _: found[path], scores)
 

@@ -22,10 +22,23 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "biprop": {"affine": True},
     "biprop_global": {"method": "biprop", "affine": True, **GLOBAL, **CUBIC},
     "biprop_iterand": {"affine": True, **GLOBAL, **CUBIC},
+    "recycling": {},
+    "multicoated": {"coats": (0.97, 0.99)},
+    "partially_frozen": {
+        **GLOBAL,
+        "ranked_by": "magnitude",
+        "kept_values": "scaled",
+        "pruned_share": 0.45,
+        "locked_share": 0.04,
+        "frozen_by": "erk",
+    },
     "random_erk": {"method": "random", "layer_sparsities": "erk"},
     "magnitude": {**GLOBAL, **GRADUAL},
 }
 """The fields of a config that a method of the table sets, beside its own name."""
+
+EMERGES = ("signed_supermask",)
+"""The methods whose sparsity is no field of a config."""
 
 NETWORKS = {"conv6": {}, "conv6_quarter": {"network.width": 0.25}, "resnet18": {}}
 
@@ -37,7 +50,10 @@ EXPERIMENT = Experiment(
         "conv6_quarter": "cifar_conv6",
         "resnet18": "cifar_resnet18",
     },
-    rows=grid(network=NETWORKS, method=METHODS, sparsity=(0.5, 0.8, 0.9, 0.95)),
+    rows=[
+        *grid(network=NETWORKS, method=METHODS, sparsity=(0.5, 0.8, 0.9, 0.95)),
+        *grid(network=NETWORKS, method=EMERGES),
+    ],
     variants={**METHODS, **NETWORKS},
     seeds=3,
     figure=Lines(x="ticket_megabytes", log=True),
@@ -56,7 +72,10 @@ EXPERIMENT = Experiment(
         "is one of how fast they start",
         parts=(
             Part(
-                grid(network=["conv6"], method=METHODS, sparsity=[0.5, 0.9]),
+                [
+                    *grid(network=["conv6"], method=METHODS, sparsity=[0.5, 0.9]),
+                    *grid(network=["conv6"], method=EMERGES),
+                ],
                 epochs=1,
                 overrides={"network.width": 0.125},
             ),

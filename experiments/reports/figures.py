@@ -29,6 +29,10 @@ COLORS = {
     "biprop": "#8a5bb5",
     "biprop_global": "#c39be0",
     "biprop_iterand": "#d98a2b",
+    "recycling": "#1f9ea3",
+    "multicoated": "#6f7a1e",
+    "partially_frozen": "#c45a9b",
+    "signed_supermask": "#7a5230",
     "random_erk": "#9a9a9a",
     "magnitude": "#2f8f5b",
 }

@@ -254,7 +254,8 @@ def _masks(
     coats: list[list[int | Array]],
 ) -> list[Array]:
     if groups is None:
-        entries = keys = [order_keys(s) for s in scores]
+        keys = [order_keys(s) for s in scores]
+        entries: list[Keys] = [*keys]
         group_of = [*range(len(scores))]
     else:
         keys = _keys_of_groups(groups, scores)

@@ -39,7 +39,8 @@ sparsity that follows a schedule, of which each step has its own masks.
     weights      methods that train weights
     scores       methods that train scores
     partial      of which a part is fixed by the seed
-    signed       that turn signs, or copy weights
+    recycled     that copies its best weights over its worst
+    signed       that turns signs
     named        methods by name, with their hyperparameters
 """
 
@@ -51,6 +52,7 @@ from iterand_jax.methods.named import (
     register_method,
 )
 from iterand_jax.methods.partial import partially_frozen
+from iterand_jax.methods.recycled import recycling
 from iterand_jax.methods.scores import (
     biprop,
     biprop_iterand,
@@ -58,7 +60,7 @@ from iterand_jax.methods.scores import (
     iterand,
     multicoated,
 )
-from iterand_jax.methods.signed import recycling, signed_supermask
+from iterand_jax.methods.signed import signed_supermask
 from iterand_jax.methods.weights import (
     fixed_mask,
     gradual_magnitude,

@@ -6,6 +6,7 @@ from typing import Any
 
 from iterand_jax.methods.method import Method
 from iterand_jax.methods.partial import partially_frozen
+from iterand_jax.methods.recycled import recycling
 from iterand_jax.methods.scores import (
     biprop,
     biprop_iterand,
@@ -13,7 +14,7 @@ from iterand_jax.methods.scores import (
     iterand,
     multicoated,
 )
-from iterand_jax.methods.signed import recycling, signed_supermask
+from iterand_jax.methods.signed import signed_supermask
 from iterand_jax.methods.weights import (
     gradual_magnitude,
     random_pruning,
