@@ -117,7 +117,7 @@ def main(name: str = "") -> None:
         *where,
         plan=limit,
         shared=Shared(),
-        sized="ticket_megabytes" in experiment.metrics,
+        sized="ticket_kilobytes" in experiment.metrics,
     )
     ended = work.work_through(jobs, sweep) if left else {}
     if left:

@@ -44,7 +44,7 @@ NETWORKS = {"conv6": {}, "conv6_quarter": {"network.width": 0.25}, "resnet18": {
 
 EXPERIMENT = Experiment(
     name="successors",
-    title="Methods after IteRand: test accuracy on CIFAR-10 by the size of a ticket",
+    title="Later methods: test accuracy by size of a ticket",
     configs={
         "conv6": "cifar_conv6",
         "conv6_quarter": "cifar_conv6",
@@ -56,11 +56,12 @@ EXPERIMENT = Experiment(
     ],
     variants={**METHODS, **NETWORKS},
     seeds=3,
-    figure=Lines(x="ticket_megabytes", log=True),
-    metrics=("test_accuracy", "ticket_megabytes", "sparsity_percent"),
+    figure=Lines(x="ticket_kilobytes", log=True),
+    metrics=("test_accuracy", "ticket_kilobytes", "sparsity_percent"),
     orders=(),
     full="At the length of the paper's runs",
-    note="No table of the paper. `global` is one threshold for all layers, with a "
+    note="No table of the paper. In the figure a line goes through the sparsities of a "
+    "method, the largest on the left. `global` is one threshold for all layers, with a "
     "sparsity that rises cubically from 0.5 in the first tenth of the training; "
     "biprop trains biases and normalization beside its scores; random masks (ERK) and "
     "magnitudes (global, rising from 0 until half of the training) train the weights, "

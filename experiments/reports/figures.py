@@ -226,6 +226,10 @@ def _label_x(ax: Axes, spec: Lines, values: list[Any], words: list[str]) -> None
     ax.set_xlabel(METRICS[spec.x].title if spec.x in METRICS else shown(spec.x))
     if spec.log:
         ax.set_xscale("log")
+    if spec.log and spec.panel and values == [None]:  # a metric: plain numbers
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("{x:g}")
+        ax.tick_params(axis="x", which="both", labelsize=8, labelrotation=60)
     if values != [None]:
         ax.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
         ax.set_xticks([], minor=True)
