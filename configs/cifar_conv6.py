@@ -19,7 +19,8 @@ def get_config():
     """The paper's Conv6 run (Appendix B.2): 100 epochs of 351 steps."""
     config = default.get_config()
     config.network.name = "conv6"
-    config.recipe.sgd.learning_rate = 0.01
+    for recipe in (config.recipe.sgd, config.recipe.random, config.recipe.magnitude):
+        recipe.learning_rate = 0.01
     config.recipe.edge_popup.learning_rate = 0.2
     config.recipe.iterand.learning_rate = 0.2
     return config

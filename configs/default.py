@@ -91,6 +91,26 @@ FIELDS: dict[str, tuple[Any, str]] = {
         "what a mask makes of a weight: masked (None), the weight; binary, its sign "
         "times one magnitude for each leaf; scaled, divided by sqrt(1 - p)",
     ),
+    "layer_sparsities": (
+        str,
+        "a rule that makes of sparsity one for each layer: equal_edges, erk, balanced, "
+        "pyramidal; uniform (None)",
+    ),
+    "coats": (
+        tuple,
+        "multicoated: the sparsities of the coats after the first, rising from it",
+    ),
+    "pruned_share": (float, "partially_frozen: the fraction that is pruned for ever"),
+    "locked_share": (float, "partially_frozen: the fraction that is kept for ever"),
+    "frozen_by": (
+        str,
+        "partially_frozen: the rule of both fractions by layer, as layer_sparsities",
+    ),
+    "recycled_share": (
+        float,
+        "recycling: the fraction of a layer that is overwritten by copies of its best",
+    ),
+    "threshold": (float, "signed_supermask: what |mask| has to be above"),
     "affine": (
         bool,
         "whether the network has biases and scales of normalization, which are trained "
@@ -161,6 +181,14 @@ def get_config() -> config_dict.ConfigDict:
     config.recipe.biprop_iterand = recipe(
         distribution="kaiming_normal", sparsity=0.8, k_per=300, sampling_rate=0.1
     )
+    config.recipe.multicoated = recipe(sparsity=0.7, coats=(0.9212, 0.9685))
+    config.recipe.partially_frozen = recipe(
+        sparsity=0.8, pruned_share=0.5, locked_share=0.1, frozen_by="uniform"
+    )
+    config.recipe.recycling = recipe(sparsity=0.5, k_per=300, recycled_share=0.1)
+    config.recipe.signed_supermask = recipe(threshold=0.01)
+    config.recipe.random = recipe(distribution="kaiming_uniform", sparsity=0.8)
+    config.recipe.magnitude = recipe(distribution="kaiming_uniform", sparsity=0.8)
     return config.lock()  # a config file that sets a field not listed here is an error
 
 

@@ -32,7 +32,8 @@ def get_config():
     for recipe in config.recipe.values():
         recipe.learning_rate = 2.5
         recipe.weight_decay = 0.0
-    config.recipe.sgd.learning_rate = 1.0
+    for recipe in (config.recipe.sgd, config.recipe.random, config.recipe.magnitude):
+        recipe.learning_rate = 1.0
     config.recipe.iterand.k_per = 45  # floor(270 / 6)
     config.recipe.iterand.sampling_rate = 1.0
     config.epochs = 15

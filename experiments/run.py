@@ -111,7 +111,14 @@ def main(name: str = "") -> None:
         return
     file = f"{name}.jsonl" if of == 1 else f"{name}_shard_{which}_of_{of}.jsonl"
     where = Path(values.workdir), results / file, values.data_dir
-    sweep = work.Sweep(name, values.miniature, *where, plan=limit, shared=Shared())
+    sweep = work.Sweep(
+        name,
+        values.miniature,
+        *where,
+        plan=limit,
+        shared=Shared(),
+        sized="ticket_kilobytes" in experiment.metrics,
+    )
     ended = work.work_through(jobs, sweep) if left else {}
     if left:
         print(summary(ended))

@@ -16,7 +16,7 @@ from iterand_jax import masks
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import map_paths
 
-__all__ = ["SPARSITY_OF", "magnitude_masks", "sparsities"]
+__all__ = ["SPARSITY_OF", "magnitude_masks", "magnitudes", "sparsities"]
 
 PyTree = Any
 SPARSITY_OF = ("pruned", "all")
@@ -33,6 +33,19 @@ def sparsities(sparsity: float, retrainings: int) -> list[float]:
         1 - (1 - sparsity) ** (index / retrainings)
         for index in range(1, retrainings + 1)
     ]
+
+
+def magnitudes(subnetwork: Subnetwork, weights: PyTree) -> PyTree:
+    """|w| of the leaves that are pruned, None for the others.
+
+    >>> weights = {"kernel": jnp.array([[1.0, -5.0]]), "bias": jnp.zeros(2)}
+    >>> magnitudes(Subnetwork(), weights)
+    {'bias': None, 'kernel': Array([[1., 5.]], dtype=float32)}
+    """
+    pruned = subnetwork.fan_ins(weights)
+    return map_paths(
+        lambda path, leaf: jnp.abs(leaf) if path in pruned else None, weights
+    )
 
 
 def magnitude_masks(
@@ -64,11 +77,7 @@ def magnitude_masks(
     (Array([[0., 1.]], dtype=float32), Array([0., 1.], dtype=float32), None)
     """
 
-    pruned = subnetwork.fan_ins(weights)
-    magnitudes = map_paths(
-        lambda path, leaf: jnp.abs(leaf) if path in pruned else None, weights
-    )
-    leaves, structure = jax.tree.flatten(magnitudes)
+    leaves, structure = jax.tree.flatten(magnitudes(subnetwork, weights))
     if sparsity_of == "all":
         layers = [leaf.size for leaf in jax.tree.leaves(weights) if leaf.ndim > 1]
         size = sum(leaf.size for leaf in leaves)

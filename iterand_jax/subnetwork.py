@@ -21,6 +21,7 @@ the number of devices.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -42,6 +43,8 @@ from iterand_jax.rules.checks import (
     scales_of,
     warn_of_unnamed,
 )
+from iterand_jax.rules.patterns import literal
+from iterand_jax.rules.ratios import Layer, ratios
 from iterand_jax.rules.scopes import (
     check_scope,
     groups_of,
@@ -110,6 +113,10 @@ class Subnetwork:
         "magnitude"; the gradient passes through the absolute value.
       values: what a mask makes of a weight, a name in `masks.VALUES`, or a function
         (weights, mask, stack) -> the effective weights.
+      coats: further sparsities, each above the one before and the first above
+        `sparsity`: a mask is then the number of thresholds that a score reaches, from 0
+        for pruned to 1 + len(coats), and weights are multiplied by it. Each threshold
+        passes the gradient on, so that they add up.
 
     It is hashable, so a static argument of `jit`, unless a sparsity is an array. It is
     also a pytree with its sparsities as leaves: as an argument of `jit` these may
@@ -128,6 +135,7 @@ class Subnetwork:
     scope: Sequence[str] = ()
     ranked_by: str = "score"
     values: str | masks.Values = "masked"
+    coats: Sequence[float] = ()
 
     def __post_init__(self):
         """Raises ValueError for what cannot be a field's value."""
@@ -165,6 +173,34 @@ class Subnetwork:
                 masks.check_sparsity(float(np.float32(sparsity)))  # as it is traced
         else:
             masks.check_sparsity(self.sparsity)
+        self._check_coats()
+
+    def _check_coats(self) -> None:
+        """Raises ValueError for coats that do not rise, or that do not fit the rest."""
+        numbers = isinstance(self.coats, Sequence) and not isinstance(self.coats, str)
+        if not numbers or not all(isinstance(p, int | float) for p in self.coats):
+            raise ValueError(
+                f"coats are a tuple of sparsities, (0.9, 0.97) say; got "
+                f"{described(self.coats)}"
+            )
+        object.__setattr__(self, "coats", tuple(self.coats))
+        if not self.coats:
+            return
+        if isinstance(self.sparsity, Mapping | Schedule) or self.values == "binary":
+            raise ValueError(
+                f"coats={self.coats} need one number as sparsity and values that are "
+                f"masked or scaled; got sparsity={self.sparsity}, "
+                f"values={self.values!r}"
+            )
+        for sparsity in self.coats:
+            masks.check_sparsity(sparsity)
+        known = [] if isinstance(self.sparsity, Array) else [float(self.sparsity)]
+        rising = [*known, *self.coats]
+        if any(low >= high for low, high in itertools.pairwise(rising)):
+            raise ValueError(
+                f"coats rise from the sparsity on, each removes more than the one "
+                f"before; got sparsity={self.sparsity}, coats={self.coats}"
+            )
 
     def at(self, step: Any) -> "Subnetwork":
         """The subnetwork of a step, whose sparsity is the value of its schedule.
@@ -300,6 +336,9 @@ class Subnetwork:
         >>> Subnetwork(sparsity=0.5).masks(scores)["kernel"]
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
+        >>> Subnetwork(sparsity=0.5, coats=(0.75,)).masks(scores)["kernel"]
+        Array([[1., 0.],
+               [0., 2.]], dtype=float32)
         """
         leaves = leaves_of(scores)
         for path, leaf in leaves.items():
@@ -307,19 +346,25 @@ class Subnetwork:
         leaves = leaves_of(self.ranked(scores))
         found = {
             path: masks.topk_masks_of_slices(
-                leaf, stack, self._sparsity_of(path), rank=self.rank
+                leaf, stack, self._sparsity_of(path), rank=self.rank, coats=self.coats
             )
             for path, leaf in leaves.items()
             if (stack := self._stack(path, leaf))
         }
         whole = [path for path in leaves if path not in found]
         groups = groups_of(self.scope, whole)
-        of_whole = masks.topk_masks(
-            [leaves[path] for path in whole],
-            [self._sparsity_of_group([whole[i] for i in group]) for group in groups],
-            rank=self.rank,
-            groups=groups if self.scope else None,
-        )
+        of_groups = [self.sparsity_of([whole[i] for i in group]) for group in groups]
+        shared = groups if self.scope else None
+        ranked = [leaves[path] for path in whole]
+        if self.coats:
+            further: list[list[Scalar]] = [[p] * len(groups) for p in self.coats]
+            of_whole = masks.coat_masks(
+                ranked, [of_groups, *further], rank=self.rank, groups=shared
+            )
+        else:
+            of_whole = masks.topk_masks(
+                ranked, of_groups, rank=self.rank, groups=shared
+            )
         found |= zip(whole, of_whole, strict=True)
         return map_paths(lambda path, _: found[path], scores)
 
@@ -448,7 +493,7 @@ class Subnetwork:
             paths = [pruned[index] for index in group]
             size, first = sum(leaves[path].size for path in paths), leaves[paths[0]]
             slices = math.prod(first.shape[n] for n in self._stack(paths[0], first))
-            sparsity = self._final._sparsity_of_group(paths)
+            sparsity = self._final.sparsity_of(paths)
             of_one = masks.num_pruned(size // slices, sparsity, rank=self.rank)
             removed += slices * int(of_one)
         return total, total - removed
@@ -498,6 +543,55 @@ class Subnetwork:
         check_biases(self.rule_of, others)
         fan_ins = {path: self.fan_in(path, leaf) for path, leaf in others.items()}
         return {path: fan_in for path, fan_in in fan_ins.items() if fan_in is not None}
+
+    def layers(self, params: PyTree) -> dict[str, Layer]:
+        """The pruned leaves, in the order of the rules that claim them.
+
+        That of `rules_of` a Linen model is the order in which it calls its layers; of
+        leaves that one rule claims it is that of the tree.
+
+        >>> found = Subnetwork().layers({"kernel": jnp.zeros((8, 5))})
+        >>> found["kernel"].size
+        40
+        """
+        leaves = leaves_of(params)
+
+        def place(path):
+            return self.rules.index(self.rule_of(path, leaves[path]))
+
+        paths = sorted(self.fan_ins(params), key=place)
+        return {
+            path: Layer(leaves[path].shape, self.axes(path, leaves[path]))
+            for path in paths
+        }
+
+    def spread(self, params: PyTree, name: str) -> "Subnetwork":
+        """With a sparsity for each leaf that a rule finds, of which all make this one.
+
+        Args:
+          params: as for `init`, or their shapes.
+          name: of the rule, one of `rules.ratios.RATIOS`: "equal_edges", "erk",
+            "balanced", "pyramidal", "uniform".
+
+        Raises:
+          ValueError: in one line, a layer that would keep more weights than it has, or
+            none; a sparsity that is a mapping or a schedule; a scope, which has one
+            sparsity for all of its leaves.
+
+        >>> params = {"a": {"kernel": jnp.zeros((10, 40))}}
+        >>> params["b"] = {"kernel": jnp.zeros((20, 10))}
+        >>> Subnetwork(sparsity=0.5).spread(params, "equal_edges").sparsity
+        Sparsities({'a/kernel': 0.625, 'b/kernel': 0.25})
+        """
+        if self.scope or isinstance(self.sparsity, Mapping | Schedule):
+            other = f"scope={self.scope}" if self.scope else f"{self.sparsity}"
+            raise ValueError(
+                f"layer_sparsities={name} makes of one number a sparsity for each "
+                f"layer; it is not possible with {other}"
+            )
+        found = ratios(name, float(self.sparsity), self.layers(params))
+        sparsities = {literal(path): sparsity for path, sparsity in found.items()}
+        return dataclasses.replace(self, sparsity=sparsities)
 
     def fan_in(self, path: str, leaf: Array) -> float | None:
         """The fan-in of a leaf, or None for one that is not pruned.
@@ -550,7 +644,15 @@ class Subnetwork:
             )
         return self.sparsity  # type: ignore[return-value]
 
-    def _sparsity_of_group(self, paths: Sequence[str]) -> Scalar:
+    def sparsity_of(self, paths: Sequence[str]) -> Scalar:
+        """The sparsity of leaves that share a threshold.
+
+        Raises:
+          ValueError: they have several, or that of a step.
+
+        >>> Subnetwork({"a/*": 0.2, "*": 0.8}).sparsity_of(["a/kernel"])
+        0.2
+        """
         return shared_sparsity(self.scope, paths, self._sparsity_of)
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from iterand_jax import Subnetwork, apply_masks, methods
+from iterand_jax import Schedule, Subnetwork, apply_masks, methods
 from iterand_jax.methods import (
     METHODS,
     build_method,
@@ -35,9 +35,18 @@ MASKS = {
     "a": {"kernel": RNG.random((6, 30)) < 0.5, "bias": None},
     "b": {"kernel": RNG.random((30, 4)) < 0.5},
 }
+FIELDS = {
+    "k_per": 3,
+    "sampling_rate": 0.5,
+    "coats": (0.75,),
+    "pruned_share": 0.25,
+    "locked_share": 0.25,
+    "recycled_share": 0.25,
+}
+WHOLE = Subnetwork(0.0, "kaiming_uniform")  # of a method whose sparsity emerges
 ALL = {
     **{
-        name: build_method(name, HALF, {"k_per": 3, "sampling_rate": 0.5})
+        name: build_method(name, WHOLE if name == "signed_supermask" else HALF, FIELDS)
         for name in METHODS
     },
     "fixed_mask": fixed_mask(MASKS),
@@ -90,7 +99,9 @@ def test_the_laws_below_cover_every_method():
         and getattr(member, "__annotations__", {}).get("return") is methods.Method
     }
     assert set(ALL) == {*METHODS, "fixed_mask"}
-    assert public == {*ALL, "unfilled_mask", "build_method"}
+    named = {"random": "random_pruning", "magnitude": "gradual_magnitude"}
+    functions = {named.get(name, name) for name in ALL}
+    assert public == {*functions, "unfilled_mask", "build_method"}
 
 
 @every_method
@@ -121,7 +132,13 @@ def test_a_refresh_changes_nothing_but_what_iterand_redraws(name):
     assert redrawn.dtype == jnp.int32
     assert redrawn.shape == ()
     assert_equal(params(trainable, new, 3), params(trainable, frozen, 3))
-    if "iterand" in name:
+    if name == "recycling":
+        assert method.refresh_every == 3
+        assert redrawn == 45 + 30  # a quarter of each leaf
+        copies = new["a"]["kernel"] != frozen["a"]["kernel"]
+        assert copies.sum() == 45
+        assert jnp.isin(new["a"]["kernel"], frozen["a"]["kernel"]).all()
+    elif "iterand" in name:
         assert method.refresh_every == 3
         assert 0 < redrawn < 150  # of 90 + 60 pruned weights
         later, _ = refresh(KEY, 6, trainable, frozen)
@@ -214,6 +231,143 @@ def test_bad_arguments_are_named(changes, message):
         build_method(arguments.pop("name"), HALF, arguments)
 
 
+def test_random_masks_are_as_large_as_their_layers_say():
+    layered = Subnetwork({"a/*": 0.25, "*": 0.75}, "kaiming_uniform")
+    method = build_method("random", layered, {})
+    trained, masks, _, _ = train(method)
+    assert int(masks["a"]["kernel"].sum()) == 135
+    assert int(masks["b"]["kernel"].sum()) == 30
+    pruned = masks["a"]["kernel"] == 0
+    np.testing.assert_array_equal(trained["a"]["kernel"] == 0, pruned)
+    first, _ = jax.jit(method.init)(KEY, PARAMS)
+    drawn, _ = jax.jit(sgd(layered).init)(KEY, PARAMS)
+    assert_equal(first["b"]["kernel"], drawn["b"]["kernel"] * masks["b"]["kernel"])
+
+
+def test_gradual_magnitude_keeps_the_largest_of_all_leaves():
+    schedule = Schedule(to=0.75, start=0.25, begin=0, end=8)
+    subnetwork = Subnetwork(schedule, "kaiming_uniform", scope=("*",))
+    method = build_method("magnitude", subnetwork, {})
+    weights, frozen, _, _ = train(method)
+    every = np.concatenate([np.ravel(np.abs(weights[x]["kernel"])) for x in "ab"])
+    for step in (0, 4, 8, 20):
+        least = np.sort(every)[round(schedule.value(step) * every.size)]
+        masks = method.masks(weights, frozen, step)
+        params = method.params(weights, frozen, step)
+        for name in "ab":
+            expected = np.abs(weights[name]["kernel"]) >= least
+            np.testing.assert_array_equal(masks[name]["kernel"] != 0, expected)
+            kept = np.where(expected, weights[name]["kernel"], 0)
+            np.testing.assert_array_equal(params[name]["kernel"], kept)
+    gradient = jax.grad(functools.partial(loss, method))(weights, frozen)
+    pruned = method.masks(weights, frozen, 0)["a"]["kernel"] == 0
+    assert pruned.any()
+    assert not np.any(gradient["a"]["kernel"][pruned])
+
+
+@pytest.mark.parametrize("scope", [(), ("*",)])
+@pytest.mark.parametrize("ranked_by", ["score", "magnitude"])
+def test_frozen_parts_are_never_decided_by_scores(scope, ranked_by):
+    subnetwork = Subnetwork(0.6, scope=scope, ranked_by=ranked_by, values="scaled")
+    fields = {"pruned_share": 0.3, "locked_share": 0.2}
+    method = build_method("partially_frozen", subnetwork, fields)
+    scores, frozen, _, _ = train(method)
+    start, again = jax.jit(method.init)(KEY, jax.tree.map(lambda x: x + 0.3, PARAMS))
+    assert_equal(frozen, again)  # parts and weights stay as they were drawn
+    _, weights = Subnetwork(0.6).init(KEY, jax.tree.map(lambda x: x + 0.3, PARAMS))
+    assert_equal(frozen.weights["b"], weights["b"])
+    masks, total = method.masks(scores, frozen, 0), 0
+    for name, size in (("a", 180), ("b", 120)):
+        fixed, mask = frozen.fixed[name]["kernel"], masks[name]["kernel"]
+        assert (fixed == -1).sum() == 0.3 * size
+        assert (fixed == 1).sum() == 0.2 * size
+        assert not mask[fixed == -1].any()
+        assert mask[fixed == 1].all()
+        total += int(mask.sum())
+    assert total == 0.4 * 300
+    gradient = jax.grad(functools.partial(loss, method))(scores, frozen)
+    fixed = frozen.fixed["a"]["kernel"]
+    assert not np.any(gradient["a"]["kernel"][fixed != 0])
+    assert np.any(gradient["a"]["kernel"][fixed == 0])
+    assert start["a"]["bias"] is None
+
+
+@pytest.mark.parametrize("scope", [(), ("*",)])
+def test_coats_are_the_sum_of_their_masks(scope):
+    method = build_method(
+        "multicoated", Subnetwork(0.5, scope=scope), {"coats": (0.7, 0.9)}
+    )
+    scores, weights, _, _ = train(method)
+    masks = method.masks(scores, weights, 0)
+    alone = [
+        Subnetwork(p, scope=scope, ranked_by="magnitude").masks(scores)
+        for p in (0.5, 0.7, 0.9)
+    ]
+    for name in "ab":
+        expected = sum(one[name]["kernel"] for one in alone)
+        np.testing.assert_array_equal(masks[name]["kernel"], expected)
+    assert {*np.unique(masks["a"]["kernel"])} == {0, 1, 2, 3}
+    upstream = np.random.default_rng(0).standard_normal((6, 30)).astype(np.float32)
+
+    def loss(scores):
+        return jnp.sum(method.params(scores, weights, 0)["a"]["kernel"] * upstream)
+
+    scale = np.sqrt(180 / np.sum(masks["a"]["kernel"] != 0))
+    signs = np.sign(scores["a"]["kernel"])
+    expected = 3 * scale * upstream * signs * weights["a"]["kernel"]
+    found = jax.grad(loss)(scores)["a"]["kernel"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_signed_supermask_keeps_removes_and_turns():
+    method = build_method("signed_supermask", WHOLE, {"threshold": 0.2})
+    m, weights, _, _ = train(method)
+    for name in "ab":
+        mask, w = m[name]["kernel"], weights[name]["kernel"]
+        signs = np.sign(mask) * (np.abs(mask) > 0.2)
+        found = method.params(m, weights, 0)[name]["kernel"]
+        np.testing.assert_array_equal(found, signs * w)
+        assert {*np.unique(signs)} == {-1, 0, 1}
+    upstream = np.random.default_rng(0).standard_normal((6, 30)).astype(np.float32)
+
+    def loss(m):
+        return jnp.sum(method.params(m, weights, 0)["a"]["kernel"] * upstream)
+
+    expected = upstream * weights["a"]["kernel"]
+    np.testing.assert_allclose(jax.grad(loss)(m)["a"]["kernel"], expected, rtol=1e-6)
+
+
+NOT_POSSIBLE = [
+    ("multicoated", {}, {"coats": (0.4,)}, r"coats rise from the sparsity on, .*0.4"),
+    ("multicoated", {}, {"coats": (0.7, 0.7)}, r"coats rise .*coats=\(0.7, 0.7\)"),
+    ("multicoated", {}, {"coats": (1.0,)}, r"a number in \[0, 1\); got 1$"),
+    ("multicoated", {}, {"coats": ()}, "one threshold alone is edge_popup"),
+    ("multicoated", {"values": "binary"}, {"coats": (0.7,)}, "values='binary' is no"),
+    ("partially_frozen", {}, {"pruned_share": 0.6, "locked_share": 0}, "not 0.5"),
+    ("partially_frozen", {}, {"pruned_share": 0, "locked_share": 0.6}, "to 0.4, not"),
+    ("partially_frozen", {}, {"pruned_share": 1, "locked_share": 0}, "; got 1"),
+    (
+        "partially_frozen",
+        {},
+        {"pruned_share": 0.1, "locked_share": 0, "frozen_by": "er"},
+        "unknown frozen_by 'er'; possible: uniform, equal_edges",
+    ),
+    ("signed_supermask", {}, {}, "sparsity=0.5 is not possible: the method signed"),
+    ("signed_supermask", {"sparsity": 0.0}, {"threshold": 0}, "above 0; got 0"),
+    ("recycling", {}, {"k_per": 1, "recycled_share": 2}, r"\[0, 1\]; got 2"),
+    ("random", {"scope": ("*",)}, {}, "scope=.* is not possible: the method random"),
+    ("random", {"sparsity": Schedule(to=0.5)}, {}, "sparsity=Schedule.* is not poss"),
+    ("magnitude", {"values": "scaled"}, {}, "values='scaled' is not possible: the m"),
+]
+
+
+@pytest.mark.parametrize(("name", "subnetwork", "fields", "message"), NOT_POSSIBLE)
+def test_what_a_method_does_not_do_is_named(name, subnetwork, fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build_method(name, Subnetwork(**subnetwork), fields).init(KEY, PARAMS)
+    assert "\n" not in str(error.value)
+
+
 @every_method
 def test_params_are_the_weights_where_masks_keep_them(name):
     """Export and analysis rely on it: these two are all they use of a method."""
@@ -224,16 +378,24 @@ def test_params_are_the_weights_where_masks_keep_them(name):
         expected = weights
     else:
         masks = method.masks(trainable, frozen, 7)
-        expected = apply_masks(weights, masks)
+        kept = jax.tree.map(lambda mask: (mask != 0).astype(jnp.float32), masks)
+        expected = apply_masks(weights, kept)
     found = method.params(trainable, frozen, 7)
-    assert method.rescales == ("biprop" in name)
-    if method.rescales:  # its own values, where the masks keep a weight
+    assert method.rescales == (
+        "biprop" in name or name in ("multicoated", "signed_supermask")
+    )
+    if name == "signed_supermask":  # it turns signs
+        expected = jax.tree.map(lambda m, w: w * jnp.sign(m), masks["b"], weights["b"])
+        assert_equal(found["b"], expected)
+    elif method.rescales:  # its own values, where the masks keep a weight
         signs = jax.tree.map(jnp.sign, (found, expected))
         assert_equal(signs[0]["b"], signs[1]["b"])
     else:
         assert_equal(found, expected)
-    assert method.trains_weights == (name in ("sgd", "fixed_mask"))
-    assert (method.resampling is None) == method.trains_weights
+    trained = ("sgd", "fixed_mask", "random", "magnitude")
+    assert method.trains_weights == (name in trained)
+    given = method.trains_weights or name == "recycling"
+    assert (method.resampling is None) == given
 
 
 def test_a_method_of_ones_own_is_known_by_its_name():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from experiments.paper import (
     figure1,
     figure2,
+    successors,
     table3,
     table4,
     table5,
@@ -23,6 +24,7 @@ from experiments.paper.experiment import Experiment
 _MODULES = (
     *(table3, table4, figure1, figure2, table5),
     *(table6, table7, table8, table9, table10),
+    successors,
 )
 
 EXPERIMENTS: Mapping[str, Experiment] = {

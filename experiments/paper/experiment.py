@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -146,6 +147,9 @@ class Experiment:
       metrics: what is compared, names in `metrics.METRICS`; the first is plotted.
       orders: the rankings that the paper reports.
       note: what a reader should know, for the report.
+      variants: value of a label -> the fields of the config that it stands for, beside
+        the one that its label sets.
+      full: the title of the runs of full length.
     """
 
     name: str
@@ -159,19 +163,31 @@ class Experiment:
     metrics: tuple[str, ...] = ("test_accuracy",)
     orders: Sequence[Order] = (ITERAND_IS_BETTER,)
     note: str = ""
+    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    full: str = "As in the paper"
 
     def cells(self, epochs: int | None = None) -> list[Cell]:
         """The cells as in the paper, or all of them with this number of epochs."""
-        cells = [make_cell(row, self.configs, self.overrides) for row in self.rows]
+        cells = [self.cell(row) for row in self.rows]
         return cells if epochs is None else [shortened(cell, epochs) for cell in cells]
+
+    def cell(
+        self,
+        labels: Labels,
+        configs: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Cell:
+        """The cell of labels, with these config files and overrides beside its own."""
+        every = {**self.configs, **(configs or {})}
+        fields = {**self.overrides, **(overrides or {})}
+        return make_cell(labels, every, fields, self.variants)
 
     def miniature_cells(self) -> list[Cell]:
         """The cells of the miniature."""
-        configs = dict(self.configs) | dict(self.miniature.configs)
         cells = []
         for rows, epochs, overrides in self.miniature.parts:
             for row in rows:
-                cell = make_cell(row, configs, {**self.overrides, **overrides})
+                cell = self.cell(row, self.miniature.configs, overrides)
                 given = "k_per" in row or "k_per" in overrides
                 cells.append(shortened(cell, epochs, k_per=not given))
         return cells
@@ -190,13 +206,18 @@ def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def make_cell(
-    labels: Labels, configs: Mapping[str, str], overrides: Mapping[str, Any]
+    labels: Labels,
+    configs: Mapping[str, str],
+    overrides: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Cell:
     """Makes the cell of labels: each sets a field of the network's config."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for label, value in labels.items():
         if label != "network":
             fields[FIELDS[label]] = DISTRIBUTIONS.get(value, value)
+    for value in labels.values():
+        fields |= variants.get(value, {})
     network = labels["network"]
     base = configs.get(f"{network} {labels['method']}") or configs[network]
     return Cell(labels, base, fields | dict(overrides))
@@ -221,8 +242,13 @@ def shortened(cell: Cell, epochs: int, *, k_per: bool = False) -> Cell:
         fields["milestones"] = tuple(max(1, round(share * m)) for m in full.milestones)
     if "imp" in full.recipe:
         fields["rewind_epochs"] = round(share * full.recipe.imp.rewind_epochs)
-    if k_per and cell.overrides["method"] == "iterand":
-        fields["k_per"] = max(1, round(share * full.recipe.iterand.k_per))
+    for field in ("sparsity_begin", "sparsity_end"):
+        if cell.overrides.get(field) is not None:
+            least = int(field == "sparsity_end")
+            fields[field] = max(least, round(share * cell.overrides[field]))
+    period = full.recipe.get(cell.overrides["method"], {}).get("k_per")
+    if k_per and period is not None:
+        fields["k_per"] = max(1, round(share * period))
     return dataclasses.replace(cell, overrides={**cell.overrides, **fields})
 
 

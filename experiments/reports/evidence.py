@@ -16,7 +16,6 @@ from experiments.paper.experiment import (
     Experiment,
     Order,
     full_epochs,
-    make_cell,
     with_precision,
 )
 from experiments.reports.metrics import METRICS, Statistics, statistics_of
@@ -110,7 +109,7 @@ def versions(experiment: Experiment, ledger: Ledger) -> list[Version]:
     """The full version, the miniature, and every other that has runs."""
     small, seeds = experiment.miniature, experiment.seeds
     full = _version(
-        experiment, ledger, FULL, "As in the paper", experiment.cells(), seeds
+        experiment, ledger, FULL, experiment.full, experiment.cells(), seeds
     )
     miniature = _version(
         experiment,
@@ -212,7 +211,7 @@ def _lines(cell: Cell, ledger: Ledger) -> Iterator[Line]:
 def _departures(experiment: Experiment, cell: Cell) -> dict[str, tuple[Any, Any]]:
     """The fields in which a cell differs from the paper's run of its labels."""
     configs = {**experiment.miniature.configs, **experiment.configs}
-    full = make_cell(cell.labels, configs, experiment.overrides)
+    full = experiment.cell(cell.labels, configs)
     ours, theirs = (full_config(which.config(0).to_dict()) for which in (cell, full))
     return {
         field: (value, theirs[field])

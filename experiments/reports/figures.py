@@ -24,6 +24,17 @@ COLORS = {
     "edge_popup": "#3b6ec2",
     "sgd": "#444444",
     "imp": "#2f8f5b",
+    "edge_popup_global": "#7fb0f0",
+    "iterand_global": "#f09a9a",
+    "biprop": "#8a5bb5",
+    "biprop_global": "#c39be0",
+    "biprop_iterand": "#d98a2b",
+    "recycling": "#1f9ea3",
+    "multicoated": "#6f7a1e",
+    "partially_frozen": "#c45a9b",
+    "signed_supermask": "#7a5230",
+    "random_erk": "#9a9a9a",
+    "magnitude": "#2f8f5b",
 }
 # Horizontal distance of overlapping points of two series, in points (1/72 inch).
 ASIDE = 6
@@ -146,6 +157,10 @@ def _lines(
             "color": COLORS[method],
             "alpha": 0.4 if kind in names and kind != next(iter(names)) else 1.0,
         }
+        if spec.x in METRICS:  # a run without it has no place
+            points = {point for point in points if point[0] is not None}
+            if not points:
+                continue
         x, mean, deviation = next(iter(points))
         if x is None:  # a method without x: a line with a band of one deviation
             ax.axhline(mean, linestyle=line, **style)
@@ -211,6 +226,10 @@ def _label_x(ax: Axes, spec: Lines, values: list[Any], words: list[str]) -> None
     ax.set_xlabel(METRICS[spec.x].title if spec.x in METRICS else shown(spec.x))
     if spec.log:
         ax.set_xscale("log")
+    if spec.log and spec.panel and values == [None]:  # a metric: plain numbers
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("{x:g}")
+        ax.tick_params(axis="x", which="both", labelsize=8, labelrotation=60)
     if values != [None]:
         ax.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
         ax.set_xticks([], minor=True)

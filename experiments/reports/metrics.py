@@ -63,6 +63,11 @@ def _randomization_ms(line: Line) -> float | None:
     return 1000 * seconds / times if times and seconds is not None else None
 
 
+def _ticket_kilobytes(line: Line) -> float | None:
+    size = line.get("ticket_bytes")
+    return None if size is None else size / 1e3
+
+
 METRICS: Mapping[str, Metric] = {
     "test_accuracy": Metric("test accuracy (%)", lambda line: line["test_accuracy"]),
     "validation_accuracy": Metric(
@@ -73,6 +78,7 @@ METRICS: Mapping[str, Metric] = {
     "sparsity_percent": Metric(
         "sparsity (%)", lambda line: 100 * line["sparsity_achieved"], digits=0
     ),
+    "ticket_kilobytes": Metric("ticket (kB)", _ticket_kilobytes, digits=1),
     "parameters_kept": Metric(
         "parameters kept (M)", lambda line: line["parameters_kept"] / 1e6
     ),

@@ -70,8 +70,9 @@ OF_SOME: Mapping[str, type | tuple[type, ...]] = {
         ("best_epoch", "best_test_accuracy", "best_test_loss"), (int, float)
     ),
     "vectors": dict,
+    "ticket_bytes": int,
 }
-"""Fields of results that only some configs have."""
+"""Fields that only some configs have, and "ticket_bytes", which some tables measure."""
 
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     **RESULT,

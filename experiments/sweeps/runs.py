@@ -7,6 +7,7 @@ counts for another with the same cell, and nothing here depends on the order of 
 import contextlib
 import hashlib
 import itertools
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from experiments.paper.experiment import DISTRIBUTIONS, Cell
 from experiments.paper.names import label_text
 from iterand_jax.data.datasets import get_dataset
+from iterand_jax.training import pruning
 from iterand_jax.training.procedures import PROCEDURES
 
 
@@ -45,7 +47,8 @@ class Run(NamedTuple):
 def folder_name(config: ConfigDict) -> str:
     """A readable name, the same for configs that differ in the seed alone.
 
-    It consists of the fields that tables vary. Configs that differ in other fields
+    It consists of the fields that tables vary, of which those of scopes, schedules and
+    the like are a digest. Configs that differ in other fields
     share a folder, where the second is refused with an error that names them.
     """
     short = {name: label for label, name in DISTRIBUTIONS.items()}
@@ -63,6 +66,9 @@ def folder_name(config: ConfigDict) -> str:
     ):
         if value is not None:
             parts.append(f"{prefix}{value:g}")
+    options = pruning.options(config)
+    if options:
+        parts.append(_digest(json.dumps(options, sort_keys=True))[:8])
     name = "_".join([*parts, f"{config.epochs}epochs"])
     return name + precision_suffix(config.dtype, config.matmul_precision)
 

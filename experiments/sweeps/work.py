@@ -25,6 +25,7 @@ from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
 from iterand_jax.training import provenance
 from iterand_jax.training.config import resolve
+from iterand_jax.training.exporting import ticket_bytes
 from iterand_jax.training.shared import Shared
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import finished_result, read_result
@@ -45,6 +46,7 @@ class Sweep(NamedTuple):
       data_dir: where datasets are stored; None for $TFDS_DATA_DIR or TFDS's default.
       plan: what can start within a limit; None without one.
       shared: the data and programs that its runs share; None to share none.
+      sized: whether its table compares the sizes of tickets, which are then measured.
     """
 
     experiment: str
@@ -54,6 +56,7 @@ class Sweep(NamedTuple):
     data_dir: str | None
     plan: Plan | None = None
     shared: Shared | None = None
+    sized: bool = False
 
 
 class InterruptedSweepError(InterruptedRunError):
@@ -273,6 +276,8 @@ def _record(run: Run, result: Mapping[str, Any], data: str, sweep: Sweep) -> Non
         miniature=sweep.miniature,
         together=_trained_together(cell, run.seed, result),
     )
+    if sweep.sized:
+        line["ticket_bytes"] = ticket_bytes(cell / f"seed_{run.seed}")
     config = run.config
     own = provenance.precision(config.dtype, config.matmul_precision)
     if ledger.precision(line) != own:

@@ -29,6 +29,7 @@ from iterand_jax.masks.counts import (
     num_pruned,
 )
 from iterand_jax.masks.topk import (
+    coat_masks,
     order_keys,
     partial_counts,
     threshold,
@@ -47,6 +48,7 @@ __all__ = [
     "check_rank",
     "check_scores_dtype",
     "check_sparsity",
+    "coat_masks",
     "masked",
     "num_pruned",
     "order_keys",

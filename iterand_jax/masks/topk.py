@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,6 +14,7 @@ from iterand_jax.runtime.checks import described
 from iterand_jax.selection import Keys, Scalar, is_explicit, is_spread, select_all
 
 __all__ = [
+    "coat_masks",
     "order_keys",
     "partial_counts",
     "threshold",
@@ -127,6 +129,35 @@ def topk_masks(
                 f"{groups!r:.60}"
             )
     ks = _nums_pruned(scores, sparsities, rank, groups)
+    return _straight_through(select, groups, list(scores), [ks])
+
+
+def coat_masks(
+    scores: Sequence[Array],
+    coats: Sequence[Sequence[Scalar]],
+    *,
+    select: Select = select_all,
+    rank: str = "count",
+    groups: Groups | None = None,
+) -> list[Array]:
+    """The sum of the masks of several sparsities: how many thresholds a score reaches.
+
+    The scores are turned into order keys once, and all thresholds are found together.
+    Each mask is straight-through, so that the gradient of a score is that of the sum,
+    once for each coat (multicoated supermasks, Okoshi et al. 2022).
+
+    Args:
+      scores: as for `topk_masks`.
+      coats: for each coat, the sparsities that `topk_masks` takes.
+      select: finds order statistics.
+      rank: how many scores a sparsity removes, one of `RANKS`.
+      groups: as for `topk_masks`.
+
+    >>> import jax.numpy as jnp
+    >>> coat_masks([jnp.array([0.3, -2.0, 0.1, 0.7])], [[0.25], [0.75]])
+    [Array([1., 0., 1., 2.], dtype=float32)]
+    """
+    ks = [_nums_pruned(scores, sparsities, rank, groups) for sparsities in coats]
     return _straight_through(select, groups, list(scores), ks)
 
 
@@ -147,7 +178,12 @@ def topk_mask(
 
 
 def topk_masks_of_slices(
-    scores: Array, stack: Sequence[int], sparsity: Scalar, *, rank: str = "count"
+    scores: Array,
+    stack: Sequence[int],
+    sparsity: Scalar,
+    *,
+    rank: str = "count",
+    coats: Sequence[Scalar] = (),
 ) -> Array:
     """The mask of an array that is a stack: each slice has its own threshold.
 
@@ -156,6 +192,7 @@ def topk_masks_of_slices(
       stack: the axes along which it is a stack of arrays.
       sparsity: the fraction removed from each slice.
       rank: how many scores a sparsity removes, one of `RANKS`.
+      coats: further sparsities, whose masks are added as by `coat_masks`.
 
     >>> import jax.numpy as jnp
     >>> scores = jnp.array([[1.0, 2.0], [3.0, 4.0]])
@@ -164,7 +201,12 @@ def topk_masks_of_slices(
            [0., 1.]], dtype=float32)
     """
     check_scores(scores)
-    mask = functools.partial(topk_mask, sparsity=sparsity, rank=rank)
+
+    def mask(scores):
+        if not coats:
+            return topk_mask(scores, sparsity, rank=rank)
+        return coat_masks([scores], [[p] for p in (sparsity, *coats)], rank=rank)[0]
+
     for axis in sorted(stack):
         mask = jax.vmap(mask, in_axes=axis, out_axes=axis)
     return mask(scores)
@@ -220,23 +262,32 @@ def _masks(
     select: Select,
     groups: Groups | None,
     scores: list[Array],
-    ks: list[int | Array],
+    coats: list[list[int | Array]],
 ) -> list[Array]:
     if groups is None:
         keys = [order_keys(s) for s in scores]
-        smallest = select(keys, ks)
+        entries: list[Keys] = [*keys]
+        group_of = [*range(len(scores))]
     else:
-        keys, smallest = _keys_of_groups(select, groups, scores, ks)
+        keys = _keys_of_groups(groups, scores)
+        entries = [[keys[i] for i in group] for group in groups]
+        numbers = {i: n for n, group in enumerate(groups) for i in group}
+        group_of = [numbers[i] for i in range(len(scores))]
+    found = select(entries * len(coats), [k for ks in coats for k in ks])
+
+    def of_leaf(key, group, dtype):
+        smallest = found[group :: len(entries)]  # of each coat
+        of_coats = ((key >= kept).astype(dtype) for kept in smallest)
+        return functools.reduce(operator.add, of_coats)
+
     return [
-        (key >= kept).astype(s.dtype)
-        for key, kept, s in zip(keys, smallest, scores, strict=True)
+        of_leaf(key, group, s.dtype)
+        for key, group, s in zip(keys, group_of, scores, strict=True)
     ]
 
 
-def _keys_of_groups(
-    select: Select, groups: Groups, scores: list[Array], ks: list[int | Array]
-) -> tuple[list[Array], list[Array]]:
-    """The order keys of each leaf, and the smallest kept key of its group."""
+def _keys_of_groups(groups: Groups, scores: list[Array]) -> list[Array]:
+    """The order keys of each leaf, which compare with those of its group."""
     keys = list(scores)
     for group in groups:
         # A wider float holds every narrower one, so that the order stays the same.
@@ -244,9 +295,7 @@ def _keys_of_groups(
             dtype = jnp.result_type(*(scores[i].dtype for i in group))
         for i in group:
             keys[i] = order_keys(scores[i].astype(dtype))
-    found = select([[keys[i] for i in group] for group in groups], ks)
-    of_leaf = {i: kept for g, kept in zip(groups, found, strict=True) for i in g}
-    return keys, [of_leaf[i] for i in range(len(scores))]
+    return keys
 
 
 _straight_through = jax.custom_jvp(_masks, nondiff_argnums=(0, 1))
@@ -257,6 +306,9 @@ def _derivative_is_that_of_the_scores(select, groups, primals, tangents):
     """d mask = d scores, in forward and reverse mode and in every higher derivative."""
     mask_tree = _straight_through(select, groups, *primals)
     scores, _ = tangents
+    coats = len(primals[1])
+    if coats > 1:
+        scores = [coats * s for s in scores]
     return mask_tree, [
         _varying_as(m, s) for m, s in zip(mask_tree, scores, strict=True)
     ]

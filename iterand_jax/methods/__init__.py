@@ -24,6 +24,12 @@ respect to the first argument.
     iterand         scores      weights   each pruned weight with probability r
     biprop          scores      weights   -
     biprop_iterand  scores      weights   each pruned weight with probability r
+    multicoated     scores      weights   -
+    partially_frozen  scores    weights, and what is pruned or locked in for ever
+    recycling       scores      weights   the worst pruned copy the best kept ones
+    signed_supermask  masks     weights   -
+    random          weights     masks     -
+    magnitude       weights     nothing   -
 
 How a method that trains scores prunes is said by its `Subnetwork`: which leaves share a
 threshold (scope), what is ranked, what a mask makes of a weight (values), and a
@@ -32,6 +38,9 @@ sparsity that follows a schedule, of which each step has its own masks.
     method       the trees and functions of a method
     weights      methods that train weights
     scores       methods that train scores
+    partial      of which a part is fixed by the seed
+    recycled     that copies its best weights over its worst
+    signed       that turns signs
     named        methods by name, with their hyperparameters
 """
 
@@ -42,8 +51,23 @@ from iterand_jax.methods.named import (
     method_fields,
     register_method,
 )
-from iterand_jax.methods.scores import biprop, biprop_iterand, edge_popup, iterand
-from iterand_jax.methods.weights import fixed_mask, sgd, unfilled_mask
+from iterand_jax.methods.partial import partially_frozen
+from iterand_jax.methods.recycled import recycling
+from iterand_jax.methods.scores import (
+    biprop,
+    biprop_iterand,
+    edge_popup,
+    iterand,
+    multicoated,
+)
+from iterand_jax.methods.signed import signed_supermask
+from iterand_jax.methods.weights import (
+    fixed_mask,
+    gradual_magnitude,
+    random_pruning,
+    sgd,
+    unfilled_mask,
+)
 
 __all__ = [
     "METHODS",
@@ -53,9 +77,15 @@ __all__ = [
     "build_method",
     "edge_popup",
     "fixed_mask",
+    "gradual_magnitude",
     "iterand",
     "method_fields",
+    "multicoated",
+    "partially_frozen",
+    "random_pruning",
+    "recycling",
     "register_method",
     "sgd",
+    "signed_supermask",
     "unfilled_mask",
 ]

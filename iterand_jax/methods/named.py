@@ -5,8 +5,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from iterand_jax.methods.method import Method
-from iterand_jax.methods.scores import biprop, biprop_iterand, edge_popup, iterand
-from iterand_jax.methods.weights import sgd, unfilled_mask
+from iterand_jax.methods.partial import partially_frozen
+from iterand_jax.methods.recycled import recycling
+from iterand_jax.methods.scores import (
+    biprop,
+    biprop_iterand,
+    edge_popup,
+    iterand,
+    multicoated,
+)
+from iterand_jax.methods.signed import signed_supermask
+from iterand_jax.methods.weights import (
+    gradual_magnitude,
+    random_pruning,
+    sgd,
+    unfilled_mask,
+)
 from iterand_jax.runtime.registry import Registry
 from iterand_jax.subnetwork import Subnetwork
 
@@ -27,6 +41,12 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "iterand": iterand,
         "biprop": biprop,
         "biprop_iterand": biprop_iterand,
+        "multicoated": multicoated,
+        "partially_frozen": partially_frozen,
+        "recycling": recycling,
+        "signed_supermask": signed_supermask,
+        "random": random_pruning,
+        "magnitude": gradual_magnitude,
     },
     as_entry=_as_factory,
 )

@@ -1,6 +1,8 @@
-"""Methods that train scores: edge-popup, IteRand, biprop."""
+"""Methods that train scores: edge-popup, IteRand, biprop, multicoated supermasks."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -8,7 +10,7 @@ from iterand_jax.methods.method import Method, check_subnetwork
 from iterand_jax.runtime.checks import check_at_least
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
 
-__all__ = ["biprop", "biprop_iterand", "edge_popup", "iterand"]
+__all__ = ["biprop", "biprop_iterand", "edge_popup", "iterand", "multicoated"]
 
 
 def edge_popup(subnetwork: Subnetwork) -> Method:
@@ -28,7 +30,7 @@ def edge_popup(subnetwork: Subnetwork) -> Method:
         weights=lambda scores, weights: weights,
         masks=lambda scores, weights, step: subnetwork.at(step).masks(scores),
         resampling=None if subnetwork.distribution is None else (0, 0.0),
-        rescales=subnetwork.values != "masked",
+        rescales=subnetwork.values != "masked" or bool(subnetwork.coats),
         ranked=subnetwork.ranked,
     )
 
@@ -96,6 +98,37 @@ def biprop(subnetwork: Subnetwork) -> Method:
     return edge_popup(_binary(subnetwork))
 
 
+def multicoated(subnetwork: Subnetwork, *, coats: Sequence[float]) -> Method:
+    """edge-popup with several thresholds of the same scores, whose masks are added.
+
+    The effective weight is w / sqrt(1 - p) times the number of thresholds that |score|
+    reaches, with p the sparsity of the first; each mask is straight-through, so that
+    their gradients add up (Okoshi et al. 2022).
+
+    Args:
+      subnetwork: how the network is initialized and pruned; its sparsity is p.
+      coats: the sparsities of the further coats, rising from p.
+
+    Raises:
+      ValueError: coats that do not rise, none, or a subnetwork with `coats`,
+        `ranked_by` or `values` of its own.
+
+    >>> import jax.numpy as jnp
+    >>> method = multicoated(Subnetwork(sparsity=0.75), coats=(0.9,))
+    >>> scores = {"kernel": jnp.array([0.1, -0.4, 0.3, 0.2, 0, 0, 0, 0])}
+    >>> weights = {"kernel": jnp.ones(8)}
+    >>> method.params(scores, weights, 0)["kernel"].tolist()
+    [0.0, 4.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    _check_own(subnetwork, "multicoated", coats=())
+    if not coats:
+        raise ValueError("coats=(): one threshold alone is edge_popup")
+    several = dataclasses.replace(
+        subnetwork, ranked_by="magnitude", values="scaled", coats=tuple(coats)
+    )
+    return edge_popup(several)
+
+
 def biprop_iterand(
     subnetwork: Subnetwork, *, k_per: int, sampling_rate: float
 ) -> Method:
@@ -116,12 +149,18 @@ def biprop_iterand(
 
 
 def _binary(subnetwork: Subnetwork) -> Subnetwork:
+    _check_own(subnetwork, "biprop", coats=())
+    return dataclasses.replace(subnetwork, ranked_by="magnitude", values="binary")
+
+
+def _check_own(subnetwork: Subnetwork, name: str, **others: Any) -> None:
+    """Raises ValueError for fields that a method sets itself."""
     check_subnetwork(subnetwork)
-    for field, only in (("ranked_by", "score"), ("values", "masked")):
+    for field, only in {"ranked_by": "score", "values": "masked", **others}.items():
         value = getattr(subnetwork, field)
         if value != only:
             raise ValueError(
-                f"{field}={value!r} is not possible: biprop ranks magnitudes and "
-                f"makes weights binary; possible: edge_popup and iterand"
+                f"{field}={value!r} is not possible: {name} ranks magnitudes and says "
+                f"itself what a mask makes of a weight; possible: edge_popup and "
+                f"iterand"
             )
-    return dataclasses.replace(subnetwork, ranked_by="magnitude", values="binary")

@@ -1,15 +1,24 @@
 """Methods that train weights: SGD, and fixed masks."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from iterand_jax.magnitude import magnitudes
 from iterand_jax.methods.method import Method, check_subnetwork
+from iterand_jax.rules import Schedule
 from iterand_jax.subnetwork import Subnetwork, apply_masks, check_masks
 
-__all__ = ["fixed_mask", "sgd", "unfilled_mask"]
+__all__ = [
+    "fixed_mask",
+    "gradual_magnitude",
+    "random_pruning",
+    "sgd",
+    "unfilled_mask",
+]
 
 PyTree = Any
 
@@ -69,6 +78,85 @@ def fixed_mask(mask_tree: PyTree) -> Method:
         trains_weights=True,
         masks_change=False,
     )
+
+
+def random_pruning(subnetwork: Subnetwork) -> Method:
+    """Training of the weights of a random mask, which is drawn once with the weights.
+
+    The baseline of sparse training: of each leaf a random part is kept, as large as the
+    leaf's sparsity says (`Subnetwork.spread` for rules such as ERK; Gadhikar et al.
+    2023). It is the mask of random scores, which are then forgotten.
+
+    Raises:
+      ValueError: a subnetwork with a scope, a schedule, or `ranked_by` or `values` of
+        its own: nothing is ranked.
+
+    >>> method = random_pruning(Subnetwork(0.75, "kaiming_uniform"))
+    >>> params = {"kernel": jnp.zeros((8, 2)), "bias": jnp.zeros(2)}
+    >>> weights, masks = method.init(jax.random.key(0), params)
+    >>> int(masks["kernel"].sum()), int((weights["kernel"] != 0).sum())
+    (4, 4)
+    """
+    _check_plain(subnetwork, "random", ("scope", "sparsity", "ranked_by", "values"))
+
+    def init(key, params):
+        scores, weights = subnetwork.init(key, params)
+        kept = jax.lax.stop_gradient(subnetwork.masks(scores))
+        return apply_masks(weights, kept), kept
+
+    return dataclasses.replace(fixed_mask({}), init=init)
+
+
+def gradual_magnitude(subnetwork: Subnetwork) -> Method:
+    """Training of the weights of the largest magnitudes, with a sparsity that rises.
+
+    Gradual magnitude pruning (Zhu and Gupta 2017): the masks of a step keep the largest
+    weights, by the sparsity of that step (a `Schedule`, cubic in the paper). A pruned
+    weight gets no gradient and keeps its value, so that it may come back. Masks are
+    those of every step, and not of every hundredth as in the paper.
+
+    With `scope=("*",)` one threshold is that of all leaves.
+
+    Raises:
+      ValueError: a subnetwork with `ranked_by` or `values` of its own.
+
+    >>> from iterand_jax.rules import Schedule
+    >>> schedule = Schedule(to=0.5, start=0.0, begin=0, end=10)
+    >>> method = gradual_magnitude(Subnetwork(schedule))
+    >>> weights = {"kernel": jnp.array([[1.0, -3.0], [2.0, 0.5]])}
+    >>> method.params(weights, {}, 0)["kernel"].tolist()
+    [[1.0, -3.0], [2.0, 0.5]]
+    >>> method.params(weights, {}, 10)["kernel"].tolist()
+    [[0.0, -3.0], [2.0, 0.0]]
+    """
+    _check_plain(subnetwork, "magnitude", ("ranked_by", "values"))
+
+    def masks(weights, frozen, step):
+        del frozen
+        ranked = magnitudes(subnetwork, jax.lax.stop_gradient(weights))
+        return subnetwork.at(step).masks(ranked)
+
+    return dataclasses.replace(
+        sgd(subnetwork),
+        params=lambda weights, frozen, step: apply_masks(
+            weights, masks(weights, frozen, step)
+        ),
+        masks=masks,
+    )
+
+
+def _check_plain(subnetwork: Subnetwork, name: str, fields: Sequence[str]) -> None:
+    """Raises ValueError for a subnetwork with fields that a method does not use."""
+    check_subnetwork(subnetwork)
+    plain = {"scope": (), "ranked_by": "score", "values": "masked"}
+    for field in fields:
+        value = getattr(subnetwork, field)
+        scheduled = isinstance(value, Schedule)
+        if scheduled or (field in plain and value != plain[field]):
+            raise ValueError(
+                f"{field}={value!r} is not possible: the method {name} does not use "
+                f"it; possible: edge_popup and iterand"
+            )
 
 
 def unfilled_mask(subnetwork: Subnetwork) -> Method:

@@ -8,6 +8,7 @@ The first rule that matches a leaf claims it. Paths are joined by slashes.
     checks     errors for rules that are probably mistakes
     patterns   shell-style patterns of paths
     sparsities, schedules, scopes   how much is removed, when, and of what together
+    ratios     sparsities of layers that follow a rule of their shapes
 """
 
 from iterand_jax.rules.defaults import DEFAULT_RULES, OUTPUTS_FIRST_RULES

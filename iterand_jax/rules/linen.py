@@ -59,7 +59,9 @@ def rules_of(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Rule, ...
             call(module.apply, traced, variables, rngs=keys, mutable=True)
 
         jax.eval_shape(apply, variables, traced)
-    rules = [_rule(path, shape, seen.get(path)) for path, shape in whole.items()]
+    called = [path for path in seen if path in whole]  # in the order of the calls
+    paths = dict.fromkeys([*called, *whole])
+    rules = [_rule(path, whole[path], seen.get(path)) for path in paths]
     return (*(rule for rule in rules if rule is not None), *DEFAULT_RULES)
 
 

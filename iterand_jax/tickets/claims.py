@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from iterand_jax.data.text import WORDS, from_lines
-from iterand_jax.tickets import codes
+from iterand_jax.tickets import codes, packing
 from iterand_jax.tickets.draws import Draws, KeyDraws
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.trees import leaves_of
@@ -139,6 +139,9 @@ def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
         "sign_code": bits,
         "drawn": bits,
         "drawn_code": bits,
+        "level": packing.MOST_LEVELS * bits,
+        "level_code": packing.MOST_LEVELS * bits,
+        "levels": packing.MOST_LEVELS,
         "scale": 1,
         "kept": leaf.size,
         "gap": code,
@@ -147,7 +150,7 @@ def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
 
 
 def _dtype(kind: str, leaf: Any) -> np.dtype:
-    values = kind in ("leaf", "scale", "kept")
+    values = kind in ("leaf", "scale", "levels", "kept")
     return np.dtype(leaf.dtype if values else np.uint8)
 
 

@@ -5,6 +5,10 @@ For each leaf of the parameters, by its path, a ticket stores
     mask/PATH    one bit per weight, 1 for kept; missing for a leaf without a mask
     sign/PATH    one bit per kept weight, 1 for negative, and
     scale/PATH   their magnitude, if all kept weights share it (signed constant)
+    level/PATH   with sign/PATH, if they have a few magnitudes (several coats): one bit
+                 per kept weight for each magnitude but the smallest, 1 for one that is
+                 at least so large, and
+    levels/PATH  the magnitudes, rising
     drawn/PATH   one bit per kept weight, 1 for one that was resampled, and
     draw/PATH    the draw numbers of those (`replay.draw_numbers`); used if the two,
                  encoded, are smaller than the weights
@@ -35,8 +39,12 @@ from iterand_jax.tickets.codes import (
 )
 from iterand_jax.tickets.replay import NO_DRAW
 
-OF_BITS = ("drawn", "mask_code", "sign_code", "drawn_code")
+OF_BITS = ("drawn", "mask_code", "sign_code", "drawn_code", "level", "level_code")
 """Kinds of arrays that tickets of the versions 1 and 2 do not have."""
+
+
+MOST_LEVELS = 8
+"""Magnitudes of a leaf's kept weights that are stored by their number."""
 
 
 class Leaf(NamedTuple):
@@ -72,6 +80,9 @@ def pack(path: str, leaf: Leaf) -> dict[str, np.ndarray]:
         packed |= _pack_bits("sign", path, np.signbit(kept))
         packed[f"scale/{path}"] = np.asarray(sizes[0])
         return packed
+    found = _pack_levels(path, kept) if numbers is None else None
+    if found is not None:
+        return packed | found
     if numbers is not None and NO_DRAW not in numbers[mask]:
         of_kept = numbers[mask]
         drawn = _pack_bits("drawn", path, of_kept != 0)
@@ -117,6 +128,14 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
     weights = np.zeros(like.shape, like.dtype)
     count = int(np.count_nonzero(mask))
     negative, kept = get_bits("sign", count), get("kept", count)
+    levels = packed.get(f"levels/{path}")
+    if negative is not None and levels is not None:
+        bits = get_bits("level", (levels.size - 1) * count)
+        if bits is None:
+            raise ValueError(f"there is levels/{path} and no level/{path}")
+        sizes = levels.ravel()[bits.reshape(levels.size - 1, count).sum(axis=0)]
+        weights[mask] = np.where(negative, -sizes, sizes)
+        return Leaf(weights, mask)
     if negative is not None:
         scale = get("scale", 1)
         if scale is None:
@@ -129,6 +148,25 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
     numbers = np.zeros(like.shape, np.int32)
     numbers[mask] = _draw_numbers(path, packed, count, get_bits("drawn", count))
     return Leaf(weights, mask, numbers)
+
+
+def _pack_levels(path: str, kept: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Signs and a few magnitudes, None where the weights themselves are as small."""
+    if kept.dtype.kind != "f":
+        return None
+    sizes = np.abs(kept)
+    levels = np.unique(sizes[: 2 * MOST_LEVELS])
+    if levels.size <= MOST_LEVELS:  # else not all need to be sorted
+        levels = np.unique(sizes)
+    if not (1 < levels.size <= MOST_LEVELS and np.isfinite(levels).all()):
+        return None
+    places = np.searchsorted(levels, sizes)
+    bits = places >= np.arange(1, levels.size)[:, np.newaxis]
+    packed = _pack_bits("sign", path, np.signbit(kept))
+    packed |= _pack_bits("level", path, bits.ravel())
+    packed[f"levels/{path}"] = levels
+    small = sum(array.nbytes for array in packed.values()) < kept.nbytes
+    return packed if small else None
 
 
 def _pack_bits(kind: str, path: str, bits: np.ndarray) -> dict[str, np.ndarray]:

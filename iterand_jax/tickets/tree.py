@@ -21,7 +21,8 @@ from iterand_jax.trees import paths_of
 
 PyTree = Any
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
-OF_VALUES = ("leaf", "kept", "scale")  # arrays of `packing` in the dtype of the leaf
+# Arrays of `packing` in the dtype of the leaf.
+OF_VALUES = ("leaf", "kept", "scale", "levels")
 
 
 def describe(

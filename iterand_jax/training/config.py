@@ -30,6 +30,7 @@ OF_THE_METHOD = (
     "unpruned",
     "affine",
     *pruning.OF_SCORES,
+    *pruning.OF_METHODS,
 )
 NOT_IN_RECIPES = ("unpruned", "affine", *pruning.OF_SCORES)
 """Those of them that a method takes though its recipe does not have them."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,18 @@ def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> T
         },
     )
     return Ticket.of(description, weights, masks, state.batch_stats, words)
+
+
+def ticket_bytes(workdir: Path) -> int:
+    """The size of the ticket of a run's newest checkpoint, as a file."""
+    config = read_config(workdir)
+    run, state, _ = restore(workdir)
+    ticket = ticket_of(run, state, words_of(workdir, config.to_dict()))
+    check_params(run, state, ticket)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / FORMATS["ticket"]
+        tickets.save(ticket, file)
+        return file.stat().st_size
 
 
 def check_params(run: Run, state: State, ticket: Ticket) -> None:

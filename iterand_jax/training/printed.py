@@ -20,7 +20,9 @@ def plan(runs: Sequence[DataRun], workdir: Path) -> str:
         parameters += f", {kept:,} kept (sparsity {config.sparsity:g})"
     method = f"{config.method}, {config.distribution}"
     if config.k_per:
-        method += f", K_per {config.k_per}, r {config.sampling_rate:g}"
+        method += f", K_per {config.k_per}"
+    if config.sampling_rate is not None:
+        method += f", r {config.sampling_rate:g}"
     dataset = (
         f"{run.source.name}: {run.feed.sizes['train']:,} train, "
         f"{run.feed.sizes['validation']:,} validation, "

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from iterand_jax.methods import Method, build_method
 from iterand_jax.rules import Rule, Schedule
 from iterand_jax.rules.defaults import DEFAULT_RULES
+from iterand_jax.rules.ratios import RATIOS
 from iterand_jax.rules.schedules import FORMS
 from iterand_jax.subnetwork import Subnetwork
 
@@ -20,16 +21,27 @@ OF_SCORES = (
     "scope",
     "ranked_by",
     "kept_values",
+    "layer_sparsities",
     "sparsity_schedule",
     "sparsity_from",
     "sparsity_begin",
     "sparsity_end",
     "sparsity_in",
 )
-"""The fields that only methods that train scores take."""
+"""The fields that only methods that prune take."""
+
+OF_METHODS = (
+    "coats",
+    "pruned_share",
+    "locked_share",
+    "frozen_by",
+    "recycled_share",
+    "threshold",
+)
+"""The fields of single methods that say how they prune."""
 
 CONSTANT, EPOCHS, STEPS = "constant", "epochs", "steps"
-_OF_SCHEDULES = OF_SCORES[4:]
+_OF_SCHEDULES = OF_SCORES[5:]
 
 
 def subnetwork_of(
@@ -55,7 +67,7 @@ def subnetwork_of(
 
 def options(config: ConfigDict) -> dict[str, Any]:
     """The fields of a config that say how it is pruned, those that are set."""
-    names = (*OF_SCORES, "affine")
+    names = (*OF_SCORES, *OF_METHODS, "affine")
     found = {name: config[name] for name in names if config[name] is not None}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
@@ -104,6 +116,18 @@ def check(config: ConfigDict) -> None:
             f"resample={config.resample} is before the step whose masks a schedule "
             f"says; possible with sparsity_schedule={form}: after"
         )
+    if config.layer_sparsities not in (None, *RATIOS):
+        raise ValueError(
+            f"unknown layer_sparsities {config.layer_sparsities!r}; possible: "
+            f"{', '.join(RATIOS)}"
+        )
+    for field in ("scope", "sparsity_schedule") if config.layer_sparsities else ():
+        if config[field] not in (None, (), CONSTANT):
+            raise ValueError(
+                f"layer_sparsities={config.layer_sparsities} makes of one number a "
+                f"sparsity for each layer; it is not possible with "
+                f"{field}={config[field]}"
+            )
     if waits_for_epochs(config):
         _check_within(config, config.epochs, EPOCHS)
     subnetwork_of(config)  # it checks its own arguments
@@ -118,7 +142,7 @@ def check_steps(config: ConfigDict, steps: int) -> None:
 def check_method(config: ConfigDict, *, is_procedure: bool) -> None:
     """Raises ValueError for fields of this module that a method does not take."""
     taken = [field for field in OF_SCORES if config[field] is not None]
-    if taken and (is_procedure or _method_of(config).trains_weights):
+    if taken and (is_procedure or _method_of(config).masks is None):
         raise ValueError(
             f"{taken[0]}={config[taken[0]]} is not used by the method {config.method}, "
             f"which trains weights; possible: a method that trains scores"

@@ -234,12 +234,18 @@ def describe(
     of_network = rules_of(network, *dataset.inputs)
     rules = (*unpruned, *drawn, *of_network)
     subnetwork = dataclasses.replace(draws, rules=rules)
+
+    def shapes():
+        key = jax.random.key(config.seed)
+        return jax.eval_shape(network.init, key, *dataset.inputs)["params"]
+
+    if config.layer_sparsities is not None:
+        subnetwork = subnetwork.spread(shapes(), config.layer_sparsities)
     method = build_method(config.method, subnetwork, config)
     vectors_at = None
     learned = affine and not trains_weights
     if learned or treatments or config.network.vectors is not None:
-        key = jax.random.key(config.seed)
-        params = jax.eval_shape(network.init, key, *dataset.inputs)["params"]
+        params = shapes()
         leaves.check_patterns(treatments, params)
         if learned:
             of_rules = dataclasses.replace(draws, rules=of_network)

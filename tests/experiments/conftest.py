@@ -63,6 +63,7 @@ def line():
             "precision": run.config.dtype,
             "startup": {"program step": {"begin": 1.0, "end": 3.5, "cached": False}},
             "validation_accuracies": [accuracy],
+            "ticket_bytes": 20_000 + 10 * len(cell.name),
         }
         made = ledger.line_of(run, result, experiment=experiment, miniature=miniature)
         return made | {"finished": "2026-01-01T00:00:00+00:00"} | fields

@@ -45,11 +45,22 @@ def describe(name, **fields):
     return Description(**options | fields)
 
 
+OF_CONSTANTS = (
+    "biprop",
+    "biprop_iterand",
+    "multicoated",
+    "recycling",
+    "signed_supermask",
+)
+
+
 def example(name, *, distribution="signed_constant", method="edge_popup"):
     """A ticket whose masks, and draws of IteRand, are random."""
     rng = np.random.default_rng(0)
-    trained = method in ("sgd", "fixed_mask")
-    binary = method.startswith("biprop")  # what the network sees follows from no draw
+    trained = method in ("sgd", "fixed_mask", "random", "magnitude")
+    binary = (
+        method.startswith("biprop") or method in OF_CONSTANTS
+    )  # what the network sees follows from no draw
     described = describe(name, run={"method": method})
     if trained:  # normalization has scale and bias, as in the runs
         network = {**described.network, "affine": True}
@@ -73,7 +84,9 @@ def example(name, *, distribution="signed_constant", method="edge_popup"):
 
     def constants(path, leaf):
         size = np.sqrt(np.float32(2 / fan_in(path, leaf)))
-        return np.where(rng.random(leaf.shape) < 0.5, -size, size)
+        coats = 1 + (rng.random(leaf.shape) < 0.3) * (method == "multicoated")
+        signs = np.where(rng.random(leaf.shape) < 0.5, -size, size)
+        return signs * coats.astype(np.float32)
 
     def numbers(path, leaf):
         return rng.integers(0, 3, leaf.shape).astype(np.int32) * (method == "iterand")
@@ -130,11 +143,13 @@ def test_round_trips_are_bit_exact(name, distribution, method, tmp_path):
     few = {"sign", "scale"}  # also a leaf of which one weight is kept has one magnitude
     if method == "sgd":
         assert kinds(arrays) == {"leaf"}
-    elif method == "fixed_mask":
+    elif method in ("fixed_mask", "random", "magnitude"):
         assert kinds(arrays) - few == {"mask", "kept", "leaf"}
-    elif distribution == "signed_constant" or method.startswith("biprop"):
+    elif method == "multicoated":
+        assert kinds(arrays) - few == {"mask", "level", "levels"}
+    elif distribution == "signed_constant" or method in OF_CONSTANTS:
         assert kinds(arrays) == {"mask", *few}
-    elif method == "edge_popup":
+    elif method in ("edge_popup", "partially_frozen"):
         assert kinds(arrays) - few == {"mask"}
     else:
         assert {"mask", "drawn", "draw"} <= kinds(arrays)

@@ -40,6 +40,31 @@ RUNS = {
         "kept_values": "scaled",
     },
     "biprop": {"method": "biprop", "affine": True},
+    "random masks by a rule": {"method": "random", "layer_sparsities": "erk"},
+    "gradual magnitude over all layers": {
+        "method": "magnitude",
+        "scope": ("*",),
+        **SCHEDULE,
+    },
+    "coats": {"method": "multicoated", "scope": ("*",), "affine": True},
+    "partially frozen by equal edges": {
+        "method": "partially_frozen",
+        "distribution": "kaiming_uniform",
+        "scope": ("*",),
+        "sparsity": 0.6,
+        "pruned_share": 0.3,
+        "locked_share": 0.1,
+        "frozen_by": "equal_edges",
+        "ranked_by": "magnitude",
+        "kept_values": "scaled",
+    },
+    "recycled weights": {
+        "method": "recycling",
+        "distribution": "kaiming_uniform",
+        "k_per": 7,
+        "layer_sparsities": "equal_edges",
+    },
+    "signed supermasks": {"method": "signed_supermask", "threshold": 0.1},
     "global biprop with a schedule, biases and resampling": {
         "method": "biprop_iterand",
         "scope": ("*",),
@@ -79,6 +104,9 @@ def test_a_run_resumes_and_its_ticket_is_what_the_network_sees(
     described = report.report(tmp_path / "parts")
     assert described.layers
     assert report.report(file).layers
+    if fields["method"] == "signed_supermask":  # it emerges
+        assert 0 < whole["sparsity_achieved"] < 1
+        return
     assert whole["sparsity_achieved"] == pytest.approx(
         achieved(run, resolve(config).sparsity), abs=0.01
     )
@@ -86,7 +114,8 @@ def test_a_run_resumes_and_its_ticket_is_what_the_network_sees(
 
 def check_trained(run, state, fields):
     """Biases are trained where the config asks for them, and stored raw."""
-    assert run.affine == bool(fields.get("affine"))
+    trains_weights = fields["method"] in ("random", "magnitude")
+    assert run.affine == bool(fields.get("affine", trains_weights))
     biases = {p: x for p, x in leaves_of(state.trainable).items() if "bias" in p}
     assert bool(biases) == run.affine
     assert all(np.any(leaf != 0) for leaf in biases.values())
@@ -151,6 +180,23 @@ def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_p
             {"scope": ("*",), "method": "sgd"},
             r"scope=\('\*',\) is not used by the method sgd, which trains weights",
         ),
+        (
+            {"scope": ("*",), "layer_sparsities": "erk"},
+            r"layer_sparsities=erk .* not possible with scope=\('\*',\)",
+        ),
+        ({"layer_sparsities": "er"}, "unknown layer_sparsities 'er'; possible: uni"),
+        (
+            {"layer_sparsities": "erk", "method": "sgd"},
+            "layer_sparsities=erk is not used by the method sgd",
+        ),
+        (
+            {"coats": (0.9,), "method": "edge_popup"},
+            r"coats=\(0.9,\) is not used by the method edge_popup",
+        ),
+        (
+            {"sparsity": 0.5, "method": "signed_supermask"},
+            "sparsity=0.5 is not used by the method signed_supermask",
+        ),
         ({"kept_values": "ternary"}, "unknown values 'ternary'; possible: masked, b"),
         ({"ranked_by": "size"}, "unknown ranked_by 'size'"),
         (
@@ -168,6 +214,18 @@ def test_what_is_not_possible_is_one_line(fields, message, tiny_config):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (
+            {"layer_sparsities": "balanced", "sparsity": 0.5},
+            "layer_sparsities=balanced, sparsity=0.5: 'Conv_0/kernel' of ",
+        ),
+        (
+            {"method": "partially_frozen", "sparsity": 0.3},
+            "is pruned for ever and 0.1 locked in; possible: a sparsity from 0.5 to",
+        ),
+        (
+            {"method": "multicoated", "sparsity": 0.95},
+            r"coats rise from the sparsity on, .*; got sparsity=0.95",
+        ),
         (
             {"scope": ("Conv_9/*",)},
             r"'Conv_9/\*' is the first to match none of the pruned leaves Conv_0/",

@@ -30,6 +30,7 @@ SIZES = {
     "table8": (2 + 4, 3, 6),
     "table9": (2 * 2, 1, 4 * 2),
     "table10": (2 * 3, 5, 6),
+    "successors": (3 * (12 * 4 + 1), 3, 0),
 }
 
 
@@ -153,6 +154,7 @@ def test_the_paper_keeps_its_own_order_almost_everywhere():
         "table8": ["2 of 2"],
         "table9": ["2 of 2"],
         "table10": ["2 of 2", "2 of 2"],
+        "successors": [],
     }
 
 

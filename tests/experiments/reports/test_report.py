@@ -140,7 +140,7 @@ def test_what_was_not_run_is_counted_and_neither_listed_nor_drawn(name, tmp_path
     full, miniature = evidence.versions(experiment, ledger.read(tmp_path))
     text = tables.version_text(experiment, full)
     assert text == (
-        f"## As in the paper\n\n0 of {full.runs} runs. {full.runs} are left."
+        f"## {experiment.full}\n\n0 of {full.runs} runs. {full.runs} are left."
     )
     assert miniature.runs == len(miniature.missing) > 0
     with pytest.raises(ValueError, match="nothing of"):
