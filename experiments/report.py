@@ -17,6 +17,7 @@ from experiments.paper.catalogue import EXPERIMENTS, get_experiment
 from experiments.paper.experiment import Experiment
 from experiments.reports import figures, learning, tables
 from experiments.reports.evidence import FULL, MINIATURE, Version, versions
+from experiments.reports.metrics import METRICS
 from experiments.sweeps import costs, ledger
 from iterand_jax.runtime import cli
 from iterand_jax.runtime.files import write_atomically
@@ -74,7 +75,8 @@ def sections(
         left = costs.left_text(version.missing, known)
         yield tables.version_text(experiment, version, left)
         if drawn and version.lines:
-            yield f"![{experiment.title}]({_picture(experiment, version)})"
+            if _has_places(experiment, version):
+                yield f"![{experiment.title}]({_picture(experiment, version)})"
             if learning.drawable(version):
                 picture = _picture(experiment, version, "_learning")
                 yield f"![Validation accuracy by epoch]({picture})"
@@ -90,13 +92,21 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for version in found:
         if version.lines:
-            path = folder / _picture(experiment, version)
-            figures.draw(experiment, version).savefig(path, dpi=110)
+            if _has_places(experiment, version):
+                path = folder / _picture(experiment, version)
+                figures.draw(experiment, version).savefig(path, dpi=110)
             if learning.drawable(version):
                 path = folder / _picture(experiment, version, "_learning")
                 learning.draw(experiment, version).savefig(path, dpi=110)
     text = "\n\n".join(sections(experiment, found, known, drawn=True)) + "\n"
     write_atomically(folder / f"{experiment.name}.md", text)
+
+
+def _has_places(experiment: Experiment, version: Version) -> bool:
+    """Whether any run has a place on the x-axis, which may be a metric."""
+    x = experiment.figure.x
+    entries = [entry for entry in version.entries if entry.lines]
+    return any(x not in METRICS or entry.statistics(x) for entry in entries)
 
 
 def _picture(experiment: Experiment, version: Version, kind: str = "") -> str:
