@@ -41,7 +41,7 @@ def rules_of(model: Any, *inputs: Any, **options: Any) -> tuple[Rule, ...]:
     >>> attention = nn.MultiHeadDotProductAttention(num_heads=4, use_bias=False)
     >>> rules = rules_of(attention, jnp.ones((1, 7, 32)))
     >>> rules[0].pattern, rules[0].in_axis, rules[0].out_axis
-    ('key/kernel', (0,), (1, 2))
+    ('query/kernel', (0,), (1, 2))
     """
     # The model's library is already imported; the others need not be installed.
     flax, equinox = (sys.modules.get(name) for name in ("flax", "equinox"))
