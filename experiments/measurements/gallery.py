@@ -30,7 +30,7 @@ SMALL: Mapping[str, Any] = {"epochs": 10, "network.width": 0.25}
 RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "digits_iterand": ("digits", SMALL),
     "digits_edge_popup": ("digits", {**SMALL, "method": "edge_popup"}),
-    "digits_biprop": ("digits", {**SMALL, "method": "biprop"}),
+    "digits_biprop": ("digits", {**SMALL, "method": "biprop", "affine": True}),
     "digits_kaiming_0.8": (
         "digits",
         {**SMALL, "distribution": "kaiming_uniform", "sparsity": 0.8},
