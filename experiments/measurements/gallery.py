@@ -15,7 +15,6 @@ ledger.jsonl has a line. README.md shows all that are in the ledger.
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,9 +72,8 @@ def make(name: str, workdir: Path, out: Path) -> dict[str, Any]:
     if len(content) > MOST:
         raise ValueError(f"{name} has {len(content):,} bytes; possible: {MOST:,}")
     result = read_result(workdir)
-    command = [
-        shlex.quote(f"--config.{field}={value}") for field, value in fields.items()
-    ]
+    given = [f"--config.{field}={value}" for field, value in fields.items()]
+    command = [f'"{flag}"' if "'" in flag else flag for flag in given]
     return {
         "name": name,
         "command": " ".join(
