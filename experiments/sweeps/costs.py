@@ -11,7 +11,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -210,17 +210,23 @@ def work_of(cell: Cell) -> float:
 
 
 def price(
-    cell: Cell, known: Sequence[Reference], *, done: int = 0, again: bool = False
+    cell: Cell,
+    known: Sequence[Reference],
+    *,
+    done: int = 0,
+    again: bool = False,
+    of_alike: Callable[[Iterable[float]], float] = statistics.median,
 ) -> Price:
     """The estimated time of a run.
 
-    Needs at least one timed step; of equally similar ones it takes the median.
+    Needs at least one timed step.
 
     Args:
       cell: of the run.
       known: the timed steps of its device, in its precision.
       done: the steps that are already done.
       again: whether a run of the same form comes before it in its process.
+      of_alike: which of the times of equally similar steps counts.
     """
     config = cell.config(seed=0)
     wanted = work(config)
@@ -231,7 +237,7 @@ def price(
 
     least = min(map(unlike, known))
     nearest = [reference for reference in known if unlike(reference) == least]
-    seconds = statistics.median(r.seconds * wanted / r.work for r in nearest)
+    seconds = of_alike(r.seconds * wanted / r.work for r in nearest)
     others = f" (median of {len(nearest)})" if len(nearest) > 1 else ""
     own = [r for r in known if r.network == config.network.name] or known
     alone = [r.startup for r in own if r.startup is not None]
@@ -245,17 +251,19 @@ def left_text(runs: Sequence[Run], known: Ledger) -> str:
     """What runs would take on each device of the ledger, in each of its precisions.
 
     The fastest comes first. An accelerator takes less than this for networks that are
-    wider than those that it has run, as it is not busy with small ones.
+    wider than those that it has run, as it is not busy with small ones. Of equally
+    similar runs the fastest counts: some were made beside other work.
     """
     kinds = dict.fromkeys((line["device"], ledger.precision(line)) for line in known)
     cells = {run.cell.name: run.cell for run in runs}
     number = collections.Counter(run.cell.name for run in runs)
     times = {}
+    of_idle = functools.partial(price, of_alike=min)
     for device, precision in kinds:
         if ", then " in device:  # begun on one and ended on another
             continue
         timed = references(known, device, precision)
-        took = sum(n * price(cells[name], timed).total for name, n in number.items())
+        took = sum(n * of_idle(cells[name], timed).total for name, n in number.items())
         times[f"{device} in {precision}"] = took / 3600
     fastest = sorted(times.items(), key=lambda item: item[1])
     return "; ".join(f"{hours_text(hours)} on {on}" for on, hours in fastest)

@@ -297,6 +297,7 @@ def test_metrics_by_hand(line):
         "sparsity_percent": 100.0,
         "parameters_kept": 2.0,
         "parameters": 4.0,
+        "ticket_kilobytes": 20.26,
     }
     assert METRICS["training_seconds"].of(made | {"together": 3}) == 1212.0
     assert METRICS["randomization_ms"].of(line(EDGE_POPUP, 0, 90.0)) is None
