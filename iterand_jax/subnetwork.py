@@ -194,7 +194,8 @@ class Subnetwork:
             )
         for sparsity in self.coats:
             masks.check_sparsity(sparsity)
-        known = [] if isinstance(self.sparsity, Array) else [float(self.sparsity)]
+        traced = isinstance(self.sparsity, jax.core.Tracer)
+        known = [] if traced else [float(self.sparsity)]
         rising = [*known, *self.coats]
         if any(low >= high for low, high in itertools.pairwise(rising)):
             raise ValueError(
