@@ -18,6 +18,7 @@ from iterand_jax.rules import Schedule
 from iterand_jax.rules.ratios import RATIOS, Layer, ratios
 from iterand_jax.rules.scopes import groups_of, in_scope
 from iterand_jax.runtime.checks import check_fraction
+from iterand_jax.selection import sharded_axes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import map_paths
 
@@ -119,6 +120,8 @@ def _fixed(
     """-1, 0 and 1 of a leaf: random numbers of each slice are cut at both ends."""
     pruned, locked = shares
     drawn = jax.random.uniform(leaf_key(key, path, "fixed"), leaf.shape)
+    if sharded_axes(leaf):
+        drawn = jax.sharding.reshard(drawn, jax.typeof(leaf).sharding)
     cut = functools.partial(masks.topk_masks_of_slices, drawn, stack)
     kept = cut(pruned)
     lock = cut(1 - locked) if locked else jnp.zeros_like(kept)
