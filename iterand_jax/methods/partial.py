@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from iterand_jax import masks
 from iterand_jax.keys import leaf_key
@@ -120,8 +121,10 @@ def _fixed(
     """-1, 0 and 1 of a leaf: random numbers of each slice are cut at both ends."""
     pruned, locked = shares
     drawn = jax.random.uniform(leaf_key(key, path, "fixed"), leaf.shape)
-    if sharded_axes(leaf):
+    if isinstance(leaf, jax.core.Tracer) and sharded_axes(leaf):
         drawn = jax.sharding.reshard(drawn, jax.typeof(leaf).sharding)
+    elif isinstance(leaf, Array) and sharded_axes(leaf):
+        drawn = jax.device_put(drawn, leaf.sharding)
     cut = functools.partial(masks.topk_masks_of_slices, drawn, stack)
     kept = cut(pruned)
     lock = cut(1 - locked) if locked else jnp.zeros_like(kept)
