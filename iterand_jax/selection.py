@@ -49,6 +49,9 @@ ROW = 1024  # keys; a row takes a warp or two of a GPU, and small arrays waste l
 BITS = 4  # per pass of the blocked form, a divisor of 16
 # Arrays up to which a GPU's passes are unrolled: with more, a loop has fewer kernels.
 UNROLLED = 24
+# Rows up to which counts are read by index, of all entries as if each were the largest:
+# the indices are a constant of the program, of gigabytes with one embedding of 10^8.
+INDEXED = 1 << 20
 
 
 def select_all(keys: Sequence[Keys], ks: Sequence[int | Array]) -> list[Array]:
@@ -262,10 +265,11 @@ def _sums_by_entry(counts: Sequence[Array], numbers: Sequence[int]) -> Sequence[
     and as many zeros as the largest has rows more.
 
     With Explicit axes `jax.vmap` may be over an axis in shards, where JAX refuses to
-    read by index; each entry is then a sum of its own.
+    read by index; each entry is then a sum of its own. So it is, too, where the
+    zeros would be many.
     """
     ends = np.cumsum(numbers)
-    if is_explicit(counts[0]):
+    if is_explicit(counts[0]) or max(numbers) * len(numbers) > INDEXED:
         bounds = [*zip(ends - numbers, ends, strict=True)]
         sums = functools.partial(jnp.sum, dtype=jnp.int32)
         return [jnp.stack([sums(c[a:b]) for a, b in bounds]) for c in counts]

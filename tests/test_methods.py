@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from iterand_jax import Schedule, Subnetwork, apply_masks, methods
+from iterand_jax import Rule, Schedule, Subnetwork, apply_masks, methods
 from iterand_jax.methods import (
     METHODS,
     build_method,
@@ -292,6 +292,48 @@ def test_frozen_parts_are_never_decided_by_scores(scope, ranked_by):
     assert start["a"]["bias"] is None
 
 
+def test_frozen_parts_of_a_stack_are_shares_of_each_slice():
+    stack = Rule("*", True, stack_axis=0, in_axis=1, out_axis=2)
+    method = build_method(
+        "partially_frozen",
+        Subnetwork(0.5, rules=[stack]),
+        {"pruned_share": 0.45, "locked_share": 0.1},
+    )
+    scores, frozen = method.init(KEY, {"w": jnp.zeros((6, 8, 5))})
+    fixed, mask = frozen.fixed["w"], method.masks(scores, frozen, 0)["w"]
+    assert np.sum(fixed == -1, (1, 2)).tolist() == [18] * 6
+    assert np.sum(fixed == 1, (1, 2)).tolist() == [4] * 6
+    assert np.sum(mask, (1, 2)).tolist() == [20] * 6
+    assert not mask[fixed == -1].any()
+
+
+def test_more_is_not_pruned_for_ever_than_a_scope_removes():
+    three = {name: {"kernel": jnp.zeros((3, 1))} for name in "ab"}
+    method = build_method(
+        "partially_frozen",
+        Subnetwork(0.2, scope=("*",)),
+        {"pruned_share": 0.2, "locked_share": 0},
+    )
+    with pytest.raises(ValueError, match=r"2 are pruned for ever .* removes 1, which"):
+        method.init(KEY, three)  # of each leaf one, of all six one
+
+
+def test_nothing_pruned_for_ever_follows_no_rule():
+    method = build_method(
+        "partially_frozen",
+        HALF,
+        {"pruned_share": 0, "locked_share": 0.2, "frozen_by": "balanced"},
+    )
+    _, frozen = method.init(KEY, PARAMS)
+    assert [int(jnp.sum(frozen.fixed[x]["kernel"] == 1)) for x in "ab"] == [30, 30]
+
+
+def test_coats_rise_from_a_sparsity_that_is_an_array():
+    with pytest.raises(ValueError, match=r"coats rise from the sparsity on"):
+        Subnetwork(jnp.float32(0.95), coats=(0.9,))
+    jax.jit(lambda p: Subnetwork(p, coats=(0.9,)).sparsity)(0.5)
+
+
 @pytest.mark.parametrize("scope", [(), ("*",)])
 def test_coats_are_the_sum_of_their_masks(scope):
     method = build_method(
@@ -343,8 +385,14 @@ NOT_POSSIBLE = [
     ("multicoated", {}, {"coats": (1.0,)}, r"a number in \[0, 1\); got 1$"),
     ("multicoated", {}, {"coats": ()}, "one threshold alone is edge_popup"),
     ("multicoated", {"values": "binary"}, {"coats": (0.7,)}, "values='binary' is no"),
-    ("partially_frozen", {}, {"pruned_share": 0.6, "locked_share": 0}, "not 0.5"),
-    ("partially_frozen", {}, {"pruned_share": 0, "locked_share": 0.6}, "to 0.4, not"),
+    ("partially_frozen", {}, {"pruned_share": 0.6, "locked_share": 0}, "108 are pr"),
+    ("partially_frozen", {}, {"pruned_share": 0, "locked_share": 0.6}, "is not from 0"),
+    (
+        "partially_frozen",
+        {"rank": "quantile", "sparsity": 0.6},
+        {"pruned_share": 0.6, "locked_share": 0},
+        "108 are pruned for ever and 0 locked in; sparsity 0.6 removes 107, .* 108 to",
+    ),
     ("partially_frozen", {}, {"pruned_share": 1, "locked_share": 0}, "; got 1"),
     (
         "partially_frozen",
@@ -358,6 +406,8 @@ NOT_POSSIBLE = [
     ("random", {"scope": ("*",)}, {}, "scope=.* is not possible: the method random"),
     ("random", {"sparsity": Schedule(to=0.5)}, {}, "sparsity=Schedule.* is not poss"),
     ("magnitude", {"values": "scaled"}, {}, "values='scaled' is not possible: the m"),
+    ("random", {"coats": (0.9,)}, {}, "coats=.* is not possible: the method random"),
+    ("magnitude", {"coats": (0.9,)}, {}, "coats=.* is not possible: the method magn"),
 ]
 
 

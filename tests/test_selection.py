@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterand_jax import Subnetwork, masks
+from iterand_jax import Subnetwork, masks, selection
 from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.selection import ROW, select_all, select_blocked, select_each
 from tests import helpers
@@ -135,6 +135,18 @@ def test_without_a_loop_the_answers_are_the_same_and_nothing_is_scattered():
         text = lowered(lambda x, ks=ks: select_all(x, ks), many, platform="cuda")
         assert "stablehlo.scatter" not in text
         assert text.count("stablehlo.while") == loops
+
+
+def test_one_large_array_among_many_does_not_make_a_large_program(monkeypatch):
+    sizes = [1024] * 59 + [1 << 25]
+    keys = [jax.ShapeDtypeStruct((size,), jnp.uint32) for size in sizes]
+    program = jax.jit(lambda keys: select_blocked(keys, [3] * 60)).trace(keys)
+    text = program.lower(lowering_platforms=("cuda",)).as_text()
+    assert len(text) < 2e6  # 20 MB with an index for every row of every entry
+    small = [jnp.arange(n, dtype=jnp.uint32) for n in (3000, 1, 2048)]
+    expected = select_blocked(small, [2999, 0, 77])
+    monkeypatch.setattr(selection, "INDEXED", 0)
+    assert select_blocked(small, [2999, 0, 77]) == expected == [2999, 0, 77]
 
 
 def test_a_program_exported_for_several_platforms_has_both_ways():

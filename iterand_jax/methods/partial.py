@@ -1,19 +1,25 @@
 """Scores of a part of the weights: the rest is pruned or kept by the seed."""
 
 import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 from iterand_jax import masks
 from iterand_jax.keys import leaf_key
 from iterand_jax.methods.method import Method, check_subnetwork
 from iterand_jax.methods.scores import edge_popup
 from iterand_jax.rules import Schedule
-from iterand_jax.rules.ratios import RATIOS, ratios
-from iterand_jax.rules.scopes import groups_of
+from iterand_jax.rules.ratios import RATIOS, Layer, ratios
+from iterand_jax.rules.scopes import groups_of, in_scope
 from iterand_jax.runtime.checks import check_fraction
+from iterand_jax.selection import sharded_axes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import map_paths
 
@@ -78,10 +84,14 @@ def partially_frozen(
 
     def init(key, params):
         scores, weights = subnetwork.init(key, params)
-        shares = _shares(subnetwork, params, pruned_share, locked_share, frozen_by)
+        layers = subnetwork.layers(params)
+        shares = _shares(layers, pruned_share, locked_share, frozen_by)
+        _check_shares(subnetwork, layers, shares, frozen_by)
 
         def fix(path, leaf):
-            return None if path not in shares else _fixed(key, path, leaf, shares[path])
+            if path not in shares:
+                return None
+            return _fixed(key, path, leaf, layers[path].axes.stack, shares[path])
 
         return scores, _Frozen(weights, map_paths(fix, params))
 
@@ -105,47 +115,80 @@ def partially_frozen(
     )
 
 
-def _fixed(key: Any, path: str, leaf: Any, shares: tuple[float, float]) -> Any:
-    """-1, 0 and 1 of a leaf: random numbers are cut at both ends."""
+def _fixed(
+    key: Any, path: str, leaf: Any, stack: Sequence[int], shares: tuple[float, float]
+) -> Any:
+    """-1, 0 and 1 of a leaf: random numbers of each slice are cut at both ends."""
     pruned, locked = shares
     drawn = jax.random.uniform(leaf_key(key, path, "fixed"), leaf.shape)
-    kept = masks.topk_mask(drawn, pruned)
-    lock = masks.topk_mask(drawn, 1 - locked) if locked else jnp.zeros_like(kept)
+    if isinstance(leaf, jax.core.Tracer) and sharded_axes(leaf):
+        drawn = jax.sharding.reshard(drawn, jax.typeof(leaf).sharding)
+    elif isinstance(leaf, Array) and sharded_axes(leaf):
+        drawn = jax.device_put(drawn, leaf.sharding)
+    cut = functools.partial(masks.topk_masks_of_slices, drawn, stack)
+    kept = cut(pruned)
+    lock = cut(1 - locked) if locked else jnp.zeros_like(kept)
     return (kept + lock - 1).astype(jnp.int8)
 
 
 def _shares(
-    subnetwork: Subnetwork, params: PyTree, pruned: float, locked: float, rule: str
+    layers: Mapping[str, Layer], pruned: float, locked: float, rule: str
 ) -> dict[str, tuple[float, float]]:
-    """(pruned for ever, locked in) of each pruned leaf.
-
-    Raises:
-      ValueError: they leave a leaf or a group of leaves another sparsity than its own.
-    """
-    layers = subnetwork.layers(params)
-    never = ratios(rule, pruned, layers)
+    """(pruned for ever, locked in) of each pruned leaf."""
+    none = dict.fromkeys(layers, 0.0)
+    never = ratios(rule, pruned, layers) if pruned else none
     free = ratios(rule, 1 - locked, layers) if locked else dict.fromkeys(layers, 1.0)
-    shares = {path: (never[path], 1 - free[path]) for path in layers}
-    paths, schedule = [*layers], subnetwork.sparsity
-    ends = [subnetwork]
-    if isinstance(schedule, Schedule):
-        ends = [
-            dataclasses.replace(subnetwork, sparsity=p)
-            for p in (schedule.start, schedule.to)
-        ]
+    return {path: (never[path], 1 - free[path]) for path in layers}
+
+
+def _check_shares(
+    subnetwork: Subnetwork,
+    layers: Mapping[str, Layer],
+    shares: Mapping[str, tuple[float, float]],
+    rule: str,
+) -> None:
+    """Raises ValueError where a threshold would be among what is fixed.
+
+    It is a matter of whole numbers: with one more pruned for ever than the sparsity
+    removes, the threshold is that of the weights pruned for ever, which it would keep.
+    """
+    paths = [*layers]
     for group in groups_of(subnetwork.scope, paths):
         own = [paths[index] for index in group]
         size = sum(layers[path].size for path in own)
-        least, most = (
-            sum(layers[path].size * shares[path][end] for path in own) / size
-            for end in (0, 1)
-        )
-        for one in ends:
-            sparsity = float(one.sparsity_of(own))
-            if not least <= sparsity <= 1 - most:
+        fixed = [_numbers(layers[path], shares[path]) for path in own]
+        never, locked = map(sum, zip(*fixed, strict=True))
+        alone = not in_scope(subnetwork.scope, own[0])
+        slices = _slices(layers[own[0]]) if alone else 1
+        for sparsity in _ends(subnetwork, own):
+            of_one = masks.num_pruned(size // slices, sparsity, rank=subnetwork.rank)
+            removed = slices * int(of_one)
+            if not never <= removed <= size - locked:
                 raise ValueError(
-                    f"frozen_by={rule}: of {', '.join(own)} the fraction {least:.4g} "
-                    f"is pruned for ever and {most:.4g} locked in; possible: a "
-                    f"sparsity from {least:.4g} to {1 - most:.4g}, not {sparsity:g}"
+                    f"frozen_by={rule}: of the {size:,} weights of {', '.join(own)}, "
+                    f"{never:,} are pruned for ever and {locked:,} locked in; sparsity "
+                    f"{sparsity:g} removes {removed:,}, which is not from {never:,} to "
+                    f"{size - locked:,}"
                 )
-    return shares
+
+
+def _slices(layer: Layer) -> int:
+    return math.prod(layer.shape[axis] for axis in layer.axes.stack)
+
+
+def _numbers(layer: Layer, shares: tuple[float, float]) -> tuple[int, int]:
+    """How many weights of a leaf `_fixed` makes -1, and how many 1."""
+    pruned, locked = shares
+    slices = _slices(layer)
+    size = layer.size // slices
+    lock = size - int(masks.num_pruned(size, 1 - locked)) if locked else 0
+    return slices * int(masks.num_pruned(size, pruned)), slices * lock
+
+
+def _ends(subnetwork: Subnetwork, paths: Sequence[str]) -> list[float]:
+    """The least and the largest sparsity of leaves that share a threshold."""
+    schedule = subnetwork.sparsity
+    if not isinstance(schedule, Schedule):
+        return [float(subnetwork.sparsity_of(paths))]
+    ends = (schedule.start, schedule.to)
+    return [*ends, *(float(np.float32(p)) for p in ends)]  # as they are traced

@@ -6,10 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from iterand_jax.methods.method import Method, check_subnetwork
 from iterand_jax.methods.scores import edge_popup
 from iterand_jax.runtime.checks import check_at_least, check_fraction
+from iterand_jax.selection import sharded_axes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import leaves_of, map_pair
 
@@ -50,9 +52,11 @@ def recycling(subnetwork: Subnetwork, *, k_per: int, recycled_share: float) -> M
             copy = functools.partial(_recycled, recycled_share)
             for axis in sorted(stack):
                 copy = jax.vmap(copy, in_axes=axis, out_axes=(axis, 0))
-            new, copied = copy(mask, ranked[path], leaf)
+            new, copied = copy(*map(_whole, (mask, ranked[path], leaf)))
             counts.append(jnp.sum(copied, dtype=jnp.int32))
-            return new
+            if not sharded_axes(leaf):
+                return new
+            return jax.sharding.reshard(new, jax.typeof(leaf).sharding)
 
         new = map_pair(one_leaf, subnetwork.at(step).masks(scores), weights)
         return new, sum(counts, start=jnp.int32(0))
@@ -60,6 +64,14 @@ def recycling(subnetwork: Subnetwork, *, k_per: int, recycled_share: float) -> M
     return dataclasses.replace(
         edge_popup(subnetwork), refresh=refresh, refresh_every=k_per, resampling=None
     )
+
+
+def _whole(leaf: Array) -> Array:
+    """A leaf without Explicit shards: which weights are copied where is of all."""
+    if not sharded_axes(leaf):
+        return leaf
+    mesh = jax.typeof(leaf).sharding.mesh
+    return jax.sharding.reshard(leaf, NamedSharding(mesh, PartitionSpec()))
 
 
 def _recycled(

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 PyTree = Any
+_OF_SCORES = ("ranked_by", "values", "coats")
 
 
 def sgd(subnetwork: Subnetwork) -> Method:
@@ -88,8 +89,8 @@ def random_pruning(subnetwork: Subnetwork) -> Method:
     2023). It is the mask of random scores, which are then forgotten.
 
     Raises:
-      ValueError: a subnetwork with a scope, a schedule, or `ranked_by` or `values` of
-        its own: nothing is ranked.
+      ValueError: a subnetwork with a scope, a schedule, or `ranked_by`, `values` or
+        `coats` of its own: nothing is ranked.
 
     >>> method = random_pruning(Subnetwork(0.75, "kaiming_uniform"))
     >>> params = {"kernel": jnp.zeros((8, 2)), "bias": jnp.zeros(2)}
@@ -97,7 +98,7 @@ def random_pruning(subnetwork: Subnetwork) -> Method:
     >>> int(masks["kernel"].sum()), int((weights["kernel"] != 0).sum())
     (4, 4)
     """
-    _check_plain(subnetwork, "random", ("scope", "sparsity", "ranked_by", "values"))
+    _check_plain(subnetwork, "random", ("scope", "sparsity", *_OF_SCORES))
 
     def init(key, params):
         scores, weights = subnetwork.init(key, params)
@@ -112,13 +113,13 @@ def gradual_magnitude(subnetwork: Subnetwork) -> Method:
 
     Gradual magnitude pruning (Zhu and Gupta 2017): the masks of a step keep the largest
     weights, by the sparsity of that step (a `Schedule`, cubic in the paper). A pruned
-    weight gets no gradient and keeps its value, so that it may come back. Masks are
-    those of every step, and not of every hundredth as in the paper.
+    weight gets no gradient and may come back: momentum and weight decay alone change
+    it. Masks are those of every step, and not of every hundredth as in the paper.
 
     With `scope=("*",)` one threshold is that of all leaves.
 
     Raises:
-      ValueError: a subnetwork with `ranked_by` or `values` of its own.
+      ValueError: a subnetwork with `ranked_by`, `values` or `coats` of its own.
 
     >>> from iterand_jax.rules import Schedule
     >>> schedule = Schedule(to=0.5, start=0.0, begin=0, end=10)
@@ -129,7 +130,7 @@ def gradual_magnitude(subnetwork: Subnetwork) -> Method:
     >>> method.params(weights, {}, 10)["kernel"].tolist()
     [[0.0, -3.0], [2.0, 0.0]]
     """
-    _check_plain(subnetwork, "magnitude", ("ranked_by", "values"))
+    _check_plain(subnetwork, "magnitude", _OF_SCORES)
 
     def masks(weights, frozen, step):
         del frozen
@@ -148,7 +149,7 @@ def gradual_magnitude(subnetwork: Subnetwork) -> Method:
 def _check_plain(subnetwork: Subnetwork, name: str, fields: Sequence[str]) -> None:
     """Raises ValueError for a subnetwork with fields that a method does not use."""
     check_subnetwork(subnetwork)
-    plain = {"scope": (), "ranked_by": "score", "values": "masked"}
+    plain = {"scope": (), "ranked_by": "score", "values": "masked", "coats": ()}
     for field in fields:
         value = getattr(subnetwork, field)
         scheduled = isinstance(value, Schedule)

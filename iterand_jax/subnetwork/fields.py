@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
+import jax
 import numpy as np
-from jax import Array
 from jax.typing import DTypeLike
 
 from iterand_jax import distributions, masks
@@ -93,7 +93,8 @@ class Fields:
             )
         for sparsity in self.coats:
             masks.check_sparsity(sparsity)
-        known = [] if isinstance(self.sparsity, Array) else [float(self.sparsity)]
+        traced = isinstance(self.sparsity, jax.core.Tracer)
+        known = [] if traced else [float(self.sparsity)]
         rising = [*known, *self.coats]
         if any(low >= high for low, high in itertools.pairwise(rising)):
             raise ValueError(
