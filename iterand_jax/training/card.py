@@ -19,6 +19,9 @@ from iterand_jax.training import provenance, saved
 from iterand_jax.trees import leaves_of
 
 CARD, CONFIG, CURVES = "README.md", "config.json", "curves.png"
+FILES = (FILE, CARD, CONFIG, CURVES)
+"""What a folder for the Hub has; the curves of a run that was drawn."""
+
 DATASETS = {
     "cifar10": "uoft-cs/cifar10",
     "imagenet2012": "ILSVRC/imagenet-1k",

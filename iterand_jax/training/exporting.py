@@ -19,7 +19,7 @@ from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
 from iterand_jax.runtime import remote
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
-from iterand_jax.tickets import formats, hub
+from iterand_jax.tickets import formats, hub, places
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
@@ -96,6 +96,7 @@ def export(
         raise ValueError(
             f"--dtype={dtype} applies to {' and '.join(DENSE)}, not to {name}"
         )
+    places.check_written(str(output))
     with contextlib.ExitStack() as stack:
         path = Path(output)
         if remote.is_url(str(output)):
@@ -114,7 +115,7 @@ def export(
         rows["checked"] = compared
         rows["written"] = _written(path, output)
         if push is not None:
-            rows["pushed"] = hub.publish(path, push)
+            rows["pushed"] = hub.publish(path, push, card.FILES)
     print(table(rows))
 
 
