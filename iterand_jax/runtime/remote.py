@@ -4,6 +4,7 @@ Any URL that fsspec supports works: gs:// needs the package gcsfs, s3:// needs s
 """
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,16 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def shown(text: str) -> str:
+    """A URL, or what is said of one, without the secrets that it may carry.
+
+    >>> shown("ftp://me:secret@host/a"), shown("https://host/a?signature=secret")
+    ('ftp://me:***@host/a', 'https://host/a?***')
+    """
+    text = re.sub(r"(://[^/@:\s]*:)[^/@\s]+@", r"\1***@", text)
+    return re.sub(r"(://[^?\s]*\?)[^\s'\"]+", r"\1***", text)
+
+
 def store_of(url: str, what: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it.
 
@@ -34,7 +45,7 @@ def store_of(url: str, what: str) -> tuple[Any, str]:
         return fsspec.url_to_fs(url)
     except Exception as error:  # of each kind of URL other ones
         raise ValueError(
-            f"the {what} {url} cannot be reached: {in_one_line(error)}"
+            f"the {what} {shown(url)} cannot be reached: {in_one_line(error)}"
         ) from error
 
 
@@ -59,10 +70,10 @@ def fetched(url: str, what: str) -> Iterator[Path]:
                 raise ValueError(f"it is no file: {kind}")
             store.get_file(path, str(copy))
         except FileNotFoundError as error:
-            raise ValueError(f"there is no {what} {url}") from error
+            raise ValueError(f"there is no {what} {shown(url)}") from error
         except Exception as error:
             raise ValueError(
-                f"the {what} {url} cannot be read: {in_one_line(error)}"
+                f"the {what} {shown(url)} cannot be read: {in_one_line(error)}"
             ) from error
         yield copy
 
@@ -90,7 +101,7 @@ def write(url: str, content: bytes, what: str) -> None:
             store.pipe_file(path, content)
     except Exception as error:
         raise ValueError(
-            f"the {what} {url} cannot be written: {in_one_line(error)}"
+            f"the {what} {shown(url)} cannot be written: {in_one_line(error)}"
         ) from error
 
 
@@ -128,4 +139,4 @@ def in_one_line(error: Exception) -> str:
     'no answer [2J'
     """
     words = "".join(c if c.isprintable() else " " for c in str(error))
-    return " ".join(words.split()) or repr(error)
+    return shown(" ".join(words.split()) or repr(error))

@@ -91,7 +91,7 @@ def _check_options(name: str, *given: object) -> None:
         if value is not None and value is not False:
             raise ValueError(
                 f"{option} is of repositories of the Hub, hf://user/repo; the ticket "
-                f"is {name}"
+                f"is {remote.shown(name)}"
             )
 
 
@@ -103,4 +103,4 @@ def _named(file: Path, name: str) -> Iterator[None]:
     except ValueError as error:
         if str(file) not in str(error):
             raise
-        raise ValueError(str(error).replace(str(file), name)) from error
+        raise ValueError(str(error).replace(str(file), remote.shown(name))) from error

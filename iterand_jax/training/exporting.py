@@ -111,7 +111,7 @@ def export(
         check_params(run, state, ticket)
         compared = check_logits(run, state, ticket, data_dir)
         rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
-        rows |= _write(ticket, name, path, workdir, push, dtype)
+        rows |= _write(run, ticket, name, path, workdir, push, dtype)
         rows["checked"] = compared
         rows["written"] = _written(path, output)
         if push is not None:
@@ -120,6 +120,7 @@ def export(
 
 
 def _write(
+    run: Run,
     ticket: Ticket,
     name: str,
     output: Path,
@@ -139,6 +140,7 @@ def _write(
         tickets.load(file)  # one that cannot be read back is refused here
         if name == "hub":
             about = card.told(workdir, ticket.description.run["step"])
+            about = about._replace(trains_weights=run.method.trains_weights)
             text = card.card(ticket, about, file.stat().st_size, push)
             write_atomically(output / card.CARD, text)
             of_config = json.dumps(card.config(ticket, about), indent=2, sort_keys=True)
@@ -158,9 +160,10 @@ def _write(
 
 def _written(path: Path, output: Path | str) -> str:
     """The files that were written, and their bytes."""
-    files = {str(output): path}
+    shown = remote.shown(str(output)) if remote.is_url(str(output)) else str(output)
+    files = {shown: path}
     if path.is_dir():
-        files = {f"{output}/{file.name}": file for file in sorted(path.iterdir())}
+        files = {f"{shown}/{file.name}": file for file in sorted(path.iterdir())}
     return ", ".join(
         f"{n} ({file.stat().st_size:,} bytes)" for n, file in files.items()
     )

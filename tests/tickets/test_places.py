@@ -122,6 +122,20 @@ def test_a_server_that_is_asked_at_once_is_one_line():
             load_ticket(url)
 
 
+def test_a_password_in_a_url_is_not_repeated(monkeypatch):
+    def lost(url):
+        raise OSError(f"no route to {url}")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", lost)
+    for url in ("ftp://me:secret@host/a", "https://host/a?signature=secret"):
+        with pytest.raises(ValueError, match="cannot be reached: no route") as refused:
+            load_ticket(url)
+        assert "secret" not in str(refused.value)
+        with pytest.raises(ValueError, match="token is of repositories") as refused:
+            load_ticket(url, token="other")
+        assert "secret" not in str(refused.value)
+
+
 def test_a_home_is_found_and_what_is_no_path_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     weights, masks, pruned = a_tree()
