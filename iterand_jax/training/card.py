@@ -77,13 +77,13 @@ def told(workdir: Path, step: int) -> Told:
     result = saved.read_result(workdir / "result.json")
     if result.get("steps") != step:
         return Told({}, {}, picture)
-    saved.check_fields(workdir / "result.json", result, _TOLD)
+    saved.check_fields(workdir / "result.json", "", result, _TOLD)
     results = {"": result}
     siblings = workdir.resolve().parent / "result.json"
     if re.fullmatch(r"seed_\d+", workdir.resolve().name) and siblings.exists():
         results = saved.read_result(siblings).get("replicas", results)
         for one in results.values():
-            saved.check_fields(siblings, one, {"seed": int})
+            saved.check_fields(siblings, "", one, {"seed": int})
     accuracies = {one["seed"]: one["test_accuracy"] for one in results.values()}
     return Told(result, accuracies, picture)
 
