@@ -22,6 +22,9 @@ FILE = "ticket.safetensors"
 SECONDS = 8.0
 """How long the Hub has to say which file it is, before the cache is looked at."""
 
+_LATER = (408, 429)
+"""What a Hub answers that is too busy, and does not refuse."""
+
 _ADDRESS = re.compile(
     r"hf://(?P<repo>[^/@]+/[^/@]+)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/@]+))?(?:/(?P<file>.+))?"
@@ -211,7 +214,8 @@ def _unreached(hub: Any, error: Exception, url: str, file: str) -> str:
         said = _first_line(error)
     elif isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
-        said = _first_line(error) if 400 <= status < 500 else None
+        refused = 400 <= status < 500 and status not in _LATER
+        said = _first_line(error) if refused else None
     if said is not None:
         raise ValueError(f"{url} cannot be read: {said}") from error
     return _first_line(error)

@@ -65,7 +65,8 @@ def local(
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             local_files_only=local_files_only,
         )
-        with _named(file, name):
+        # The copy stays in the cache: a damaged one has to be removed there.
+        with _named(file, name, f"; its copy is {file}"):
             yield file
         return
     _check_options(name, revision, token, cache_dir, local_files_only)
@@ -96,11 +97,12 @@ def _check_options(name: str, *given: object) -> None:
 
 
 @contextlib.contextmanager
-def _named(file: Path, name: str) -> Iterator[None]:
+def _named(file: Path, name: str, also: str = "") -> Iterator[None]:
     """Puts the name that was asked for in errors that name the copy."""
     try:
         yield
     except ValueError as error:
         if str(file) not in str(error):
             raise
-        raise ValueError(str(error).replace(str(file), remote.shown(name))) from error
+        said = str(error).replace(str(file), remote.shown(name))
+        raise ValueError(said + also) from error

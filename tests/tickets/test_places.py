@@ -236,15 +236,15 @@ def unreachable(monkeypatch, how):
     return listening
 
 
-@pytest.mark.parametrize("how", ["refuses", "is silent", "fails"])
+@pytest.mark.parametrize("how", ["refuses", "is silent", 503, 429])
 def test_without_a_network_the_cache_is_used_or_a_line_says_so(
     hub, how, tmp_path, monkeypatch
 ):
     content, kernel = content_of(tmp_path)
     hub.contents["user/repo", "main"] = {"ticket.safetensors": content}
     load_ticket("hf://user/repo")
-    if how == "fails":
-        hub.status = 503
+    if isinstance(how, int):
+        hub.status = how
     else:
         listening = unreachable(monkeypatch, how)
     start = time.monotonic()
@@ -256,7 +256,7 @@ def test_without_a_network_the_cache_is_used_or_a_line_says_so(
     with pytest.raises(ValueError, match=r"^hf://user/other is not in the cache /"):
         load_ticket("hf://user/other", local_files_only=True)
     assert time.monotonic() - start < 10
-    if how != "fails":
+    if not isinstance(how, int):
         listening.close()
 
 
@@ -283,6 +283,16 @@ def test_a_folder_is_published_as_one_commit_and_read_back(hub, tmp_path):
     assert "secret" not in str(no.value)
     with pytest.raises(ValueError, match="the repository is 'repo'; possible"):
         of_hub.publish(folder, "repo", names)
+
+
+def test_a_damaged_copy_in_the_cache_is_named(hub, tmp_path):
+    content, _ = content_of(tmp_path)
+    hub.contents["user/repo", "main"] = {"ticket.safetensors": content[:-3]}
+    with pytest.raises(ValueError, match=r"^hf://user/repo is not a comp") as damaged:
+        load_ticket("hf://user/repo")
+    said, _, copy = str(damaged.value).rpartition("; its copy is ")
+    assert said.endswith("not fully covered")
+    assert Path(copy).read_bytes() == content[:-3]
 
 
 def test_huggingface_hub_is_imported_for_such_an_address_only():
