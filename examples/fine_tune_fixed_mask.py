@@ -11,7 +11,7 @@ import optax
 from sklearn import datasets, model_selection
 
 from iterand_jax import Subnetwork, fixed_mask, save_ticket, sgd
-from iterand_jax.magnitude import magnitude_masks
+from iterand_jax.methods.magnitude import magnitude_masks
 
 digits = datasets.load_digits(return_X_y=True)
 x, test_x, y, test_y = model_selection.train_test_split(*digits, random_state=0)

@@ -24,7 +24,9 @@ def functions():
         for name in module.__all__:
             member = getattr(module, name)
             if inspect.isclass(member):
-                for method, function in vars(member).items():
+                of_ours = [c for c in member.__mro__ if "iterand_jax" in c.__module__]
+                attributes = [pair for c in of_ours for pair in vars(c).items()]
+                for method, function in attributes:
                     function = getattr(function, "__func__", function)  # of classes
                     is_field = method in getattr(member, "__dataclass_fields__", ())
                     public = not (is_field or method.startswith("_"))
@@ -60,6 +62,7 @@ def test_the_examples_are_found():
     names = dict(functions())
     assert len(names) > 90
     assert "iterand_jax.subnetwork.Subnetwork.rerandomize" in names
+    assert "iterand_jax.subnetwork.Subnetwork.rule_of" in names  # of a base class
     assert "iterand_jax.theory.pruned_network" in names
 
 

@@ -14,7 +14,7 @@ import re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from iterand_jax import Subnetwork, Rule, topk_mask, threshold
-from iterand_jax.magnitude import magnitude_masks
+from iterand_jax.methods.magnitude import magnitude_masks
 
 KEY, X = jax.random.key(0), jnp.ones((3, 60))
 SUBNETWORK = Subnetwork(0.6, "kaiming_uniform")

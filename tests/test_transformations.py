@@ -114,7 +114,7 @@ MODES = """
 import hashlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from iterand_jax import Subnetwork, edge_popup, iterand, layers, sgd, topk_mask
-from iterand_jax.magnitude import magnitude_masks
+from iterand_jax.methods.magnitude import magnitude_masks
 
 key = jax.random.key(0, impl="threefry2x32")
 f32 = jnp.float32

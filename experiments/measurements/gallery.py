@@ -30,7 +30,16 @@ SMALL: Mapping[str, Any] = {"epochs": 10, "network.width": 0.25}
 RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "digits_iterand": ("digits", SMALL),
     "digits_edge_popup": ("digits", {**SMALL, "method": "edge_popup"}),
-    "digits_biprop": ("digits", {**SMALL, "method": "biprop"}),
+    "digits_biprop": (  # without normalization it needs one threshold for all layers
+        "digits",
+        {
+            "method": "biprop",
+            "scope": ("*",),
+            "sparsity_schedule": "cubic",
+            "sparsity_from": 0.5,
+            "sparsity_end": 10,
+        },
+    ),
     "digits_kaiming_0.8": (
         "digits",
         {**SMALL, "distribution": "kaiming_uniform", "sparsity": 0.8},
@@ -63,7 +72,8 @@ def make(name: str, workdir: Path, out: Path) -> dict[str, Any]:
     if len(content) > MOST:
         raise ValueError(f"{name} has {len(content):,} bytes; possible: {MOST:,}")
     result = read_result(workdir)
-    command = [f"--config.{field}={value}" for field, value in fields.items()]
+    given = [f"--config.{field}={value}" for field, value in fields.items()]
+    command = [f'"{flag}"' if "'" in flag else flag for flag in given]
     return {
         "name": name,
         "command": " ".join(

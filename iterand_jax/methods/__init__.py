@@ -37,6 +37,7 @@ sparsity that follows a schedule, of which each step has its own masks.
 
     method       the trees and functions of a method
     weights      methods that train weights
+    magnitude    masks by the magnitudes of trained weights
     scores       methods that train scores
     partial      of which a part is fixed by the seed
     recycled     that copies its best weights over its worst

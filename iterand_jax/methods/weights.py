@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iterand_jax.magnitude import magnitudes
+from iterand_jax.methods.magnitude import magnitudes
 from iterand_jax.methods.method import Method, check_subnetwork
 from iterand_jax.rules import Schedule
 from iterand_jax.subnetwork import Subnetwork, apply_masks, check_masks

@@ -12,8 +12,8 @@ from iterand_jax.configs import default
 from iterand_jax.data import imagenet_feed
 from iterand_jax.data.datasets import DATASETS, Dataset
 from iterand_jax.data.feeds import normalizer
-from iterand_jax.magnitude import SPARSITY_OF
 from iterand_jax.methods import METHODS, method_fields
+from iterand_jax.methods.magnitude import SPARSITY_OF
 from iterand_jax.networks import NETWORKS
 from iterand_jax.training import fields, leaves, pruning, released
 from iterand_jax.training.procedures import PROCEDURES

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from iterand_jax.magnitude import sparsities
+from iterand_jax.methods.magnitude import sparsities
 
 
 class Procedure(NamedTuple):

@@ -20,7 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from iterand_jax.data.sources import Source
-from iterand_jax.magnitude import magnitude_masks
+from iterand_jax.methods.magnitude import magnitude_masks
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.training import loop, printed, results, workdir
 from iterand_jax.training import run as building

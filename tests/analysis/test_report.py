@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iterand_jax import magnitude
 from iterand_jax.analysis import figure, report
 from iterand_jax.analysis.printed import BARS, _sparkline, text
 from iterand_jax.data import datasets
+from iterand_jax.methods import magnitude
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket

@@ -20,7 +20,7 @@ from iterand_jax import (
     topk_mask,
 )
 from iterand_jax.analysis.layers import inspect_layers
-from iterand_jax.magnitude import magnitude_masks
+from iterand_jax.methods.magnitude import magnitude_masks
 from iterand_jax.rules.patterns import covers
 
 KEY = jax.random.key(0)

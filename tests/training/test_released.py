@@ -9,7 +9,7 @@ from iterand_jax import Subnetwork
 from iterand_jax.configs import load
 from iterand_jax.data import datasets, imagenet, imagenet_feed
 from iterand_jax.data.feeds import Placement
-from iterand_jax.magnitude import magnitude_masks
+from iterand_jax.methods.magnitude import magnitude_masks
 from iterand_jax.networks import build_network
 from iterand_jax.networks.conv_norm import ConvNorm
 from iterand_jax.rules import DEFAULT_RULES, Rule

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterand_jax import Subnetwork, magnitude
+from iterand_jax import Subnetwork
 from iterand_jax.data import datasets
+from iterand_jax.methods import magnitude
 from iterand_jax.rules import DEFAULT_RULES, Rule
 from iterand_jax.training import exporting, procedures, stages
 from iterand_jax.training import run as building
