@@ -222,7 +222,7 @@ def test_a_line_tells_what_made_it(line):
     network = {"name": "conv6", "width": 0.25, "vectors": None}
     assert made["config"]["network"] == network
     assert len(made["config_sha256"]) == 16
-    assert made.keys() == {*ledger.REQUIRED, *ledger.NEWER}
+    assert made.keys() == {*ledger.REQUIRED, *ledger.NEWER, "ticket_bytes"}
     assert made["startup"] == {"program step": 2.5}
 
 
