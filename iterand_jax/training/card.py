@@ -38,6 +38,9 @@ OF_RUN = (
 """The fields of a result that a config.json repeats: none has a path."""
 
 
+OF_MASKS = ("pruning", "sparsity", "lottery-ticket")
+"""Tags of a network that has masks."""
+
 _TOLD: Mapping[str, Any] = {
     "seed": int,
     "test_accuracy": (int, float),
@@ -116,7 +119,12 @@ def card(ticket: Ticket, about: Told, size: int, repo: str | None) -> str:
     fields: dict[str, Any] = {
         "library_name": "iterand_jax",
         "license": "apache-2.0",
-        "tags": ["jax", "flax", "pruning", "sparsity", "lottery-ticket", run["method"]],
+        "tags": [
+            "jax",
+            "flax",
+            *(OF_MASKS if leaves_of(ticket.masks) else ()),
+            run["method"],
+        ],
         "datasets": [DATASETS.get(run["dataset"], run["dataset"])],
         "metrics": ["accuracy"],
     }
@@ -220,7 +228,8 @@ def _rows(ticket: Ticket, about: Told, size: int) -> dict[str, str]:
     rows["bytes"] = f"{size:,}; its parameters are {dense:,} in float32"
     if result:
         rows["trained"] = (
-            f"{result['epochs']} epochs, {result['steps']:,} steps, on "
+            f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}, "
+            f"{result['steps']:,} steps, on "
             f"{result['device']}"
         )
         rows["state_sha256"] = f"`{result['state_sha256']}`"

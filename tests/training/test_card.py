@@ -72,6 +72,7 @@ def test_a_card_says_what_was_measured():
         "1,234; its parameters are 32 in float32",
         f"`{'b' * 40}`",
         "jax 0.10",
+        "| trained | 1 epoch, 20 steps, on 1 x CPU |",
         'ticket = iterand_jax.load_ticket("hf://user/repo")\n',
         "logits = ticket.apply(images)\n",
     ):
@@ -113,6 +114,7 @@ def test_weights_that_were_trained_are_not_called_random():
     said = "A conv2 of width 0.25, trained by sgd (signed_constant, step 20), as a"
     assert said in text
     assert "sparsity |" not in text
+    assert fields_of(text)["tags"] == ["jax", "flax", "sgd"]
 
 
 def test_a_result_without_what_a_card_tells_is_one_line(tmp_path, monkeypatch):
