@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from iterand_jax.runtime.remote import in_one_line, store_of
+from iterand_jax.runtime.remote import in_one_line, shown, store_of
 
 SECONDS = 30.0  # between copies
 _LOGGER = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class _Mirror:
 
     def __init__(self, url: str):
         self._store, self._root = store_of(url, "workdir")
-        self._url = url
+        self._url = shown(url)
         self._pushed: dict[str, Any] = {}
 
     def check_writable(self) -> None:

@@ -4,10 +4,13 @@ Any URL that fsspec supports works: gs:// needs the package gcsfs, s3:// needs s
 """
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from iterand_jax.runtime.files import write_atomically
 
 
 def is_url(path: str) -> bool:
@@ -19,18 +22,31 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def shown(text: str) -> str:
+    """A URL, or what is said of one, without the secrets that it may carry.
+
+    >>> shown("ftp://me:secret@host/a"), shown("https://host/a?signature=secret")
+    ('ftp://me:***@host/a', 'https://host/a?***')
+    """
+    text = re.sub(r"(://[^/@:\s]*:)[^/@\s]+@", r"\1***@", text)
+    return re.sub(r"(://[^?\s]*\?)[^\s'\"]+", r"\1***", text)
+
+
 def store_of(url: str, what: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it.
 
     Raises:
-      ValueError: fsspec knows no such URLs, or the package for them is missing.
+      ValueError: in one line with the URL: fsspec knows no such URLs, the package for
+        them is missing, or a server that is asked at once does not answer.
     """
     import fsspec
 
     try:
         return fsspec.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"the {what} {url} cannot be reached: {error}") from error
+    except Exception as error:  # of each kind of URL other ones
+        raise ValueError(
+            f"the {what} {shown(url)} cannot be reached: {in_one_line(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -54,16 +70,20 @@ def fetched(url: str, what: str) -> Iterator[Path]:
                 raise ValueError(f"it is no file: {kind}")
             store.get_file(path, str(copy))
         except FileNotFoundError as error:
-            raise ValueError(f"there is no {what} {url}") from error
+            raise ValueError(f"there is no {what} {shown(url)}") from error
         except Exception as error:
             raise ValueError(
-                f"the {what} {url} cannot be read: {in_one_line(error)}"
+                f"the {what} {shown(url)} cannot be read: {in_one_line(error)}"
             ) from error
         yield copy
 
 
 def write(url: str, content: bytes, what: str) -> None:
-    """Writes a file at a URL; where that is a store of objects, all of it or nothing.
+    """Writes a file at a URL.
+
+    A store of objects and the local disk (file://) have all of it or what was there
+    before. Others, as sftp://, may keep a part of it if the connection breaks: a ticket
+    that is cut short is refused when it is read.
 
     Raises:
       ValueError: in one line with the URL, it cannot be written.
@@ -75,10 +95,13 @@ def write(url: str, content: bytes, what: str) -> None:
     """
     store, path = store_of(url, what)
     try:
-        store.pipe_file(path, content)
+        if store.protocol == ("file", "local"):
+            write_atomically(Path(path), content)
+        else:
+            store.pipe_file(path, content)
     except Exception as error:
         raise ValueError(
-            f"the {what} {url} cannot be written: {in_one_line(error)}"
+            f"the {what} {shown(url)} cannot be written: {in_one_line(error)}"
         ) from error
 
 
@@ -110,5 +133,10 @@ def sent(url: str, what: str) -> Iterator[Path]:
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split()) or repr(error)
+    """What an error says, which may be a server's words: printable, and in one line.
+
+    >>> in_one_line(ValueError("no\\nanswer\\x1b[2J"))
+    'no answer [2J'
+    """
+    words = "".join(c if c.isprintable() else " " for c in str(error))
+    return shown(" ".join(words.split()) or repr(error))

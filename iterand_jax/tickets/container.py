@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iterand_jax.runtime import remote
 from iterand_jax.runtime.files import write_atomically
-from iterand_jax.runtime.remote import is_url
-from iterand_jax.tickets import places
 from iterand_jax.trees import sha256
 
 METADATA = "iterand_jax_ticket"
@@ -90,8 +89,8 @@ def write(
             f"{len(arrays):,} arrays need a header of {size:,} bytes; possible: "
             f"{MOST_HEADER:,}"
         )
-    if is_url(os.fspath(path)):
-        places.write(path, content)
+    if remote.is_url(os.fspath(path)):
+        remote.write(os.fspath(path), content, "ticket")
     else:
         write_atomically(Path(path), content)
 

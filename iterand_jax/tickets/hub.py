@@ -10,16 +10,20 @@ imported for such an address only.
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from iterand_jax.runtime.checks import described
 from iterand_jax.runtime.remote import in_one_line
 
 SCHEME = "hf://"
 FILE = "ticket.safetensors"
 SECONDS = 8.0
 """How long the Hub has to say which file it is, before the cache is looked at."""
+
+_LATER = (408, 429)
+"""What a Hub answers that is too busy, and does not refuse."""
 
 _ADDRESS = re.compile(
     r"hf://(?P<repo>[^/@]+/[^/@]+)"
@@ -85,6 +89,8 @@ def fetched(
         be read, or the Hub cannot be reached and the cache does not have it.
     """
     hub, address = _library(url), parse(url)
+    if not isinstance(revision, str | None):
+        raise ValueError(f"revision is {described(revision)}; possible: a string")
     if revision is not None and address.revision not in (None, revision):
         raise ValueError(f"{url} names another revision than revision={revision!r}")
     repo, revision, file = address._replace(revision=revision or address.revision)
@@ -92,8 +98,8 @@ def fetched(
     options: dict[str, Any] = {"revision": revision, "token": token}
     unreached = None
     if not local_files_only:
-        where = hub.hf_hub_url(repo, file, revision=revision)
         try:
+            where = hub.hf_hub_url(repo, file, revision=revision)
             _in_time(
                 lambda: hub.get_hf_file_metadata(where, token=token, timeout=SECONDS)
             )
@@ -116,12 +122,15 @@ def fetched(
     return Path(found)
 
 
-def publish(folder: Path, repo: str, *, token: str | None = None) -> str:
-    """Uploads the files of a folder as one commit; makes the repository if need be.
+def publish(
+    folder: Path, repo: str, names: Iterable[str], *, token: str | None = None
+) -> str:
+    """Uploads files of a folder as one commit; makes the repository if need be.
 
     Args:
-      folder: whose files are uploaded.
-      repo: user/repo.
+      folder: that has the files, and maybe others, which are nobody else's business.
+      repo: user/repo; one that is made is public, or as the user's settings say.
+      names: of the files, of which those that are there are uploaded.
       token: that may write; None for the one that was logged in with.
 
     Returns:
@@ -133,11 +142,13 @@ def publish(folder: Path, repo: str, *, token: str | None = None) -> str:
     check_repo(repo)
     hub = _library(SCHEME + repo)
     api = hub.HfApi(token=token)
-    additions = [
-        hub.CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())
-    ]
     message = "Upload a ticket of iterand_jax"
     try:
+        additions = [
+            hub.CommitOperationAdd(name, folder / name)
+            for name in names
+            if (folder / name).is_file()
+        ]
         api.create_repo(repo, exist_ok=True)
         commit = api.create_commit(repo, additions, commit_message=message)
     except Exception as error:
@@ -203,7 +214,8 @@ def _unreached(hub: Any, error: Exception, url: str, file: str) -> str:
         said = _first_line(error)
     elif isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
-        said = _first_line(error) if 400 <= status < 500 else None
+        refused = 400 <= status < 500 and status not in _LATER
+        said = _first_line(error) if refused else None
     if said is not None:
         raise ValueError(f"{url} cannot be read: {said}") from error
     return _first_line(error)
@@ -211,4 +223,4 @@ def _unreached(hub: Any, error: Exception, url: str, file: str) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[0].split())[:200] if lines else type(error).__name__
+    return in_one_line(ValueError(lines[0]))[:200] if lines else type(error).__name__

@@ -2,11 +2,36 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from iterand_jax.runtime import remote
+from iterand_jax.runtime.checks import described
 from iterand_jax.tickets import hub
+
+_URL_OF_A_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")
+
+
+def address(path: str | os.PathLike[str]) -> str:
+    """Where a ticket lies, as text: a URL, or a local path, whose ~ is the home.
+
+    Raises:
+      ValueError: it is no path, or a `Path` of a URL, which has lost a slash.
+
+    >>> address("memory://bucket/a"), address(Path("a"))
+    ('memory://bucket/a', 'a')
+    >>> address(Path("memory://bucket/a"))
+    Traceback (most recent call last):
+    ...
+    ValueError: the ticket is Path('memory:/bucket/a'); possible: a URL as a string
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"the ticket is {described(path)}; possible: a path or URL")
+    name = os.fspath(path)
+    if isinstance(path, Path) and _URL_OF_A_PATH.match(name):
+        raise ValueError(f"the ticket is Path({name!r}); possible: a URL as a string")
+    return name if remote.is_url(name) else os.path.expanduser(name)
 
 
 @contextlib.contextmanager
@@ -31,7 +56,7 @@ def local(
       ValueError: in one line, it cannot be fetched, or these are given for another
         place; and those of the body, with the URL where they name the local file.
     """
-    name = os.fspath(path)
+    name = address(path)
     if name.startswith(hub.SCHEME):
         file = hub.fetched(
             name,
@@ -40,30 +65,25 @@ def local(
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             local_files_only=local_files_only,
         )
-        with _named(file, name):
+        # The copy stays in the cache: a damaged one has to be removed there.
+        with _named(file, name, f"; its copy is {file}"):
             yield file
         return
     _check_options(name, revision, token, cache_dir, local_files_only)
     if not remote.is_url(name):
-        yield Path(path)
+        yield Path(name)
         return
     with remote.fetched(name, "ticket") as file, _named(file, name):
         yield file
 
 
-def write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes the content of a ticket at a URL.
-
-    Raises:
-      ValueError: it cannot be written there.
-    """
-    name = os.fspath(path)
+def check_written(name: str) -> None:
+    """Raises ValueError for a repository of the Hub, which nothing is saved to."""
     if name.startswith(hub.SCHEME):
         raise ValueError(
             f"a ticket is not saved at {name}: `python -m iterand_jax.export "
             f"--format=hub --push=user/repo` uploads one with its card"
         )
-    remote.write(name, content, "ticket")
 
 
 def _check_options(name: str, *given: object) -> None:
@@ -72,16 +92,17 @@ def _check_options(name: str, *given: object) -> None:
         if value is not None and value is not False:
             raise ValueError(
                 f"{option} is of repositories of the Hub, hf://user/repo; the ticket "
-                f"is {name}"
+                f"is {remote.shown(name)}"
             )
 
 
 @contextlib.contextmanager
-def _named(file: Path, name: str) -> Iterator[None]:
+def _named(file: Path, name: str, also: str = "") -> Iterator[None]:
     """Puts the name that was asked for in errors that name the copy."""
     try:
         yield
     except ValueError as error:
         if str(file) not in str(error):
             raise
-        raise ValueError(str(error).replace(str(file), name)) from error
+        said = str(error).replace(str(file), remote.shown(name))
+        raise ValueError(said + also) from error

@@ -14,7 +14,7 @@ from iterand_jax.distributions import DISTRIBUTIONS
 from iterand_jax.runtime.checks import check_at_least, described
 from iterand_jax.runtime.remote import is_url
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
-from iterand_jax.tickets import container
+from iterand_jax.tickets import container, places
 from iterand_jax.tickets.draws import KeyDraws
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.trees import paths_of
@@ -275,11 +275,14 @@ def target(path: str | os.PathLike[str]) -> str | Path:
     """The path of a file that can be written; a URL as it is.
 
     Raises:
-      ValueError: its folder is not there, or it is a folder.
+      ValueError: as `places.address`; a repository of the Hub; its folder is not there,
+        or it is a folder.
     """
-    if is_url(os.fspath(path)):
-        return os.fspath(path)
-    found = Path(path)
+    name = places.address(path)
+    places.check_written(name)
+    if is_url(name):
+        return name
+    found = Path(name)
     if not found.parent.is_dir():
         raise ValueError(f"cannot write {found}: there is no folder {found.parent}")
     if found.is_dir():

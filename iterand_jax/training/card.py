@@ -19,6 +19,9 @@ from iterand_jax.training import provenance, saved
 from iterand_jax.trees import leaves_of
 
 CARD, CONFIG, CURVES = "README.md", "config.json", "curves.png"
+FILES = (FILE, CARD, CONFIG, CURVES)
+"""What a folder for the Hub has; the curves of a run that was drawn."""
+
 DATASETS = {
     "cifar10": "uoft-cs/cifar10",
     "imagenet2012": "ILSVRC/imagenet-1k",
@@ -35,6 +38,19 @@ OF_RUN = (
 """The fields of a result that a config.json repeats: none has a path."""
 
 
+OF_MASKS = ("pruning", "sparsity", "lottery-ticket")
+"""Tags of a network that has masks."""
+
+_TOLD: Mapping[str, Any] = {
+    "seed": int,
+    "test_accuracy": (int, float),
+    "device": str,
+    "commit": str,
+    "versions": dict,
+}
+"""The fields of a result that a card prints, and that `saved` does not check."""
+
+
 class Told(NamedTuple):
     """What was measured of a ticket.
 
@@ -42,11 +58,13 @@ class Told(NamedTuple):
       result: of the run; {} where it is not finished, or at another step.
       accuracies: on the test set by seed, in %; of all replicas if there are several.
       curves: the picture of the run, None where there is none.
+      trains_weights: whether the method does.
     """
 
     result: Mapping[str, Any]
     accuracies: Mapping[int, float]
     curves: Path | None
+    trains_weights: bool = False
 
 
 def told(workdir: Path, step: int) -> Told:
@@ -62,10 +80,13 @@ def told(workdir: Path, step: int) -> Told:
     result = saved.read_result(workdir / "result.json")
     if result.get("steps") != step:
         return Told({}, {}, picture)
+    saved.check_fields(workdir / "result.json", "", result, _TOLD)
     results = {"": result}
     siblings = workdir.resolve().parent / "result.json"
     if re.fullmatch(r"seed_\d+", workdir.resolve().name) and siblings.exists():
         results = saved.read_result(siblings).get("replicas", results)
+        for one in results.values():
+            saved.check_fields(siblings, "", one, {"seed": int})
     accuracies = {one["seed"]: one["test_accuracy"] for one in results.values()}
     return Told(result, accuracies, picture)
 
@@ -98,7 +119,12 @@ def card(ticket: Ticket, about: Told, size: int, repo: str | None) -> str:
     fields: dict[str, Any] = {
         "library_name": "iterand_jax",
         "license": "apache-2.0",
-        "tags": ["jax", "flax", "pruning", "sparsity", "lottery-ticket", run["method"]],
+        "tags": [
+            "jax",
+            "flax",
+            *(OF_MASKS if leaves_of(ticket.masks) else ()),
+            run["method"],
+        ],
         "datasets": [DATASETS.get(run["dataset"], run["dataset"])],
         "metrics": ["accuracy"],
     }
@@ -111,9 +137,7 @@ def card(ticket: Ticket, about: Told, size: int, repo: str | None) -> str:
         inputs = "images"
     lines = [
         f"---\n{header}---\n\n# {name}\n",
-        f"A subnetwork of a {_network(ticket)}, found by {run['method']} "
-        f"(sparsity {run['sparsity']:g}, {run['distribution']}, step "
-        f"{run['step']:,}), as a ticket of iterand_jax.\n",
+        f"{_what(ticket, about)}, as a ticket of iterand_jax.\n",
         f"```python\nimport iterand_jax\n\nticket = iterand_jax.load_ticket({path!r})\n"
         f"logits = ticket.apply({inputs})\n```\n".replace("'", '"'),
     ]
@@ -133,9 +157,19 @@ def _name(ticket: Ticket) -> str:
     return f"{ticket.description.network['name']} on {run['dataset']}, {run['method']}"
 
 
-def _network(ticket: Ticket) -> str:
-    network = ticket.description.network
-    return f"randomly initialized {network['name']} of width {network['width']:g}"
+def _what(ticket: Ticket, about: Told) -> str:
+    """What it is; weights that were trained are not called randomly initialized."""
+    network, run = ticket.description.network, ticket.description.run
+    name = f"{network['name']} of width {network['width']:g}"
+    details = [run["distribution"], f"step {run['step']:,}"]
+    if run["sparsity"] is not None:
+        details.insert(0, f"sparsity {run['sparsity']:g}")
+    by = f"by {run['method']} ({', '.join(details)})"
+    if not leaves_of(ticket.masks):
+        return f"A {name}, trained {by}"
+    if about.trains_weights:
+        return f"A subnetwork of a {name}, found and trained {by}"
+    return f"A subnetwork of a randomly initialized {name}, found {by}"
 
 
 def _mean(accuracies: Mapping[int, float]) -> float:
@@ -152,7 +186,7 @@ def _evaluated(run: Mapping[str, Any], about: Told) -> dict[str, Any]:
     }
     name = DATASETS.get(run["dataset"], run["dataset"])
     data = {"type": name, "name": run["dataset"], "split": "test"}
-    if not about.result["dataset_official"]:
+    if not about.result.get("dataset_official"):
         data["name"] += " (not the official data)"
     return {
         "task": {"type": f"{task}-classification"},
@@ -178,13 +212,14 @@ def _accuracy(about: Told) -> str:
 def _rows(ticket: Ticket, about: Told, size: int) -> dict[str, str]:
     """What the table of the card says."""
     result, masks = about.result, leaves_of(ticket.masks)
+    run = ticket.description.run
     weights = sum(mask.size for mask in masks.values())
     kept = sum(int(mask.sum()) for mask in masks.values())
     dense = 4 * sum(leaf.size for leaf in jax.tree.leaves(ticket.params))
     rows = {"accuracy": _accuracy(about)}
-    if result and not result["dataset_official"]:
+    if result and not result.get("dataset_official"):
         rows["data"] = (
-            f"**not official pixels**: the run's copy of {result['dataset']} differs "
+            f"**not official pixels**: the run's copy of {run['dataset']} differs "
             f"from the official one, so no published accuracy compares with this one"
         )
     if weights:
@@ -193,7 +228,8 @@ def _rows(ticket: Ticket, about: Told, size: int) -> dict[str, str]:
     rows["bytes"] = f"{size:,}; its parameters are {dense:,} in float32"
     if result:
         rows["trained"] = (
-            f"{result['epochs']} epochs, {result['steps']:,} steps, on "
+            f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}, "
+            f"{result['steps']:,} steps, on "
             f"{result['device']}"
         )
         rows["state_sha256"] = f"`{result['state_sha256']}`"

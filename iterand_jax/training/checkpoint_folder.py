@@ -31,9 +31,13 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     """False for an error that Orbax logs with its traceback before it raises it.
 
     It does both, several times for one error; whoever waits for the save reports it in
-    one line. Of a folder that was removed it warns before, too.
+    one line. Of a folder that was removed it warns before, too: that metadata are not
+    there. Its other warnings are shown, as that an old checkpoint cannot be deleted.
     """
-    return record.levelno < logging.WARNING or "orbax" not in record.pathname
+    parts = Path(record.pathname).parts
+    if "orbax" not in parts:
+        return True
+    return record.levelno < (logging.WARNING if "metadata" in parts else logging.ERROR)
 
 
 def _drop_closed_loops() -> None:

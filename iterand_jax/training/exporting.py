@@ -19,7 +19,7 @@ from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
 from iterand_jax.runtime import remote
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
-from iterand_jax.tickets import formats, hub
+from iterand_jax.tickets import formats, hub, places
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
@@ -96,6 +96,7 @@ def export(
         raise ValueError(
             f"--dtype={dtype} applies to {' and '.join(DENSE)}, not to {name}"
         )
+    places.check_written(str(output))
     with contextlib.ExitStack() as stack:
         path = Path(output)
         if remote.is_url(str(output)):
@@ -110,15 +111,16 @@ def export(
         check_params(run, state, ticket)
         compared = check_logits(run, state, ticket, data_dir)
         rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
-        rows |= _write(ticket, name, path, workdir, push, dtype)
+        rows |= _write(run, ticket, name, path, workdir, push, dtype)
         rows["checked"] = compared
         rows["written"] = _written(path, output)
         if push is not None:
-            rows["pushed"] = hub.publish(path, push)
+            rows["pushed"] = hub.publish(path, push, card.FILES)
     print(table(rows))
 
 
 def _write(
+    run: Run,
     ticket: Ticket,
     name: str,
     output: Path,
@@ -138,6 +140,7 @@ def _write(
         tickets.load(file)  # one that cannot be read back is refused here
         if name == "hub":
             about = card.told(workdir, ticket.description.run["step"])
+            about = about._replace(trains_weights=run.method.trains_weights)
             text = card.card(ticket, about, file.stat().st_size, push)
             write_atomically(output / card.CARD, text)
             of_config = json.dumps(card.config(ticket, about), indent=2, sort_keys=True)
@@ -157,9 +160,10 @@ def _write(
 
 def _written(path: Path, output: Path | str) -> str:
     """The files that were written, and their bytes."""
-    files = {str(output): path}
+    shown = remote.shown(str(output)) if remote.is_url(str(output)) else str(output)
+    files = {shown: path}
     if path.is_dir():
-        files = {f"{output}/{file.name}": file for file in sorted(path.iterdir())}
+        files = {f"{shown}/{file.name}": file for file in sorted(path.iterdir())}
     return ", ".join(
         f"{n} ({file.stat().st_size:,} bytes)" for n, file in files.items()
     )

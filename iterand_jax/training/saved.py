@@ -106,23 +106,23 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     result = read_object(path)
     replicas = "replicas" in result
-    _check(path, "", result, _OF_REPLICAS if replicas else _OF_A_RUN)
+    check_fields(path, "", result, _OF_REPLICAS if replicas else _OF_A_RUN)
     if replicas:
         _check_names(path, "replicas", result["replicas"])
         for name, own in result["replicas"].items():
-            _check(path, f"replicas.{name}.", own, _OF_ALL)
+            check_fields(path, f"replicas.{name}.", own, _OF_ALL)
         return result
     seconds, parts = result["seconds"], result.get("startup", {})
-    _check(path, "seconds.", seconds, dict.fromkeys(seconds, _NUMBER))
-    _check(path, "", {"startup": parts}, {"startup": dict})
+    check_fields(path, "seconds.", seconds, dict.fromkeys(seconds, _NUMBER))
+    check_fields(path, "", {"startup": parts}, {"startup": dict})
     _check_names(path, "startup", parts)
     for name, part in parts.items():
-        _check(path, f"startup.{name}.", part, {"begin": _NUMBER, "end": _NUMBER})
+        check_fields(path, f"startup.{name}.", part, {"begin": _NUMBER, "end": _NUMBER})
     if "best_epoch" in result:
-        _check(path, "", result, _OF_THE_BEST)
-    _check(path, "", {"stages": result.get("stages", [])}, {"stages": list})
+        check_fields(path, "", result, _OF_THE_BEST)
+    check_fields(path, "", {"stages": result.get("stages", [])}, {"stages": list})
     for number, own in enumerate(result.get("stages", [])):
-        _check(path, f"stages.{number}.", own, _OF_A_STAGE)
+        check_fields(path, f"stages.{number}.", own, _OF_A_STAGE)
     return result
 
 
@@ -133,7 +133,7 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def _check(path: Path, prefix: str, found: Any, types: Mapping[str, Any]) -> None:
+def check_fields(path: Path, prefix: str, found: Any, types: Mapping[str, Any]) -> None:
     """Raises ValueError for a field that is missing or not of its type."""
     for name, wanted in types.items():
         if not isinstance(found, dict) or name not in found:

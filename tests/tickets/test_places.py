@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from pathlib import Path
 
 import fsspec
 import jax
@@ -113,6 +114,57 @@ def test_where_a_ticket_cannot_be_written_is_one_line(tmp_path):
         save_ticket("hf://user/repo", weights, masks)
 
 
+def test_a_server_that_is_asked_at_once_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    for url in (f"ftp://127.0.0.1:{port}/a", "zip://a::/nowhere.zip"):
+        with pytest.raises(ValueError, match=f"^the ticket {url} cannot be reached: "):
+            load_ticket(url)
+
+
+def test_a_password_in_a_url_is_not_repeated(monkeypatch):
+    def lost(url):
+        raise OSError(f"no route to {url}")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", lost)
+    for url in ("ftp://me:secret@host/a", "https://host/a?signature=secret"):
+        with pytest.raises(ValueError, match="cannot be reached: no route") as refused:
+            load_ticket(url)
+        assert "secret" not in str(refused.value)
+        with pytest.raises(ValueError, match="token is of repositories") as refused:
+            load_ticket(url, token="other")
+        assert "secret" not in str(refused.value)
+
+
+def test_a_home_is_found_and_what_is_no_path_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights, masks, pruned = a_tree()
+    save_ticket("~/one", weights, masks)
+    for path in ("~/one", tmp_path / "one"):
+        assert np.array_equal(load_ticket(path).params["kernel"], pruned["kernel"])
+    with pytest.raises(ValueError, match=r"^the ticket is 3; possible: a path or URL$"):
+        load_ticket(3)
+    with pytest.raises(ValueError, match="possible: a URL as a string"):
+        save_ticket(Path("memory://bucket/a"), weights, masks)
+    with pytest.raises(ValueError, match=r"^revision is 3; possible: a string$"):
+        load_ticket("hf://user/repo", revision=3)
+
+
+def test_a_file_url_has_the_new_file_or_the_old_one(tmp_path, monkeypatch):
+    weights, masks, _ = a_tree()
+    url = f"file://{tmp_path}/one"
+    save_ticket(url, weights, masks)
+    before = (tmp_path / "one").read_bytes()
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"^the ticket file.*No space left"):
+        save_ticket(url, *a_tree(1)[:2])
+    assert (tmp_path / "one").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "given",
     [{"revision": "a"}, {"token": "t"}, {"cache_dir": "."}, {"local_files_only": True}],
@@ -184,15 +236,15 @@ def unreachable(monkeypatch, how):
     return listening
 
 
-@pytest.mark.parametrize("how", ["refuses", "is silent", "fails"])
+@pytest.mark.parametrize("how", ["refuses", "is silent", 503, 429])
 def test_without_a_network_the_cache_is_used_or_a_line_says_so(
     hub, how, tmp_path, monkeypatch
 ):
     content, kernel = content_of(tmp_path)
     hub.contents["user/repo", "main"] = {"ticket.safetensors": content}
     load_ticket("hf://user/repo")
-    if how == "fails":
-        hub.status = 503
+    if isinstance(how, int):
+        hub.status = how
     else:
         listening = unreachable(monkeypatch, how)
     start = time.monotonic()
@@ -204,7 +256,7 @@ def test_without_a_network_the_cache_is_used_or_a_line_says_so(
     with pytest.raises(ValueError, match=r"^hf://user/other is not in the cache /"):
         load_ticket("hf://user/other", local_files_only=True)
     assert time.monotonic() - start < 10
-    if how != "fails":
+    if not isinstance(how, int):
         listening.close()
 
 
@@ -214,7 +266,9 @@ def test_a_folder_is_published_as_one_commit_and_read_back(hub, tmp_path):
     folder.mkdir()
     (folder / "ticket.safetensors").write_bytes(content)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Card\n")
-    url = of_hub.publish(folder, "user/repo", token="secret")
+    (folder / "notes.txt").write_text("of nobody else")
+    names = ("ticket.safetensors", "README.md", "curves.png")
+    url = of_hub.publish(folder, "user/repo", names, token="secret")
     assert url.endswith("/user/repo/commit/" + hub.commit_of("user/repo", "main"))
     assert hub.contents["user/repo", "main"].keys() == {
         "README.md",
@@ -224,11 +278,21 @@ def test_a_folder_is_published_as_one_commit_and_read_back(hub, tmp_path):
     assert np.array_equal(load_ticket("hf://user/repo").params["kernel"], kernel)
     hub.status = 403
     with pytest.raises(ValueError, match=r"be pushed to user/repo: .*403") as no:
-        of_hub.publish(folder, "user/repo", token="secret")
+        of_hub.publish(folder, "user/repo", names, token="secret")
     assert "\n" not in str(no.value)
     assert "secret" not in str(no.value)
     with pytest.raises(ValueError, match="the repository is 'repo'; possible"):
-        of_hub.publish(folder, "repo")
+        of_hub.publish(folder, "repo", names)
+
+
+def test_a_damaged_copy_in_the_cache_is_named(hub, tmp_path):
+    content, _ = content_of(tmp_path)
+    hub.contents["user/repo", "main"] = {"ticket.safetensors": content[:-3]}
+    with pytest.raises(ValueError, match=r"^hf://user/repo is not a comp") as damaged:
+        load_ticket("hf://user/repo")
+    said, _, copy = str(damaged.value).rpartition("; its copy is ")
+    assert said.endswith("not fully covered")
+    assert Path(copy).read_bytes() == content[:-3]
 
 
 def test_huggingface_hub_is_imported_for_such_an_address_only():

@@ -1,5 +1,6 @@
 """Model cards: made of what was recorded, and of nothing that was not."""
 
+import dataclasses
 import json
 import re
 
@@ -71,6 +72,7 @@ def test_a_card_says_what_was_measured():
         "1,234; its parameters are 32 in float32",
         f"`{'b' * 40}`",
         "jax 0.10",
+        "| trained | 1 epoch, 20 steps, on 1 x CPU |",
         'ticket = iterand_jax.load_ticket("hf://user/repo")\n',
         "logits = ticket.apply(images)\n",
     ):
@@ -98,6 +100,30 @@ def test_what_was_not_measured_is_not_told():
     assert "| accuracy | not measured at this step |" in text
     assert "commit" not in text
     assert card.config(ticket_of(), Told({}, {}, None))["result"] == {}
+
+
+def test_weights_that_were_trained_are_not_called_random():
+    found = card.card(ticket_of(), Told({}, {}, None), 1, None)
+    assert "A subnetwork of a randomly initialized conv2 of width 0.25, found" in found
+    pruned = card.card(ticket_of(), Told({}, {}, None, trains_weights=True), 1, None)
+    assert "A subnetwork of a conv2 of width 0.25, found and trained by" in pruned
+    dense = dataclasses.replace(
+        ticket_of(method="sgd", sparsity=None), masks={"kernel": None}
+    )
+    text = card.card(dense, Told({}, {}, None, trains_weights=True), 1, None)
+    said = "A conv2 of width 0.25, trained by sgd (signed_constant, step 20), as a"
+    assert said in text
+    assert "sparsity |" not in text
+    assert fields_of(text)["tags"] == ["jax", "flax", "sgd"]
+
+
+def test_a_result_without_what_a_card_tells_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved, "read_result", lambda path: json.loads(path.read_text()))
+    for field in ("device", "seed", "versions"):
+        left = {name: value for name, value in RESULT.items() if name != field}
+        (tmp_path / "result.json").write_text(json.dumps(left))
+        with pytest.raises(ValueError, match=f"is not a result: it has no {field}$"):
+            card.told(tmp_path, 20)
 
 
 def test_accuracies_are_those_of_the_step_and_of_all_replicas(tmp_path, monkeypatch):

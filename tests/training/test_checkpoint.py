@@ -1,5 +1,6 @@
 import errno
 import gc
+import logging
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iterand_jax.training import checkpoint_folder
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.checkpoint_folder import (
     CheckpointFolder,
@@ -410,3 +412,15 @@ def test_a_run_on_a_full_disk_says_so_and_continues_when_there_is_space(tmp_path
     assert done.returncode == 0, done.stderr
     assert re.search(r"^error: .*No space left on device.* 2$", done.stdout, re.M)
     assert "continuing from the checkpoint" in done.stdout
+
+
+def test_of_orbax_only_what_is_raised_too_is_not_logged():
+    def is_shown(level, path):
+        record = logging.LogRecord("absl", level, path, 1, "text", (), None)
+        return checkpoint_folder._is_not_of_orbax(record)
+
+    orbax = "/lib/orbax/checkpoint/_src/"
+    assert not is_shown(logging.ERROR, orbax + "checkpointers/checkpointer.py")
+    assert not is_shown(logging.WARNING, orbax + "metadata/checkpoint.py")
+    assert is_shown(logging.WARNING, orbax + "path/deleter.py")
+    assert is_shown(logging.ERROR, "/home/runs_of_orbax/lib/other/module.py")
