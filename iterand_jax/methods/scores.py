@@ -103,7 +103,8 @@ def multicoated(subnetwork: Subnetwork, *, coats: Sequence[float]) -> Method:
 
     The effective weight is w / sqrt(1 - p) times the number of thresholds that |score|
     reaches, with p the sparsity of the first; each mask is straight-through, so that
-    their gradients add up (Okoshi et al. 2022).
+    their gradients add up (Okoshi et al. 2022). Their scale is sqrt(1 / p_1), which is
+    this one if p_1 is what the first coat keeps; which it is has not been settled.
 
     Args:
       subnetwork: how the network is initialized and pruned; its sparsity is p.
