@@ -343,6 +343,6 @@ def test_resnet18_of_signed_constants_is_23_times_smaller(tmp_path):
     ticket = Ticket.of(description, params, masks, statistics)
     arrays = tickets.save(ticket, tmp_path / "ticket")
     text = exporting.sizes(ticket, arrays)["parameters"]
-    assert text.startswith("1.921 MB (mask_code 1.361, sign 0.558, ")
+    assert text.startswith("1.921 MB (mask 1.363, sign 0.558, ")
     assert text.endswith("against 44.66 MB in float32: 23.2 times smaller")
     assert (tmp_path / "ticket").stat().st_size < 1_980_000
