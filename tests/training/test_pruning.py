@@ -220,7 +220,7 @@ def test_what_is_not_possible_is_one_line(fields, message, tiny_config):
         ),
         (
             {"method": "partially_frozen", "sparsity": 0.3},
-            "is pruned for ever and 0.1 locked in; possible: a sparsity from 0.5 to",
+            "18 are pruned for ever and 4 locked in; sparsity 0.3 removes 11, which",
         ),
         (
             {"method": "multicoated", "sparsity": 0.95},
