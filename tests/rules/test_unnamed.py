@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 from iterand_jax import (
     DEFAULT_RULES,
@@ -124,3 +125,21 @@ def test_of_an_equinox_model_too(read):
     arrays = equinox.filter(model, equinox.is_array)
     (message,) = warned(arrays, rules_of(model) if read else OUTPUTS_FIRST_RULES)
     assert "frozen: down (2, 4), up (8, 2);" in message
+
+
+class Attentive(nnx.Module):
+    """Attention of NNX, with biases of several axes, and two leaves of its own."""
+
+    def __init__(self, rngs):
+        self.attention = nnx.MultiHeadAttention(num_heads=2, in_features=8, rngs=rngs)
+        self.norm = nnx.LayerNorm(8, rngs=rngs)
+        self.w = nnx.Param(jnp.ones((8, 3)))
+        self.down = nnx.LoRAParam(jnp.ones((8, 2)))
+
+
+def test_of_an_nnx_model_too():
+    model = Attentive(nnx.Rngs(0))
+    params, rules = nnx.state(model, nnx.Param), rules_of(model)
+    (message,) = warned(params, rules)
+    assert "frozen: down (8, 2), w (8, 3);" in message
+    assert not warned(params, (Rule("down", False), Rule("w", True), *rules))
