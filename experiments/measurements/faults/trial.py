@@ -1,5 +1,7 @@
 """One thing that a campaign broke, and the record of all of them."""
 
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -46,7 +48,8 @@ def record_of(trials: Iterable[Trial]) -> dict[str, Any]:
         slowest = max(slowest, trial.seconds)
         largest = max(largest, trial.megabytes)
         if not trial.kept:
-            broken.append(f"{trial.kind}: {trial.outcome}: {trial.detail}")
+            detail = without_folders(trial.detail)
+            broken.append(f"{trial.kind}: {trial.outcome}: {detail}")
     return {
         "trials": number,
         "kept": number - len(broken),
@@ -55,3 +58,12 @@ def record_of(trials: Iterable[Trial]) -> dict[str, Any]:
         "largest_megabytes": round(largest, 1),
         "broken": broken[:MOST_BROKEN],
     }
+
+
+def without_folders(text: str) -> str:
+    """A text without the temporary folders of the machine that it comes from.
+
+    >>> without_folders(f"no such file: {tempfile.gettempdir()}/tmpx/2/checkpoints")
+    'no such file: FOLDER/2/checkpoints'
+    """
+    return re.sub(re.escape(tempfile.gettempdir()) + r"/[^/\s]+", "FOLDER", text)
