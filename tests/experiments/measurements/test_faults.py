@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import tempfile
 import time
 
 import pytest
@@ -183,6 +184,13 @@ def test_sweeps_that_are_killed_lose_nothing_and_do_nothing_twice(tmp_path):
     assert found[-1].outcome == "each of 2 runs once, the same bits"
     assert len(found) > 1
     assert sweeps.compared(shared, shared._replace(folder=tmp_path), "").kept is False
+
+
+def test_a_record_names_no_temporary_folder_of_the_machine():
+    folder = f"{tempfile.gettempdir()}/tmpabc"
+    detail = f"no file {folder}/2/checkpoints/10; again: {folder}/3"
+    (broken,) = record_of([Trial("cut", "hung", False, detail)])["broken"]
+    assert broken == "cut: hung: no file FOLDER/2/checkpoints/10; again: FOLDER/3"
 
 
 @pytest.mark.slow
