@@ -120,7 +120,8 @@ def _fixed(
 ) -> Any:
     """-1, 0 and 1 of a leaf: random numbers of each slice are cut at both ends."""
     pruned, locked = shares
-    drawn = jax.random.uniform(leaf_key(key, path, "fixed"), leaf.shape)
+    own_key = leaf_key(key, path, "fixed")
+    drawn = jax.random.uniform(own_key, leaf.shape, np.float32)  # x64 or not
     if isinstance(leaf, jax.core.Tracer) and sharded_axes(leaf):
         drawn = jax.sharding.reshard(drawn, jax.typeof(leaf).sharding)
     elif isinstance(leaf, Array) and sharded_axes(leaf):
