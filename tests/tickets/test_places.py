@@ -17,7 +17,7 @@ from iterand_jax.tickets import places
 from tests import helpers
 from tests.tickets.hub_server import served
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
+constants = pytest.importorskip("huggingface_hub.constants")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,6 @@ def empty_store():
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """The Hub on this machine, in place of the real one; nothing is in the cache."""
-    constants = huggingface_hub.constants
     with served() as (hub, address):
         set_endpoint(monkeypatch, address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -38,7 +37,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def set_endpoint(monkeypatch, address):
-    constants, path = huggingface_hub.constants, "/{repo_id}/resolve/{revision}"
+    path = "/{repo_id}/resolve/{revision}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     template = address + path + "/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
