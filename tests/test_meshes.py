@@ -286,3 +286,47 @@ def test_a_threshold_of_all_leaves_is_found_in_shards_of_any_axes():
                 same(subnetwork.masks(split), expected)
         print("all equal")
     """)
+
+
+@pytest.mark.slow
+def test_every_method_has_the_bits_and_the_place_of_one_device():
+    """Eagerly and under `jit`, within `jax.set_mesh` and without.
+
+    The magnitude of binary values is a mean over all devices: in the last place it is
+    that of another order of the sum.
+    """
+    on_four_devices("""
+        import contextlib
+        from tests.test_methods import of_every_name
+
+        def states(method, params):
+            state = method.init(KEY, params)
+            masks = [method.masks(*state, 3)] if method.masks else []
+            return state, method.refresh(KEY, 3, *state), masks
+
+        def compare(found, expected, sharding, binary):
+            same(found[0], expected[0], sharding)
+            bound = 1e-6 if binary else 0
+            for a, b in zip(*map(jax.tree.leaves, (found[1], expected[1]))):
+                np.testing.assert_allclose(a, b, bound)
+
+        for name, method in of_every_name(SUBNETWORK).items():
+            binary = name.startswith("biprop")
+            def results(params):
+                made = states(method, params)
+                return made, method.params(*made[0], 3)
+
+            expected = results(PARAMS)
+            for kind in KINDS:
+                mesh = mesh_of(kind)
+                for spec in (P("x", "y"), P(None, "x")):
+                    place = NamedSharding(mesh, spec)
+                    params = put(PARAMS, mesh, spec)
+                    for context in (contextlib.nullcontext(), jax.set_mesh(mesh)):
+                        with context:
+                            compare(results(params), expected, place, binary)
+                            traced = place if kind == AxisType.Explicit else None
+                            found = jax.jit(results)(params)
+                            compare(found, expected, traced, binary)
+        print("all equal")
+    """)

@@ -1,5 +1,6 @@
 """Every method has the same properties, and IteRand with r = 0 is edge-popup."""
 
+import dataclasses
 import functools
 
 import jax
@@ -43,14 +44,20 @@ FIELDS = {
     "locked_share": 0.25,
     "recycled_share": 0.25,
 }
-WHOLE = Subnetwork(0.0, "kaiming_uniform")  # of a method whose sparsity emerges
-ALL = {
-    **{
-        name: build_method(name, WHOLE if name == "signed_supermask" else HALF, FIELDS)
+
+
+def of_every_name(subnetwork):
+    """The methods that have a name; the sparsity of one of them emerges."""
+    whole = dataclasses.replace(subnetwork, sparsity=0.0)
+    return {
+        name: build_method(
+            name, whole if name == "signed_supermask" else subnetwork, FIELDS
+        )
         for name in METHODS
-    },
-    "fixed_mask": fixed_mask(MASKS),
-}
+    }
+
+
+ALL = {**of_every_name(HALF), "fixed_mask": fixed_mask(MASKS)}
 every_method = pytest.mark.parametrize("name", list(ALL))
 
 
@@ -362,7 +369,8 @@ def test_coats_are_the_sum_of_their_masks(scope):
 
 
 def test_a_signed_supermask_keeps_removes_and_turns():
-    method = build_method("signed_supermask", WHOLE, {"threshold": 0.2})
+    whole = Subnetwork(0.0, "kaiming_uniform")
+    method = build_method("signed_supermask", whole, {"threshold": 0.2})
     m, weights, _, _ = train(method)
     for name in "ab":
         mask, w = m[name]["kernel"], weights[name]["kernel"]

@@ -113,8 +113,9 @@ def test_vmap_draws_and_prunes_for_each_key():
 MODES = """
 import hashlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from iterand_jax import Subnetwork, edge_popup, iterand, layers, sgd, topk_mask
+from iterand_jax import Subnetwork, layers, topk_mask
 from iterand_jax.methods.magnitude import magnitude_masks
+from tests.test_methods import of_every_name
 
 key = jax.random.key(0, impl="threefry2x32")
 f32 = jnp.float32
@@ -130,10 +131,10 @@ for distribution in ("kaiming_uniform", "signed_constant", "kaiming_normal"):
         made += [call(jax.grad(lambda s: jnp.sum(
             subnetwork.prune(s, weights)["kernel"] ** 2)))(scores)]
         made += [call(lambda p: topk_mask(scores["kernel"], p))(np.float32(0.3))]
-    for method in (sgd(subnetwork), edge_popup(subnetwork),
-                   iterand(subnetwork, k_per=2, sampling_rate=0.5)):
+    for method in of_every_name(subnetwork).values():
         state = method.init(key, params)
-        made += [state, method.params(*state, 3), method.refresh(key, 2, *state)]
+        made += [state, method.params(*state, 3), method.refresh(key, 3, *state)]
+        made += [method.masks(*state, 3)] if method.masks else []
     made += [magnitude_masks(subnetwork, weights, 0.5)]
 s, w, x = scores["kernel"], weights["kernel"], jnp.ones((2, 16), f32)
 made += [layers.dense(x, s, w, sparsity=0.5)]

@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding
 
 from iterand_jax import masks
-from iterand_jax.keys import leaf_key
+from iterand_jax.distributions import placed_as
+from iterand_jax.keys import leaf_key, random_bits, random_bits_in_shards
 from iterand_jax.methods.method import Method, check_subnetwork
 from iterand_jax.methods.scores import edge_popup
 from iterand_jax.rules import Schedule
 from iterand_jax.rules.ratios import RATIOS, Layer, ratios
 from iterand_jax.rules.scopes import groups_of, in_scope
 from iterand_jax.runtime.checks import check_fraction
-from iterand_jax.selection import sharded_axes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import map_paths
 
@@ -91,7 +92,8 @@ def partially_frozen(
         def fix(path, leaf):
             if path not in shares:
                 return None
-            return _fixed(key, path, leaf, layers[path].axes.stack, shares[path])
+            own = leaf.shape, tuple(layers[path].axes.stack), shares[path]
+            return placed_as(leaf, _fixed, leaf_key(key, path, "fixed"), *own)
 
         return scores, _Frozen(weights, map_paths(fix, params))
 
@@ -116,16 +118,19 @@ def partially_frozen(
 
 
 def _fixed(
-    key: Any, path: str, leaf: Any, stack: Sequence[int], shares: tuple[float, float]
-) -> Any:
+    key: Array,
+    shape: tuple[int, ...],
+    stack: tuple[int, ...],
+    shares: tuple[float, float],
+    sharding: NamedSharding | None,
+) -> Array:
     """-1, 0 and 1 of a leaf: random numbers of each slice are cut at both ends."""
     pruned, locked = shares
-    own_key = leaf_key(key, path, "fixed")
-    drawn = jax.random.uniform(own_key, leaf.shape, np.float32)  # x64 or not
-    if isinstance(leaf, jax.core.Tracer) and sharded_axes(leaf):
-        drawn = jax.sharding.reshard(drawn, jax.typeof(leaf).sharding)
-    elif isinstance(leaf, Array) and sharded_axes(leaf):
-        drawn = jax.device_put(drawn, leaf.sharding)
+    if sharding is None:
+        bits = random_bits(key, math.prod(shape)).reshape(shape)
+    else:
+        bits = random_bits_in_shards(key, shape, sharding)
+    drawn = (bits >> 9).astype(jnp.float32)  # exact: 23 bits, in every mode of JAX
     cut = functools.partial(masks.topk_masks_of_slices, drawn, stack)
     kept = cut(pruned)
     lock = cut(1 - locked) if locked else jnp.zeros_like(kept)

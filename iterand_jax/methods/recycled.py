@@ -54,9 +54,12 @@ def recycling(subnetwork: Subnetwork, *, k_per: int, recycled_share: float) -> M
                 copy = jax.vmap(copy, in_axes=axis, out_axes=(axis, 0))
             new, copied = copy(*map(_whole, (mask, ranked[path], leaf)))
             counts.append(jnp.sum(copied, dtype=jnp.int32))
-            if not sharded_axes(leaf):
+            if sharded_axes(leaf):
+                return jax.sharding.reshard(new, jax.typeof(leaf).sharding)
+            if isinstance(leaf, jax.core.Tracer):
                 return new
-            return jax.sharding.reshard(new, jax.typeof(leaf).sharding)
+            in_shards = isinstance(leaf.sharding, NamedSharding)
+            return jax.device_put(new, leaf.sharding) if in_shards else new
 
         new = map_pair(one_leaf, subnetwork.at(step).masks(scores), weights)
         return new, sum(counts, start=jnp.int32(0))
