@@ -116,6 +116,8 @@ class CheckpointFolder:
             # removes them in the background, during the next save.)
             for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished)
+        # Held open, so that no later folder can have its inode: see `_check_is_there`.
+        self._held = None if only_read else os.open(self._folder, os.O_RDONLY)
         self._scores: dict[int, float] = {}  # of the steps that have one
         policies: list[Any] = [preservation.LatestN(keep)]
         if keep_best:
@@ -155,8 +157,7 @@ class CheckpointFolder:
         if score is not None:
             self._scores[step] = score
         with self._writing():
-            if not self._folder.is_dir():  # Orbax would make another one
-                raise FileNotFoundError(errno.ENOENT, "removed", str(self._folder))
+            self._check_is_there()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -216,6 +217,20 @@ class CheckpointFolder:
         """Returns when all is on disk."""
         with self._writing():
             self._manager.wait_until_finished()
+            self._check_is_there()
+
+    def _check_is_there(self) -> None:
+        """Raises FileNotFoundError if the folder was removed since it was opened.
+
+        Orbax makes the folders that it misses, and would go on in a workdir that has
+        nothing but its newest checkpoints.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self._held is None or os.path.samestat(
+                os.stat(self._folder), os.fstat(self._held)
+            ):
+                return
+        raise FileNotFoundError(errno.ENOENT, "removed", str(self._folder))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -233,8 +248,13 @@ class CheckpointFolder:
 
     def close(self) -> None:
         """Waits for pending writes and closes the manager."""
-        with self._writing():
-            self._manager.close()
+        try:
+            with self._writing():
+                self._manager.close()
+        finally:
+            if self._held is not None:
+                os.close(self._held)
+                self._held = None
 
     def restore_step(
         self, step: int, abstract: PyTree

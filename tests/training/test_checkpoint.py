@@ -70,6 +70,25 @@ def damage(folder, step, how):
         shutil.rmtree(folder / str(step) / "state")
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_was_removed_is_not_written_to(tmp_path, again):
+    """Nor another of its name: Orbax itself may have made that, in a last save."""
+    folder = tmp_path / "workdir/checkpoints"
+    checkpoints = Checkpoints(folder, keep=3)
+    checkpoints.save(1, STATE, {})
+    checkpoints.wait()
+    shutil.rmtree(folder.parent)
+    if again:
+        folder.mkdir(parents=True)
+    with pytest.raises(OSError, match=r"cannot be written in .*: No such file"):  # noqa: PT012
+        checkpoints.save(2, STATE, {})
+        checkpoints.wait()
+    assert not list(folder.glob("*"))
+    with pytest.raises(OSError, match=r"cannot be written in .*: No such file"):
+        checkpoints.wait()
+    checkpoints.close()
+
+
 def test_nothing_saved_is_nothing_restored(tmp_path):
     assert restore(tmp_path / "checkpoints") is None
 
