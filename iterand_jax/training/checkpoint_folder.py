@@ -132,6 +132,10 @@ class CheckpointFolder:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation.AnyPreservationPolicy(policies),
                 create=False,
+                # A folder that its thread cannot make fails the save, but leaves the
+                # threads of the save waiting for it, and the process with them, for
+                # five minutes (Orbax 0.12.8).
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     primary_host=0,
                     active_processes={0},

@@ -89,6 +89,40 @@ def test_a_folder_that_was_removed_is_not_written_to(tmp_path, again):
     checkpoints.close()
 
 
+FORBIDDEN = """
+import ctypes, os, sys, time
+from pathlib import Path
+
+if "obeys" not in sys.argv:  # after exec, root obeys permissions, too
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+    os.execv(sys.executable, [sys.executable, *sys.argv, "obeys"])
+import numpy as np
+from iterand_jax.training.checkpoint import Checkpoints
+
+folder = Path(sys.argv[1])
+checkpoints = Checkpoints(folder, keep=3)
+checkpoints.save(1, {"a": np.zeros(3)}, {})
+checkpoints.wait()
+folder.chmod(0o555)
+try:
+    checkpoints.save(2, {"a": np.zeros(3)}, {})
+    checkpoints.wait()
+except OSError as error:
+    print(str(error).rpartition(": ")[2])
+folder.chmod(0o755)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_when_a_save_may_not_write(tmp_path):
+    (tmp_path / "forbidden.py").write_text(FORBIDDEN)
+    arguments = tmp_path / "forbidden.py", tmp_path / "checkpoints"
+    path = {"PYTHONPATH": str(helpers.ROOT)}
+    printed = helpers.printed(*arguments, env=path, timeout=120)  # not five minutes
+    assert printed == "Permission denied; that of step 1 is whole\n"
+
+
 def test_nothing_saved_is_nothing_restored(tmp_path):
     assert restore(tmp_path / "checkpoints") is None
 
