@@ -19,8 +19,8 @@ What is decided here and in `Subnetwork`, which takes a pattern for all of its l
   kept, as they are at a threshold: here the first ones along the axis are.
 - The pattern says the sparsity, 1 - n/m. There is no threshold, so that there is
   nothing to share (a scope), to move (a schedule) or to add (coats).
-- A group never leaves its slice of a stack. Of an axis in shards groups may be cut: then
-  it is gathered first.
+- A group never leaves its slice of a stack. Where shards of an axis cut groups, it is
+  gathered first.
 
 The gradient goes straight through, as that of `topk_mask`.
 """
@@ -75,9 +75,11 @@ def pattern_of(text: Any) -> Pattern:
     ValueError: pattern is 'n:m', the n kept of every m with 1 <= n < m <= 32, '2:4' \
 say; got '4:2'
     """
-    found = re.fullmatch("([0-9]{1,2}):([0-9]{1,2})", text, re.ASCII) if (
-        isinstance(text, str)
-    ) else None
+    found = (
+        re.fullmatch("([0-9]{1,2}):([0-9]{1,2})", text, re.ASCII)
+        if (isinstance(text, str))
+        else None
+    )
     pattern = Pattern(*map(int, found.groups())) if found else None
     if pattern is None or not 1 <= pattern.kept < pattern.of <= MOST:
         raise ValueError(

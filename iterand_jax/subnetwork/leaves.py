@@ -190,7 +190,8 @@ class Leaves(Fields):
         >>> subnetwork.group_axis("kernel", jnp.zeros((3, 5)))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: the leaf 'kernel' of shape (3, 5): pattern='2:4' keeps 2 of every 4 along its input axis 0; possible: a multiple of 4, or ...
+        ValueError: the leaf 'kernel' of shape (3, 5): pattern='2:4' keeps 2 of every \
+4 along its input axis 0; possible: a multiple of 4, or ...
         """
         kept, of = pattern_of(self.pattern)
         axis = max(self.axes(path, leaf).inputs, default=None)

@@ -122,7 +122,9 @@ def header_of(code: np.ndarray, count: int) -> Groups:
     """
     head = code[:HEADER].tobytes()
     stride = int.from_bytes(head[3:], "little")
-    groups = Groups(head[1], head[2], stride) if len(head) == HEADER else Groups(0, 0, 0)
+    groups = (
+        Groups(head[1], head[2], stride) if len(head) == HEADER else Groups(0, 0, 0)
+    )
     sizes = 0 < groups.ones < groups.of <= MOST and stride > 0
     if not sizes or count % (groups.of * stride):
         raise ValueError(f"a code does not hold groups of {count} bits")

@@ -89,9 +89,9 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
                 f"{field}={resolved[field]} is not used by the method "
                 f"{config.method}; its own fields are {', '.join(recipe)}"
             )
-    if resolved.pattern is not None and resolved.sparsity is None:
-        if "sparsity" in recipe:  # else it is refused below
-            resolved.sparsity = pattern_of(resolved.pattern).sparsity
+    says_sparsity = resolved.pattern is not None and "sparsity" in recipe
+    if says_sparsity and resolved.sparsity is None:  # in place of the recipe's own
+        resolved.sparsity = pattern_of(resolved.pattern).sparsity
     for field, value in recipe.items():
         if field not in own:
             raise ValueError(

@@ -147,14 +147,13 @@ def check(config: ConfigDict) -> None:
     if waits_for_epochs(config):
         _check_within(config, config.epochs, EPOCHS)
     removed = subnetwork_of(config).sparsity  # it checks its own arguments
-    given = config.sparsity
-    if config.pattern is not None and given is not None:
-        # 0.5 is what a Subnetwork takes for none given.
-        if not math.isclose(given, removed, rel_tol=1e-6):
-            raise ValueError(
-                f"pattern={config.pattern} removes {removed:g} of the weights, and "
-                f"sparsity is {given:g}; possible: {removed:g}, or None"
-            )
+    # A Subnetwork takes 0.5 for a sparsity that is not given.
+    given = removed if config.sparsity is None else config.sparsity
+    if config.pattern is not None and not math.isclose(given, removed, rel_tol=1e-6):
+        raise ValueError(
+            f"pattern={config.pattern} removes {removed:g} of the weights, and "
+            f"sparsity is {given:g}; possible: {removed:g}, or None"
+        )
 
 
 def check_steps(config: ConfigDict, steps: int) -> None:
