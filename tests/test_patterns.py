@@ -110,19 +110,27 @@ def test_gradients_go_straight_through_in_every_mode():
     np.testing.assert_allclose(of_rows(scores, factors), factors)
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "1:16"])
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("edge_popup", {}),
-        ("iterand", {"ranked_by": "magnitude", "values": "scaled"}),
-        ("biprop_iterand", {}),
-        ("recycling", {}),
-        ("random", {}),
-        ("magnitude", {}),
-    ],
-)
+METHODS = [
+    ("edge_popup", {}),
+    ("iterand", {"ranked_by": "magnitude", "values": "scaled"}),
+    ("biprop_iterand", {}),
+    ("recycling", {}),
+    ("random", {}),
+    ("magnitude", {}),
+]
+CASES = [
+    pytest.param(*case, marks=[] if number % 7 == 0 else [pytest.mark.slow])
+    for number, case in enumerate(
+        (name, options, distribution, pattern)
+        for name, options in METHODS
+        for distribution in DISTRIBUTIONS
+        for pattern in ("2:4", "1:16")
+    )
+]
+"""Every seventh is of each method, and of the distributions and patterns in turn."""
+
+
+@pytest.mark.parametrize(("name", "options", "distribution", "pattern"), CASES)
 def test_every_method_keeps_exactly_n_of_m(name, options, distribution, pattern):
     subnetwork = Subnetwork(distribution=distribution, pattern=pattern, **options)
     kept, of = pattern_of(pattern)

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from iterand_jax.masks.counts import check_scores, check_scores_dtype
 from iterand_jax.masks.topk import order_keys
 from iterand_jax.runtime.checks import described
 from iterand_jax.selection import sharded_axes
@@ -75,12 +76,8 @@ def pattern_of(text: Any) -> Pattern:
     ValueError: pattern is 'n:m', the n kept of every m with 1 <= n < m <= 32, '2:4' \
 say; got '4:2'
     """
-    found = (
-        re.fullmatch("([0-9]{1,2}):([0-9]{1,2})", text, re.ASCII)
-        if (isinstance(text, str))
-        else None
-    )
-    pattern = Pattern(*map(int, found.groups())) if found else None
+    texts = isinstance(text, str) and re.fullmatch("([1-9][0-9]?):([1-9][0-9]?)", text)
+    pattern = Pattern(*map(int, texts.groups())) if texts else None
     if pattern is None or not 1 <= pattern.kept < pattern.of <= MOST:
         raise ValueError(
             f"pattern is 'n:m', the n kept of every m with 1 <= n < m <= {MOST}, '2:4' "
@@ -108,18 +105,18 @@ def nm_mask(scores: Array, pattern: str, axis: int) -> Array:
     Array([1., 0., 0., 1., 1., 1., 0., 0.], dtype=float32)
     """
     kept, of = pattern_of(pattern)
-    order_keys(scores)  # it checks them
+    check_scores(scores)
+    check_scores_dtype(scores.dtype)
     if not -scores.ndim <= axis < scores.ndim or scores.shape[axis] % of:
         raise ValueError(
             f"pattern={pattern!r} is of an axis whose size is a multiple of {of}; got "
             f"axis {axis} of {scores.shape}"
         )
     mask = _straight_through(scores, kept, of, axis % scores.ndim)
-    if isinstance(mask, jax.core.Tracer) or not isinstance(
-        mask.sharding, NamedSharding
-    ):
+    place = getattr(scores, "sharding", None)
+    if isinstance(mask, jax.core.Tracer) or not isinstance(place, NamedSharding):
         return mask
-    return jax.device_put(mask, scores.sharding)  # a reshape may have moved its shards
+    return jax.device_put(mask, place)  # a reshape may have moved shards of Auto axes
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

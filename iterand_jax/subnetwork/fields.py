@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Self
 
 import jax
@@ -87,13 +88,14 @@ class Fields:
                     f"{name}={value!r} is of a threshold, and pattern={self.pattern!r} "
                     f"has none: it keeps as many of each group"
                 )
-        given = self.sparsity
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        default = number and given == Fields.__dataclass_fields__["sparsity"].default
-        if not default and not (number and math.isclose(given, sparsity, rel_tol=1e-6)):
+        given = float(self.sparsity) if isinstance(self.sparsity, Real) else None
+        default = Fields.__dataclass_fields__["sparsity"].default
+        agrees = given is not None and math.isclose(given, sparsity, rel_tol=1e-6)
+        if not agrees and given != default:
             raise ValueError(
                 f"pattern={self.pattern!r} removes {sparsity:g} of the weights, and "
-                f"sparsity is {described(given)}; possible: {sparsity:g}, or none"
+                f"sparsity is {described(self.sparsity)}; possible: {sparsity:g}, or "
+                f"none"
             )
         object.__setattr__(self, "sparsity", sparsity)
 

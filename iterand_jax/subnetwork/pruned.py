@@ -164,12 +164,11 @@ class Subnetwork(Leaves):
             check_array(path, leaf)
         leaves = leaves_of(self.ranked(scores))
         if self.pattern:
-            return map_paths(
-                lambda path, _: masks.nm_mask(
-                    leaves[path], self.pattern, self.group_axis(path, leaves[path])
-                ),
-                scores,
-            )
+            by_groups = {
+                path: masks.nm_mask(leaf, self.pattern, self.group_axis(path, leaf))
+                for path, leaf in leaves.items()
+            }
+            return map_paths(lambda path, _: by_groups[path], scores)
         found = {
             path: masks.topk_masks_of_slices(
                 leaf, stack, self._sparsity_of(path), rank=self.rank, coats=self.coats

@@ -146,10 +146,18 @@ def check(config: ConfigDict) -> None:
             )
     if waits_for_epochs(config):
         _check_within(config, config.epochs, EPOCHS)
-    removed = subnetwork_of(config).sparsity  # it checks its own arguments
-    # A Subnetwork takes 0.5 for a sparsity that is not given.
+    subnetwork_of(config)  # it checks its own arguments
+    if config.pattern is not None:
+        _check_agrees(config, pattern_of(config.pattern).sparsity)
+
+
+def _check_agrees(config: ConfigDict, removed: float) -> None:
+    """Raises ValueError for a sparsity that is not that of the pattern.
+
+    A `Subnetwork` takes 0.5 for one that is not given.
+    """
     given = removed if config.sparsity is None else config.sparsity
-    if config.pattern is not None and not math.isclose(given, removed, rel_tol=1e-6):
+    if not math.isclose(given, removed, rel_tol=1e-6):
         raise ValueError(
             f"pattern={config.pattern} removes {removed:g} of the weights, and "
             f"sparsity is {given:g}; possible: {removed:g}, or None"

@@ -183,7 +183,7 @@ def test_the_page_reads_masks_of_groups():
     )
     imports = "import itertools, json, math, zlib\nimport numpy as np\n"
     for pattern in ("2:4", "4:8", "3:6", "1:16", "8:16"):
-        mask = mask_of(pattern, (48, 30) if pattern == "3:6" else (64, 30), 0)
+        mask = mask_of(pattern, (960, 60), 0)
         code = codes.encode_mask(mask)
         assert code[0] == codes.IN_GROUPS
         space = {"arrays": {"mask_code/k": code}}

@@ -187,7 +187,6 @@ def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_p
             "unknown sparsity_in 'days'; possible: epo",
         ),
         ({"pattern": "2of4"}, "pattern is 'n:m', .* got '2of4'"),
-        ({"pattern": 24}, "pattern must be a name .*; got 24"),
         (
             {"pattern": "1:4", "sparsity": 0.5},
             "pattern=1:4 removes 0.75 of the weights, and sparsity is 0.5; possible: ",
