@@ -147,7 +147,7 @@ def _best(scores: Array, *, kept: int, of: int, axis: int) -> Array:
     A group is small, so that comparing all pairs needs no sort, and is one pass.
     """
     before, after = scores.shape[:axis], scores.shape[axis + 1 :]
-    groups = order_keys(scores).reshape(*before, -1, of, *after)
+    groups = order_keys(scores).reshape(*before, scores.shape[axis] // of, of, *after)
     own, others = (jnp.expand_dims(groups, axis + n) for n in (2, 1))
     place = functools.partial(lax.broadcasted_iota, jnp.int32, (of, of))
     earlier = (place(1) < place(0)).reshape(

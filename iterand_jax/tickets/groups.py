@@ -62,7 +62,7 @@ def found_in(mask: np.ndarray) -> Groups | None:
     """
     for of in range(2, MOST + 1):
         for axis, size in enumerate(mask.shape):
-            if size == 0 or size % of:
+            if mask.size == 0 or size % of:
                 continue
             groups = Groups(0, of, math.prod(mask.shape[axis + 1 :]))
             grouped = _grouped(mask, groups)
