@@ -195,7 +195,11 @@ def test_the_count_is_that_of_the_masks_with_ties_too(pattern):
         (Rule("w", True, stack_axis=0), (5, 8, 6), 1),
         (Rule("w", True, in_axis=0, out_axis=(1, 2)), (8, 2, 3), 0),  # a query
         (Rule("w", True, in_axis=(0, 1), out_axis=2), (3, 8, 6), 1),  # heads' outputs
-        (Rule("w", True, out_axis=-2), (3, 3, 6, 8), 3),  # transposed convolution
+        (
+            Rule("w", True, in_axis=-1, out_axis=-2),
+            (3, 3, 6, 8),
+            3,
+        ),  # transposed convolution
     ],
 )
 def test_groups_lie_along_the_last_input_axis(rule, shape, axis):

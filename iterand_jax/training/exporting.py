@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def _write(
                 write_atomically(output / card.CURVES, about.curves.read_bytes())
         return sizes(ticket, arrays)
     else:
-        arrays_of = {
+        arrays_of: Mapping[str, Callable[[Ticket], dict[str, np.ndarray]]] = {
             "safetensors": formats.flax_arrays,
             "torchvision": formats.torchvision_arrays,
             "matrices": functools.partial(_matrices, run),
