@@ -105,7 +105,14 @@ RULES = (
 )
 
 
-@pytest.mark.parametrize("distribution", iterand_jax.DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        "kaiming_uniform",
+        pytest.param("signed_constant", marks=pytest.mark.slow),
+        pytest.param("kaiming_normal", marks=pytest.mark.slow),
+    ],
+)
 def test_a_ticket_of_a_tree_comes_back(distribution, tmp_path):
     subnetwork = Subnetwork(pattern="2:4", distribution=distribution, rules=RULES)
     scores, weights = subnetwork.init(KEY, TREE)
@@ -234,6 +241,7 @@ def test_matrices_have_the_rows_that_sparse_formats_take():
     np.testing.assert_allclose(patches @ found["conv"].T, expected, 1e-4, 1e-5)
 
 
+@pytest.mark.slow
 def test_torch_takes_what_its_rules_for_matrices_say():
     """All but the device: CPUs have no such products."""
     torch = pytest.importorskip("torch")
@@ -257,6 +265,7 @@ def test_torch_takes_what_its_rules_for_matrices_say():
         torch.sparse.to_sparse_semi_structured(matrix)
 
 
+@pytest.mark.slow
 def test_every_network_of_images_has_a_pattern_but_for_its_first_layer():
     for name, first in (("conv6", "Conv_0"), ("resnet18", "ConvNorm_0/Conv_0")):
         network = build_network(name, num_classes=10, width=0.25)
