@@ -96,6 +96,11 @@ FIELDS: dict[str, tuple[Any, str]] = {
         "a rule that makes of sparsity one for each layer: equal_edges, erk, balanced, "
         "pyramidal; uniform (None)",
     ),
+    "pattern": (
+        str,
+        "n:m, as 2:4: the n best of every m weights along the inputs are kept; it says "
+        "the sparsity, 1 - n/m; None: thresholds",
+    ),
     "coats": (
         tuple,
         "multicoated: the sparsities of the coats after the first, rising from it",

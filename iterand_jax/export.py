@@ -1,8 +1,8 @@
 """Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
---format=ticket|safetensors|torchvision|stablehlo|hub [--step=N] [--output=FILE]
-[--push=user/repo] [--dtype=float32|float16|bfloat16]
+--format=ticket|safetensors|torchvision|matrices|stablehlo|hub [--step=N]
+[--output=FILE] [--push=user/repo] [--dtype=float32|float16|bfloat16]
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from absl import flags
 
 from iterand_jax.runtime import cli
 
-FORMATS = ("ticket", "safetensors", "torchvision", "stablehlo", "hub")
+FORMATS = ("ticket", "safetensors", "torchvision", "matrices", "stablehlo", "hub")
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -28,7 +28,8 @@ def define_flags() -> None:
         "push", None, "of --format=hub: the repository to upload to, user/repo"
     )
     flags.DEFINE_enum(
-        "dtype", "float32", DTYPES, "of the weights of safetensors and torchvision"
+        *("dtype", "float32", DTYPES),
+        "of the weights of safetensors, torchvision and matrices",
     )
     cli.define_data_dir()
 

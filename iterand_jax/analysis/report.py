@@ -16,6 +16,7 @@ from iterand_jax.analysis.layers import (
     overlap,
 )
 from iterand_jax.analysis.liveness import live_weights
+from iterand_jax.masks import pattern_of
 from iterand_jax.rules import Rule, rules_of
 from iterand_jax.rules.patterns import literal
 from iterand_jax.runtime import modes
@@ -24,6 +25,7 @@ from iterand_jax.tickets.draws import MAX_REFRESHES, Draws
 from iterand_jax.tickets.fields import number, of_type
 from iterand_jax.tickets.replay import initial_key, last_redraws
 from iterand_jax.tickets.ticket import Ticket, load
+from iterand_jax.training import pruning
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.run import Run
 from iterand_jax.training.step import State
@@ -224,6 +226,8 @@ def _of_ticket(path: Path) -> Subject:
     of_type(about.run, "step", int)
     if about.run.get("sparsity") is not None:
         number(about.run, "sparsity")
+    if about.run.get("pattern") is not None:
+        pattern_of(about.run["pattern"])
     if not " ".join(of_run).isprintable():
         raise ValueError(f"the ticket {path} is of the run {about.run!r:.60}")
     drawn = about.draws
@@ -283,11 +287,12 @@ def _no_masks(subject: str, method: str) -> ValueError:
 def _title(
     network: Mapping[str, Any], run: Mapping[str, Any], *, seed: int | None, step: int
 ) -> str:
+    sparsity = run["sparsity"]
     parts = [
         f"{network['name']} (width {network['width']:g})",
         run["method"],
         run["distribution"],
-        *([] if run["sparsity"] is None else [f"sparsity {run['sparsity']:g}"]),
+        *([] if sparsity is None else [pruning.told(sparsity, run.get("pattern"))]),
         *([] if seed is None else [f"seed {seed}"]),
         f"step {step:,}",
     ]

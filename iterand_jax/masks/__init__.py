@@ -14,10 +14,12 @@ This module is the only place that decides what is kept:
 - Scores are ranked as they are, not by their absolute values. -0.0 and 0.0 are equal,
   and NaN ranks above infinity, with either sign. (0 / 0 is a NaN with a sign on x86,
   which `jax.lax.top_k` and `jax.numpy.partition` rank below all numbers.)
-- Scores that tie with the smallest kept score are all kept.
+- Scores that tie with the smallest kept score are all kept. (Of a pattern as 2:4
+  exactly n of every m are, so that there the first of equal ones are.)
 
     counts    how many are removed
     topk      which are kept: of a leaf, or of leaves that share a threshold
+    groups    which n are kept of every m: N:M patterns
     values    what a mask makes of a weight
 """
 
@@ -28,6 +30,7 @@ from iterand_jax.masks.counts import (
     check_sparsity,
     num_pruned,
 )
+from iterand_jax.masks.groups import Pattern, nm_mask, pattern_of
 from iterand_jax.masks.topk import (
     coat_masks,
     order_keys,
@@ -45,14 +48,17 @@ from iterand_jax.selection import Scalar as Scalar
 __all__ = [
     "RANKS",
     "VALUES",
+    "Pattern",
     "check_rank",
     "check_scores_dtype",
     "check_sparsity",
     "coat_masks",
     "masked",
+    "nm_mask",
     "num_pruned",
     "order_keys",
     "partial_counts",
+    "pattern_of",
     "pruned",
     "threshold",
     "thresholds",

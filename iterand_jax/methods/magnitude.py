@@ -64,7 +64,8 @@ def magnitude_masks(
         layers: leaves of two or more axes, so without biases and normalization.
 
     Raises:
-      ValueError: a sparsity of all that would remove every weight of the pruned leaves.
+      ValueError: a sparsity of all that would remove every weight of the pruned leaves,
+        or a subnetwork with a pattern, which is not ranked over all leaves.
 
     Returns:
       A tree of the structure of the weights: 1 kept and 0 pruned in the leaf's shape
@@ -76,7 +77,12 @@ def magnitude_masks(
     >>> found["a"]["kernel"], found["b"]["kernel"].ravel(), found["bias"]
     (Array([[0., 1.]], dtype=float32), Array([0., 1.], dtype=float32), None)
     """
-
+    if subnetwork.pattern:
+        raise ValueError(
+            f"pattern={subnetwork.pattern!r} is not possible: magnitude_masks have one "
+            f"threshold for all leaves; possible: the masks of a Subnetwork, of "
+            f"magnitudes(subnetwork, weights)"
+        )
     leaves, structure = jax.tree.flatten(magnitudes(subnetwork, weights))
     if sparsity_of == "all":
         layers = [leaf.size for leaf in jax.tree.leaves(weights) if leaf.ndim > 1]

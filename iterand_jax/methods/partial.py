@@ -62,8 +62,9 @@ def partially_frozen(
         is not pruned for ever, and what is locked in, follow it both.
 
     Raises:
-      ValueError: in one line, shares outside [0, 1), an unknown rule, or a leaf or
-        scope that cannot have its sparsity with so much fixed.
+      ValueError: in one line, shares outside [0, 1), an unknown rule, a leaf or scope
+        that cannot have its sparsity with so much fixed, or a pattern, whose groups
+        could not keep as many as they must.
 
     >>> subnetwork = Subnetwork(sparsity=0.5)
     >>> method = partially_frozen(subnetwork, pruned_share=0.25, locked_share=0.25)
@@ -80,6 +81,12 @@ def partially_frozen(
     if frozen_by not in RATIOS:
         raise ValueError(
             f"unknown frozen_by {frozen_by!r}; possible: {', '.join(RATIOS)}"
+        )
+    if subnetwork.pattern:
+        raise ValueError(
+            f"pattern={subnetwork.pattern!r} is not possible: the method "
+            f"partially_frozen fixes weights wherever they lie in a group; possible: "
+            f"edge_popup and iterand"
         )
     ranking = dataclasses.replace(subnetwork, ranked_by="score")
 

@@ -26,7 +26,8 @@ def signed_supermask(subnetwork: Subnetwork, *, threshold: float = 0.01) -> Meth
 
     Raises:
       ValueError: a threshold that is not above 0, or a subnetwork with a sparsity, a
-        scope, coats, or `ranked_by` or `values` of its own: nothing is ranked.
+        scope, coats, a pattern, or `ranked_by` or `values` of its own: nothing is
+        ranked.
 
     >>> method = signed_supermask(Subnetwork(sparsity=0.0), threshold=0.1)
     >>> m = {"kernel": jnp.array([0.3, -0.2, 0.05])}
@@ -38,7 +39,7 @@ def signed_supermask(subnetwork: Subnetwork, *, threshold: float = 0.01) -> Meth
     if not (isinstance(threshold, int | float) and 0 < threshold < float("inf")):
         raise ValueError(f"threshold is a number above 0; got {threshold!r}")
     plain = Subnetwork(0.0)
-    for field in ("sparsity", "scope", "coats", "ranked_by", "values"):
+    for field in ("pattern", "sparsity", "scope", "coats", "ranked_by", "values"):
         value = getattr(subnetwork, field)
         if value != getattr(plain, field):
             raise ValueError(

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Self
 
 import jax
@@ -35,6 +37,7 @@ class Fields:
     ranked_by: str = "score"
     values: str | masks.Values = "masked"
     coats: Sequence[float] = ()
+    pattern: str | None = None
 
     def __post_init__(self):
         """Raises ValueError for what cannot be a field's value."""
@@ -73,6 +76,28 @@ class Fields:
         else:
             masks.check_sparsity(self.sparsity)
         self._check_coats()
+        if self.pattern is not None:
+            self._check_pattern(masks.pattern_of(self.pattern).sparsity)
+
+    def _check_pattern(self, sparsity: float) -> None:
+        """Raises ValueError for fields that contradict a pattern; sets the sparsity."""
+        for name in ("scope", "coats", "rank"):
+            value = getattr(self, name)
+            if value != Fields.__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"{name}={value!r} is of a threshold, and pattern={self.pattern!r} "
+                    f"has none: it keeps as many of each group"
+                )
+        given = float(self.sparsity) if isinstance(self.sparsity, Real) else None
+        default = Fields.__dataclass_fields__["sparsity"].default
+        agrees = given is not None and math.isclose(given, sparsity, rel_tol=1e-6)
+        if not agrees and given != default:
+            raise ValueError(
+                f"pattern={self.pattern!r} removes {sparsity:g} of the weights, and "
+                f"sparsity is {described(self.sparsity)}; possible: {sparsity:g}, or "
+                f"none"
+            )
+        object.__setattr__(self, "sparsity", sparsity)
 
     def _check_coats(self) -> None:
         """Raises ValueError for coats that do not rise, or that do not fit the rest."""
@@ -139,8 +164,10 @@ class Fields:
             )
         return distributions.get_distribution(self.distribution)
 
-    def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """The sparsities, and the other fields: `jax.tree_util` calls this.
+
+        A pattern says its sparsity, which then is no leaf that may change.
 
         >>> import jax
         >>> from iterand_jax import Subnetwork
@@ -148,7 +175,8 @@ class Fields:
         (0.9,)
         """
         names = [field.name for field in dataclasses.fields(self)]
-        return (self.sparsity,), tuple(getattr(self, name) for name in names[1:])
+        others = tuple(getattr(self, name) for name in names[1:])
+        return () if self.pattern else (self.sparsity,), others
 
     @classmethod
     def tree_unflatten(cls, others: tuple, children: tuple) -> Self:
@@ -160,8 +188,9 @@ class Fields:
         0.25
         """
         self = object.__new__(cls)
-        for field, value in zip(
-            dataclasses.fields(cls), (*children, *others), strict=True
-        ):
+        fields = dataclasses.fields(cls)
+        if not children:
+            children = (masks.pattern_of(others[-1]).sparsity,)
+        for field, value in zip(fields, (*children, *others), strict=True):
             object.__setattr__(self, field.name, value)
         return self

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from jax import Array
 
-from iterand_jax.masks import Scalar
+from iterand_jax.masks import Scalar, pattern_of
 from iterand_jax.rules import Axes, Rule, Schedule
 from iterand_jax.rules.checks import check_biases, scales_of
 from iterand_jax.rules.patterns import literal
@@ -107,8 +107,8 @@ class Leaves(Fields):
 
         Raises:
           ValueError: in one line, a layer that would keep more weights than it has, or
-            none; a sparsity that is a mapping or a schedule; a scope, which has one
-            sparsity for all of its leaves.
+            none; a sparsity that is a mapping or a schedule; a scope or a pattern,
+            which have one sparsity for all of their leaves.
 
         >>> import jax.numpy as jnp
         >>> from iterand_jax import Subnetwork
@@ -117,8 +117,10 @@ class Leaves(Fields):
         >>> Subnetwork(sparsity=0.5).spread(params, "equal_edges").sparsity
         Sparsities({'a/kernel': 0.625, 'b/kernel': 0.25})
         """
-        if self.scope or isinstance(self.sparsity, Mapping | Schedule):
-            other = f"scope={self.scope}" if self.scope else f"{self.sparsity}"
+        one = self.scope or self.pattern
+        if one or isinstance(self.sparsity, Mapping | Schedule):
+            name_of = "scope" if self.scope else "pattern"
+            other = f"{name_of}={one}" if one else f"{self.sparsity}"
             raise ValueError(
                 f"layer_sparsities={name} makes of one number a sparsity for each "
                 f"layer; it is not possible with {other}"
@@ -172,6 +174,37 @@ class Leaves(Fields):
         rule.check(path, leaf.shape)
         return rule.axes(leaf.ndim).stack if rule.prune else ()
 
+    def group_axis(self, path: str, leaf: Array) -> int:
+        """The axis of a pruned leaf that the groups of a pattern lie along.
+
+        It is the last of its input axes: see `iterand_jax.masks.groups`.
+
+        Raises:
+          ValueError: its size is no multiple of a group's.
+
+        >>> import jax.numpy as jnp
+        >>> from iterand_jax import Subnetwork
+        >>> subnetwork = Subnetwork(pattern="2:4")
+        >>> subnetwork.group_axis("kernel", jnp.zeros((3, 3, 8, 5)))
+        2
+        >>> subnetwork.group_axis("kernel", jnp.zeros((3, 5)))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: the leaf 'kernel' of shape (3, 5): pattern='2:4' keeps 2 of every \
+4 along its input axis 0; possible: a multiple of 4, or ...
+        """
+        kept, of = pattern_of(self.pattern)
+        axis = max(self.axes(path, leaf).inputs, default=None)
+        if axis is None or leaf.shape[axis] % of:
+            along = "an input axis" if axis is None else f"its input axis {axis}"
+            raise ValueError(
+                f"the leaf {path!r} of shape {tuple(leaf.shape)}: pattern="
+                f"{self.pattern!r} keeps {kept} of every {of} along {along}; possible: "
+                f"a multiple of {of}, or a leaf that is not pruned, by the rule "
+                f"Rule({path!r}, False) or in a config by unpruned=('{path}',)"
+            )
+        return axis
+
     def _sparsity_of(self, path: str) -> Scalar:
         if isinstance(self.sparsity, Sparsities):
             return self.sparsity.of(path)
@@ -211,6 +244,8 @@ class Leaves(Fields):
                 "the rules prune none of the leaves "
                 f"{', '.join(leaves) or '(no leaves)'}"
             )
+        for path in fan_ins if self.pattern else ():
+            self.group_axis(path, leaves[path])
         if isinstance(self.sparsity, Sparsities):
             self.sparsity.check(fan_ins)
         if self.scope:

@@ -65,6 +65,10 @@ class Subnetwork(Leaves):
         `sparsity`: a mask is then the number of thresholds that a score reaches, from 0
         for pruned to 1 + len(coats), and weights are multiplied by it. Each threshold
         passes the gradient on, so that they add up.
+      pattern: "n:m", as "2:4": the n best of every m weights along the input axis are
+        kept, and no threshold is sought. It says the sparsity, 1 - n/m; one that is
+        given must agree, where 0.5 counts as not given. `masks.groups` says which axis,
+        what ties, and what is refused beside it.
 
     It is hashable, so a static argument of `jit`, unless a sparsity is an array. It is
     also a pytree with its sparsities as leaves: as an argument of `jit` these may
@@ -159,6 +163,12 @@ class Subnetwork(Leaves):
         for path, leaf in leaves.items():
             check_array(path, leaf)
         leaves = leaves_of(self.ranked(scores))
+        if self.pattern:
+            by_groups = {
+                path: masks.nm_mask(leaf, self.pattern, self.group_axis(path, leaf))
+                for path, leaf in leaves.items()
+            }
+            return map_paths(lambda path, _: by_groups[path], scores)
         found = {
             path: masks.topk_masks_of_slices(
                 leaf, stack, self._sparsity_of(path), rank=self.rank, coats=self.coats

@@ -6,6 +6,7 @@ far from the entropy, so bits are put into bytes first, several or a distance at
     1 to 8   so many bits are a byte, the first the highest bit of the byte
     9        how many zeros lie before each one
     10       how many ones lie before each zero
+    11       which places the ones of each group have (`groups`): of masks alone
 
 is the first byte of a code of bits; the code takes the form that is smallest. After 9
 and 10 a code of numbers follows, whose own first byte is
@@ -25,10 +26,12 @@ import zlib
 
 import numpy as np
 
+from iterand_jax.tickets import groups
+
 _WINDOW = -15  # raw deflate, without header and checksum
 BITS_OF_A_BYTE = 64
 MOST = 2**31 - 1  # weights of a leaf
-BEFORE_ONES, BEFORE_ZEROS = 9, 10
+BEFORE_ONES, BEFORE_ZEROS, IN_GROUPS = 9, 10, 11
 
 
 def encode_bits(bits: np.ndarray) -> np.ndarray:
@@ -48,6 +51,23 @@ def encode_bits(bits: np.ndarray) -> np.ndarray:
     return np.frombuffer(min(codes, key=len), np.uint8)
 
 
+def encode_mask(mask: np.ndarray) -> np.ndarray:
+    """The `filled` code of booleans, in groups where these have equally many ones.
+
+    >>> one_of_two = np.random.default_rng(0).random(1000) < 0.5
+    >>> mask = np.stack([one_of_two, ~one_of_two])
+    >>> code = encode_mask(mask)
+    >>> int(code[0]), code.size < 0.6 * encode_bits(mask).size
+    (11, True)
+    """
+    code, found = filled(encode_bits(mask), mask.size), groups.found_in(mask)
+    if found is None:
+        return code
+    numbers = encode(groups.numbers_of(mask, found)).tobytes()
+    own = np.frombuffer(found.header(IN_GROUPS) + numbers, np.uint8)
+    return min(code, filled(own, mask.size), key=len)
+
+
 def filled(code: np.ndarray, count: int) -> np.ndarray:
     """A code of so many bits, with zeros to a byte for `BITS_OF_A_BYTE` of them."""
     missing = -(-count // BITS_OF_A_BYTE) - code.size
@@ -65,8 +85,11 @@ def decode_bits(code: np.ndarray, count: int) -> np.ndarray:
         bits = np.zeros(count, bool)
         bits[places(decode(code[1:], count), count)] = True
         return ~bits if kind == BEFORE_ZEROS else bits
+    if kind == IN_GROUPS:
+        most = groups.most_numbers(code, count)
+        return groups.bits_of(code, decode(code[groups.HEADER :], most), count)
     if not 1 <= kind <= 8:
-        raise ValueError("a code of bits does not start with its form, 1 to 10")
+        raise ValueError("a code of bits does not start with its form, 1 to 11")
     blocks = -(-count // kind)
     content = _inflated(code[1:], blocks, f"{count} bits")
     if len(content) != blocks:

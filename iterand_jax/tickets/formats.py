@@ -2,16 +2,20 @@
 
     flax_arrays          masked weights and batch statistics by their Flax paths
     torchvision_arrays   a ResNet with torchvision's names and layouts
+    matrices             masked weights as PyTorch's and NVIDIA's 2:4 formats take them
     save_program         StableHLO for CPU, CUDA and TPU, with the weights in a file
     to_bcoo              sparse arrays of jax.experimental, for experiments
 
-The first three store zeros for pruned weights, so they are as large as the dense
-network. In no format does unstructured sparsity make inference faster on GPUs or CPUs.
+The first four store zeros for pruned weights, so they are as large as the dense
+network. In no format does unstructured sparsity make inference faster on GPUs or CPUs;
+masks of the pattern 2:4 can, on GPUs with sparse tensor cores, as `matrices`.
 """
 
 import datetime
 import json
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from flax import traverse_util
 
 from iterand_jax.networks import build_network
 from iterand_jax.networks.resnet import ResNet
+from iterand_jax.rules import Axes
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
@@ -90,6 +95,40 @@ def torchvision_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
     outputs = len(arrays["fc.weight"])
     arrays.setdefault("fc.bias", np.zeros(outputs, np.float32))
     return arrays
+
+
+def matrices(
+    arrays: Mapping[str, np.ndarray], axes: Mapping[str, Axes]
+) -> dict[str, np.ndarray]:
+    """Arrays by path, of which linear maps become matrices (outputs, inputs).
+
+    A convolution's is (outputs, window * inputs) with the input channels fastest, so
+    that the groups of a pattern n:m are m neighbours in a row, and so that it is the
+    factor of patches of images (N, H, W, C). A stack of maps stays one: its axes come
+    first.
+
+    `torch.sparse.to_sparse_semi_structured` takes such a matrix of the pattern 2:4, on
+    a GPU, as float16 or bfloat16: of a multiple of 32 outputs and of 64 inputs with
+    CUTLASS, of 16 and 16 with cuSPARSELt (PyTorch 2.13). TensorRT reads kernels
+    (outputs, inputs, height, width), whose input channels it groups in the same way.
+
+    Args:
+      arrays: by path.
+      axes: what the axes are of those that are linear maps.
+
+    >>> kernel = np.arange(24).reshape(1, 2, 4, 3)  # (height, width, inputs, outputs)
+    >>> axes = {"kernel": Axes(inputs=(2,), outputs=(3,), stack=(), window=(0, 1))}
+    >>> matrices({"kernel": kernel}, axes)["kernel"][0].tolist()
+    [0, 3, 6, 9, 12, 15, 18, 21]
+    """
+    found = dict(arrays)
+    for path, (inputs, outputs, stack, window) in axes.items():
+        leaf = arrays[path]
+        order = (*stack, *outputs, *window, *sorted(inputs))
+        rows = math.prod(leaf.shape[axis] for axis in outputs)
+        slices = [leaf.shape[axis] for axis in stack]
+        found[path] = leaf.transpose(order).reshape(*slices, rows, -1)
+    return found
 
 
 def in_dtype(arrays: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:

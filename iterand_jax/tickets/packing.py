@@ -30,11 +30,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iterand_jax.tickets.codes import (
+    IN_GROUPS,
     decode,
     decode_bits,
     encode,
     encode_bits,
-    filled,
+    encode_mask,
     places,
 )
 from iterand_jax.tickets.replay import NO_DRAW
@@ -150,6 +151,11 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
     return Leaf(weights, mask, numbers)
 
 
+def is_grouped(name: str, array: np.ndarray) -> bool:
+    """Whether an array is a mask in groups, which tickets of before version 4 lack."""
+    return name.startswith("mask_code/") and array.flat[0] == IN_GROUPS
+
+
 def _pack_levels(path: str, kept: np.ndarray) -> dict[str, np.ndarray] | None:
     """Signs and a few magnitudes, None where the weights themselves are as small."""
     if kept.dtype.kind != "f":
@@ -171,9 +177,9 @@ def _pack_levels(path: str, kept: np.ndarray) -> dict[str, np.ndarray] | None:
 
 def _pack_bits(kind: str, path: str, bits: np.ndarray) -> dict[str, np.ndarray]:
     """Bits as they are, or as a code where that is smaller."""
-    plain, code = np.packbits(bits), encode_bits(bits)
-    if kind == "mask":  # what bounds all else of a leaf
-        code = filled(code, bits.size)
+    plain = np.packbits(bits)
+    # A mask bounds all else of a leaf, so that its code is filled.
+    code = encode_mask(bits) if kind == "mask" else encode_bits(bits)
     if code.nbytes < plain.nbytes:
         return {f"{kind}_code/{path}": code}
     return {f"{kind}/{path}": plain}

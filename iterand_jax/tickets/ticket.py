@@ -33,7 +33,7 @@ from iterand_jax.trees import leaves_of, sha256
 __all__ = ["Ticket"]
 
 PyTree = Any
-OF_NETWORK, OF_TREE, CODED = 1, 2, 3  # versions of the file
+OF_NETWORK, OF_TREE, CODED, GROUPED = VERSIONS = 1, 2, 3, 4  # of the file
 SMALL = 2**24  # bytes of arrays that are read before their network is known
 
 
@@ -252,6 +252,8 @@ def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     version = OF_NETWORK if ticket.description.leaves is None else OF_TREE
     if any(name.split("/", 1)[0] in packing.OF_BITS for name in arrays):
         version = CODED
+    if any(packing.is_grouped(name, array) for name, array in arrays.items()):
+        version = GROUPED
     fields = {"version": version, **ticket.description.to_json()}
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
     container.write(path, fields, arrays)
@@ -302,10 +304,10 @@ def _read(
     path: Path, network: nn.Module | None, like: PyTree, batch_stats: PyTree
 ) -> Ticket:
     fields, forms = container.read_header(path)
-    if fields.get("version") not in (OF_NETWORK, OF_TREE, CODED):
+    if fields.get("version") not in VERSIONS:
         raise ValueError(
             f"{path} is a ticket of version {fields.get('version')!r:.60}; "
-            f"possible: {OF_NETWORK!r}, {OF_TREE!r}, {CODED!r}"
+            f"possible: {', '.join(map(str, VERSIONS))}"
         )
     checksum = fields.pop("sha256", None)
     # A large file is read once its network is known to need so much.

@@ -15,7 +15,7 @@ import jax
 
 from iterand_jax.tickets.hub import FILE, SCHEME
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import provenance, saved
+from iterand_jax.training import provenance, pruning, saved
 from iterand_jax.trees import leaves_of
 
 CARD, CONFIG, CURVES = "README.md", "config.json", "curves.png"
@@ -163,7 +163,7 @@ def _what(ticket: Ticket, about: Told) -> str:
     name = f"{network['name']} of width {network['width']:g}"
     details = [run["distribution"], f"step {run['step']:,}"]
     if run["sparsity"] is not None:
-        details.insert(0, f"sparsity {run['sparsity']:g}")
+        details.insert(0, pruning.told(run["sparsity"], run.get("pattern")))
     by = f"by {run['method']} ({', '.join(details)})"
     if not leaves_of(ticket.masks):
         return f"A {name}, trained {by}"

@@ -12,6 +12,7 @@ from iterand_jax.configs import default
 from iterand_jax.data import imagenet_feed
 from iterand_jax.data.datasets import DATASETS, Dataset
 from iterand_jax.data.feeds import normalizer
+from iterand_jax.masks import pattern_of
 from iterand_jax.methods import METHODS, method_fields
 from iterand_jax.methods.magnitude import SPARSITY_OF
 from iterand_jax.networks import NETWORKS
@@ -88,6 +89,9 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
                 f"{field}={resolved[field]} is not used by the method "
                 f"{config.method}; its own fields are {', '.join(recipe)}"
             )
+    says_sparsity = resolved.pattern is not None and "sparsity" in recipe
+    if says_sparsity and resolved.sparsity is None:  # in place of the recipe's own
+        resolved.sparsity = pattern_of(resolved.pattern).sparsity
     for field, value in recipe.items():
         if field not in own:
             raise ValueError(

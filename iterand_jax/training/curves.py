@@ -8,6 +8,7 @@ import numpy as np
 
 from iterand_jax.runtime import files
 from iterand_jax.runtime.pictures import new_figure, set_title
+from iterand_jax.training import pruning
 from iterand_jax.training.logs import read_lines
 
 MOST = 2**63  # of an integer that is drawn
@@ -172,5 +173,6 @@ def _title(result: dict[str, Any]) -> str:
         f"seed {result['seed']}",
     ]
     if result["sparsity"] is not None:
-        parts.insert(-1, f"sparsity {result['sparsity']:g}")
+        told = pruning.told(result["sparsity"], result.get("pattern"))
+        parts.insert(-1, told)
     return ", ".join(parts)

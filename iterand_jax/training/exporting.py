@@ -1,9 +1,10 @@
 """Exports the subnetwork of a run as a ticket, after checking it against the run."""
 
 import contextlib
+import functools
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ FORMATS = {
     "ticket": "ticket.safetensors",
     "safetensors": "weights.safetensors",
     "torchvision": "torchvision.safetensors",
+    "matrices": "matrices.safetensors",
     "stablehlo": "stablehlo",
     "hub": "hub",
 }
@@ -44,7 +46,7 @@ FORMATS = {
 FOLDERS = ("stablehlo", "hub")
 """The formats that are folders."""
 
-DENSE = ("safetensors", "torchvision")
+DENSE = ("safetensors", "torchvision", "matrices")
 """The formats that store zeros for pruned weights, in any of `formats.DTYPES`."""
 
 CHECKED = 64  # examples whose logits are compared
@@ -79,8 +81,8 @@ def export(
       step: which checkpoint; None for the newest.
       data_dir: where datasets are stored, for the comparison.
       push: the repository of the Hub, user/repo, that a "hub" folder is uploaded to.
-      dtype: of the dense weights of "safetensors" and "torchvision"; one of
-        `formats.DTYPES`. The checks are of the weights before they are rounded to it.
+      dtype: of the dense weights of the formats in `DENSE`; one of `formats.DTYPES`.
+        The checks are of the weights before they are rounded to it.
 
     Raises:
       ValueError: there is no run or checkpoint, the format does not support its
@@ -94,7 +96,7 @@ def export(
         hub.check_repo(push)
     if dtype != "float32" and name not in DENSE:
         raise ValueError(
-            f"--dtype={dtype} applies to {' and '.join(DENSE)}, not to {name}"
+            f"--dtype={dtype} applies to {', '.join(DENSE)}, not to {name}"
         )
     places.check_written(str(output))
     with contextlib.ExitStack() as stack:
@@ -149,13 +151,23 @@ def _write(
                 write_atomically(output / card.CURVES, about.curves.read_bytes())
         return sizes(ticket, arrays)
     else:
-        arrays_of = {
+        arrays_of: Mapping[str, Callable[[Ticket], dict[str, np.ndarray]]] = {
             "safetensors": formats.flax_arrays,
             "torchvision": formats.torchvision_arrays,
+            "matrices": functools.partial(_matrices, run),
         }
         arrays = formats.in_dtype(arrays_of[name](ticket), dtype)
         formats.save_arrays(arrays, ticket.description, output)
     return {}
+
+
+def _matrices(run: Run, ticket: Ticket) -> dict[str, np.ndarray]:
+    """The variables of a ticket, masked weights as matrices (outputs, inputs)."""
+    axes = {
+        f"params/{path}": run.subnetwork.axes(path, leaf)
+        for path, leaf in leaves_of(ticket.masks).items()
+    }
+    return formats.matrices(formats.flax_arrays(ticket), axes)
 
 
 def _written(path: Path, output: Path | str) -> str:

@@ -168,6 +168,7 @@ FIELDS: dict[str, Field] = {
     "ranked_by": _text(),
     "kept_values": _text(),
     "layer_sparsities": _text(),
+    "pattern": _text("groups of m weights, of which n are kept"),
     "coats": _several(_number("[0, 1)", "the fraction removed"), 100),
     "pruned_share": _number("[0, 1)", "a fraction of the weights"),
     "locked_share": _number("[0, 1)", "a fraction of the weights"),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from iterand_jax.runtime.terminal import table
-from iterand_jax.training import provenance
+from iterand_jax.training import provenance, pruning
 from iterand_jax.training.run import DataRun
 
 
@@ -17,7 +17,8 @@ def plan(runs: Sequence[DataRun], workdir: Path) -> str:
     network = f"{config.network.name}, width {config.network.width:g}"
     parameters = f"{total:,} parameters"
     if config.sparsity is not None:
-        parameters += f", {kept:,} kept (sparsity {config.sparsity:g})"
+        sparsity = pruning.told(config.sparsity, config.pattern)
+        parameters += f", {kept:,} kept ({sparsity})"
     method = f"{config.method}, {config.distribution}"
     if config.k_per:
         method += f", K_per {config.k_per}"

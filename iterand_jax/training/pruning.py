@@ -5,11 +5,13 @@ steps, so those in epochs wait for the steps of an epoch: of the feed in trainin
 checkpoint's record where there is no data.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from iterand_jax.masks import pattern_of
 from iterand_jax.methods import Method, build_method
 from iterand_jax.rules import Rule, Schedule
 from iterand_jax.rules.defaults import DEFAULT_RULES
@@ -22,6 +24,7 @@ OF_SCORES = (
     "ranked_by",
     "kept_values",
     "layer_sparsities",
+    "pattern",
     "sparsity_schedule",
     "sparsity_from",
     "sparsity_begin",
@@ -41,7 +44,8 @@ OF_METHODS = (
 """The fields of single methods that say how they prune."""
 
 CONSTANT, EPOCHS, STEPS = "constant", "epochs", "steps"
-_OF_SCHEDULES = OF_SCORES[5:]
+_AGAINST_RULES = ("scope", "pattern", "sparsity_schedule")
+_OF_SCHEDULES = OF_SCORES[6:]
 
 
 def subnetwork_of(
@@ -62,7 +66,17 @@ def subnetwork_of(
         scope=tuple(config.scope or ()),
         ranked_by=config.ranked_by or "score",
         values=config.kept_values or "masked",
+        pattern=config.pattern,
     )
+
+
+def told(sparsity: float, pattern: str | None = None) -> str:
+    """A sparsity in words, and the pattern that makes it.
+
+    >>> told(0.5), told(0.5, "2:4")
+    ('sparsity 0.5', 'sparsity 0.5 by 2:4')
+    """
+    return f"sparsity {sparsity:g}" + (f" by {pattern}" if pattern else "")
 
 
 def options(config: ConfigDict) -> dict[str, Any]:
@@ -80,6 +94,8 @@ def waits_for_epochs(config: ConfigDict) -> bool:
 def sparsity_of(config: ConfigDict, steps_per_epoch: int = 1) -> float | Schedule:
     """The sparsity of a resolved config, or its schedule in steps; 0.0 for none."""
     if not _is_scheduled(config):
+        if config.pattern is not None and config.sparsity is None:
+            return pattern_of(config.pattern).sparsity
         return config.sparsity or 0.0
     unit = 1 if config.sparsity_in == STEPS else steps_per_epoch
     return Schedule(
@@ -121,7 +137,7 @@ def check(config: ConfigDict) -> None:
             f"unknown layer_sparsities {config.layer_sparsities!r}; possible: "
             f"{', '.join(RATIOS)}"
         )
-    for field in ("scope", "sparsity_schedule") if config.layer_sparsities else ():
+    for field in _AGAINST_RULES if config.layer_sparsities else ():
         if config[field] not in (None, (), CONSTANT):
             raise ValueError(
                 f"layer_sparsities={config.layer_sparsities} makes of one number a "
@@ -131,6 +147,21 @@ def check(config: ConfigDict) -> None:
     if waits_for_epochs(config):
         _check_within(config, config.epochs, EPOCHS)
     subnetwork_of(config)  # it checks its own arguments
+    if config.pattern is not None:
+        _check_agrees(config, pattern_of(config.pattern).sparsity)
+
+
+def _check_agrees(config: ConfigDict, removed: float) -> None:
+    """Raises ValueError for a sparsity that is not that of the pattern.
+
+    A `Subnetwork` takes 0.5 for one that is not given.
+    """
+    given = removed if config.sparsity is None else config.sparsity
+    if not math.isclose(given, removed, rel_tol=1e-6):
+        raise ValueError(
+            f"pattern={config.pattern} removes {removed:g} of the weights, and "
+            f"sparsity is {given:g}; possible: {removed:g}, or None"
+        )
 
 
 def check_steps(config: ConfigDict, steps: int) -> None:

@@ -65,9 +65,9 @@ def refused(code, count):
 def test_damaged_codes_are_refused():
     bits = np.random.default_rng(2).random(4000) < 0.3
     code = encode_bits(bits).tobytes()
-    assert "1 to 10" in refused(b"", 4000)
-    assert "1 to 10" in refused(b"\0" + code[1:], 4000)
-    assert "1 to 10" in refused(b"\x0b" + code[1:], 4000)
+    assert "1 to 11" in refused(b"", 4000)
+    assert "1 to 11" in refused(b"\0" + code[1:], 4000)
+    assert "1 to 11" in refused(b"\x0c" + code[1:], 4000)
     assert "does not hold" in refused(code[:-1], 4000)
     assert "does not hold" in refused(code + b"\1", 4000)
     assert "past the last of 3900 bits" in refused(code, 3900)

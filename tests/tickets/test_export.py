@@ -185,10 +185,20 @@ def check_hub(folder, run):
     assert (folder / "curves.png").read_bytes() == curves
 
 
+def check_matrices(path, run):
+    arrays = safetensors.load_file(path)
+    assert arrays.keys() == run.arrays.keys()
+    for name, leaf in run.arrays.items():
+        if name.endswith("kernel"):
+            leaf = np.moveaxis(leaf, -1, 0).reshape(leaf.shape[-1], -1)
+        np.testing.assert_array_equal(arrays[name], leaf)
+
+
 CELLS = [  # format, check, network; torchvision's names are for ResNets
     ("ticket", check_ticket, "conv2"),
     ("safetensors", check_safetensors, "conv2"),
     ("stablehlo", check_stablehlo, "conv2"),
+    ("matrices", check_matrices, "conv2"),
     ("hub", check_hub, "conv2"),
     pytest.param("torchvision", check_torchvision, "resnet20", marks=pytest.mark.slow),
 ]
@@ -237,9 +247,7 @@ def test_the_dtype_is_of_dense_weights(run_of, untrained, tmp_path):
     exporting.export(run_of("conv2").folder, "safetensors", output, dtype="float16")
     arrays = safetensors.load_file(output)
     assert {array.dtype.name for array in arrays.values()} == {"float16"}
-    with pytest.raises(
-        ValueError, match=r"^--dtype=float16 applies to safetensors and"
-    ):
+    with pytest.raises(ValueError, match=r"^--dtype=float16 applies to safetensors, t"):
         exporting.export(untrained, "ticket", tmp_path / "t", dtype="float16")
     assert export.DTYPES == formats.DTYPES
 

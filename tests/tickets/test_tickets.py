@@ -320,8 +320,8 @@ def test_a_changed_bit_anywhere_is_refused(written):
 
 def test_other_versions_files_and_contents_are_refused(written, tmp_path):
     content = written.read_bytes()
-    rewrite(written, lambda fields, _: fields.update(version=4))
-    assert "of version 4; possible: 1, 2, 3" in refused(written)
+    rewrite(written, lambda fields, _: fields.update(version=5))
+    assert "of version 5; possible: 1, 2, 3, 4" in refused(written)
 
     written.write_bytes(content)
     rewrite(written, lambda fields, _: fields.update(version="1"))

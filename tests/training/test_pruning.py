@@ -6,7 +6,7 @@ import pytest
 
 import iterand_jax
 from iterand_jax.analysis import report
-from iterand_jax.training import exporting
+from iterand_jax.training import exporting, pruning
 from iterand_jax.training.config import resolve
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
@@ -63,6 +63,16 @@ RUNS = {
         "distribution": "kaiming_uniform",
         "k_per": 7,
         "layer_sparsities": "equal_edges",
+    },
+    "two of every four": {
+        "method": "iterand",
+        "pattern": "2:4",
+        "unpruned": ("Conv_0/kernel",),
+    },
+    "one magnitude of every four": {
+        "method": "magnitude",
+        "pattern": "1:4",
+        "unpruned": ("Conv_0/kernel",),
     },
     "signed supermasks": {"method": "signed_supermask", "threshold": 0.1},
     "global biprop with a schedule, biases and resampling": {
@@ -176,6 +186,27 @@ def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_p
             {**SCHEDULE, "sparsity_in": "days"},
             "unknown sparsity_in 'days'; possible: epo",
         ),
+        ({"pattern": "2of4"}, "pattern is 'n:m', .* got '2of4'"),
+        (
+            {"pattern": "1:4", "sparsity": 0.5},
+            "pattern=1:4 removes 0.75 of the weights, and sparsity is 0.5; possible: ",
+        ),
+        ({"pattern": "2:4", "sparsity": 0.7}, "removes 0.5 .* sparsity is 0.7"),
+        ({"pattern": "2:4", **SCHEDULE}, "removes 0.5 .* sparsity is "),
+        ({"pattern": "2:4", "scope": ("*",)}, r"scope=\('\*',\) is of a threshold"),
+        ({"pattern": "2:4", "rank": "quantile"}, "rank='quantile' is of a threshold"),
+        (
+            {"pattern": "2:4", "layer_sparsities": "erk"},
+            "layer_sparsities=erk .* not possible with pattern=2:4",
+        ),
+        (
+            {"pattern": "2:4", "method": "sgd"},
+            "pattern=2:4 is not used by the method s",
+        ),
+        (
+            {"pattern": "2:4", "method": "partially_frozen"},
+            "pattern='2:4' is not possible: the method partially_frozen",
+        ),
         (
             {"scope": ("*",), "method": "sgd"},
             r"scope=\('\*',\) is not used by the method sgd, which trains weights",
@@ -211,9 +242,22 @@ def test_what_is_not_possible_is_one_line(fields, message, tiny_config):
     assert "\n" not in str(error.value)
 
 
+def test_a_pattern_sets_the_sparsity_of_a_recipe(tiny_config):
+    for method in ("iterand", "biprop", "random", "recycling"):
+        resolved = resolve(tiny_config(method=method, pattern="1:4"))
+        assert resolved.sparsity == 0.75
+        assert pruning.options(resolved)["pattern"] == "1:4"
+    assert resolve(tiny_config(pattern="1:4", sparsity=0.75)).sparsity == 0.75
+    assert "pattern" not in pruning.options(resolve(tiny_config()))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (
+            {"pattern": "2:4"},
+            r"'Conv_0/kernel' of shape \(3, 3, 1, 4\): pattern='2:4' keeps 2 of ev",
+        ),
         (
             {"layer_sparsities": "balanced", "sparsity": 0.5},
             "layer_sparsities=balanced, sparsity=0.5: 'Conv_0/kernel' of ",
