@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax import Array
 
 from iterand_jax import masks
@@ -28,7 +29,7 @@ from iterand_jax.tickets import names
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.states import State, listed
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.trees import leaves_of, map_paths
+from iterand_jax.trees import leaves_of
 
 PyTree = Any
 RANKS = (*masks.RANKS, "floor")
@@ -93,27 +94,30 @@ def convert(
     _check_pruning(state, pruning)
     with modes.fixed():
         description, pixels = _described(state, name, width, image_size)
-        description = dataclasses.replace(description, mean=mean, std=std)
-        leaves = _leaves(description)
-        in_state = names.names_in_state(description.build(), [*leaves], _shapes(state))
-        _check_names(state, in_state)
-        affine = any(map(_acts, in_state, map(state.arrays.get, in_state.values())))
-        network = {**description.network, "affine": affine}
-        description = dataclasses.replace(description, network=network)
-        if state.scores:
-            about = dataclasses.asdict(pruning)
-            description = dataclasses.replace(description, run=about)
-        Description.from_json(json.loads(json.dumps(description.to_json())))
-        variables = description.abstract()
-        leaves = _leaves(description)
-    found = _arranged(state, {path: in_state[path] for path in leaves}, leaves, pixels)
-    weights, kept, notes = _pruned(found, pruning)
-    params, statistics = (
-        map_paths(lambda path, _: weights[path], variables.get(room, {}))
-        for room in ("params", "batch_stats")
+        network, variables = description.build(), description.abstract()
+    rooms = [leaves_of(variables.get(room, {})) for room in ("params", "batch_stats")]
+    leaves = rooms[0] | rooms[1]
+    in_state = names.names_in_state(network, [*leaves], _shapes(state))
+    _check_names(state, in_state)
+    affine = any(_acts(path, state.arrays.get(in_state[path])) for path in leaves)
+    if not affine:
+        leaves = {p: leaf for p, leaf in leaves.items() if not _is_optional(p)}
+    description = dataclasses.replace(
+        description,
+        network={**description.network, "affine": affine},
+        mean=mean,
+        std=std,
+        run=dataclasses.asdict(pruning) if state.scores or state.masks else {},
     )
-    of_masks = map_paths(lambda path, _: kept.get(path), variables["params"])
-    return Ticket.of(description, params, of_masks, statistics), notes
+    Description.from_json(json.loads(json.dumps(description.to_json())))
+    weights, kept, notes = _pruned(_arranged(state, in_state, leaves, pixels), pruning)
+
+    def tree(room: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PyTree:
+        of_room = {path: arrays.get(path) for path in room if path in leaves}
+        return traverse_util.unflatten_dict(of_room, sep="/")
+
+    params, statistics = (tree(room, weights) for room in rooms)
+    return Ticket.of(description, params, tree(rooms[0], kept), statistics), notes
 
 
 def _check_pruning(state: State, pruning: Pruning) -> None:
@@ -188,12 +192,6 @@ def _described(
     return description, pixels
 
 
-def _leaves(description: Description) -> dict[str, Any]:
-    """The parameters and running statistics of a network, as shapes, by path."""
-    variables = description.abstract()
-    return leaves_of(variables["params"]) | leaves_of(variables.get("batch_stats", {}))
-
-
 def _shapes(state: State) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in state.arrays.items()}
 
@@ -250,8 +248,8 @@ def _arranged(
         other values than 0 and 1.
     """
     found, wrong = {}, []
-    for path, name in in_state.items():
-        like, flat = leaves[path], pixels.get(path, (1, 1))
+    for path, like in leaves.items():
+        name, flat = in_state[path], pixels.get(path, (1, 1))
         array = state.arrays.get(name)
         if array is None:
             array = np.full(like.shape, OPTIONAL[path.rpartition("/")[2]], np.float32)
