@@ -257,18 +257,23 @@ def _arranged(
             raise ValueError(
                 f"{name} is of {array.dtype}; possible: floats of 16 bits or more"
             )
+        beside = state.scores.get(name), state.masks.get(name)
         try:
-            arrays = [
-                None if other is None else names.outputs_last(other, like, flat)
-                for other in (array, state.scores.get(name), state.masks.get(name))
-            ]
+            weights = names.outputs_last(array, like, flat)
         except ValueError as error:
             wrong.append(f"{name} is of {error}")
             continue
-        found[path] = _Leaf(*arrays)
-        mask = found[path].mask
+        scores, mask = (
+            None if other is None else names.outputs_last(other, like, flat)
+            for other in beside  # of the shape of the weights
+        )
+        with np.errstate(over="ignore"):
+            narrow = weights.astype(np.float32)
+        if not np.isfinite(narrow).all():
+            raise ValueError(f"{name} has values that are not finite in float32")
         if mask is not None and not np.all((mask == 0) | (mask == 1)):
             raise ValueError(f"the mask of {name} has other values than 0 and 1")
+        found[path] = _Leaf(weights, scores, mask)
     if wrong:
         raise ValueError(f"shapes differ: {listed(wrong)}")
     return found
@@ -314,18 +319,19 @@ def _masks(
     scores: Mapping[str, np.ndarray], pruning: Pruning
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The masks of scores by path, and whether they keep more than they should."""
-    rank, sparsity = pruning.rank, pruning.sparsity
+    rank, sparsity = pruning.rank, pruning.sparsity or 0.0
     for path, own in scores.items():
         if not is_wide(own.dtype) or np.isnan(own).any():
             raise ValueError(f"the scores of {path} are of {own.dtype} or have NaN")
+    of_leaves: Any = sparsity
     if rank == "floor":  # a fraction for each leaf, of which the count is that
-        sparsity = {p: int(sparsity * s.size) / s.size for p, s in scores.items()}
+        of_leaves = {p: int(sparsity * s.size) / s.size for p, s in scores.items()}
         rank = "count"
     subnetwork = Subnetwork(
-        sparsity,
+        of_leaves,
         None,
         rank=rank,
-        ranked_by=pruning.ranked_by,
+        ranked_by=pruning.ranked_by or "score",
         scope=pruning.scope,
     )
     trees = {path: jnp.asarray(own) for path, own in scores.items()}
