@@ -11,6 +11,7 @@ from safetensors import numpy as safetensors
 import iterand_jax
 from iterand_jax import convert as command_convert
 from iterand_jax import masks
+from iterand_jax.runtime import remote
 from iterand_jax.subnetwork import RANKED_BY
 from iterand_jax.tickets import conversion, states
 from iterand_jax.tickets.conversion import Pruning
@@ -35,6 +36,16 @@ def test_a_safetensors_file_becomes_a_file(tmp_path, command, capsys, monkeypatc
         np.testing.assert_array_equal(ticket.params[name]["kernel"], kernel)
     assert ticket.description.mean == (0.5, 0.4, 0.3)
     assert ticket.description.run["ranked_by"] == "magnitude"
+
+
+def test_a_state_dict_may_lie_at_a_url(tmp_path):
+    safetensors.save_file(drawn(), tmp_path / "state")
+    content = (tmp_path / "state").read_bytes()
+    remote.write("memory://states/state", content, "state dict")
+    assert states.read("memory://states/state").keys() == drawn().keys()
+    remote.write("memory://states/cut", content[:-1], "state dict")
+    with pytest.raises(ValueError, match="memory://states/cut is no whole state dict"):
+        states.read("memory://states/cut")
 
 
 @pytest.mark.parametrize(
