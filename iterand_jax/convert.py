@@ -52,7 +52,7 @@ def _numbers(name: str) -> tuple[float, ...] | None:
         return None if given is None else tuple(map(float, given))
     except ValueError:
         raise ValueError(
-            f"--{name}={','.join(given)}; possible: numbers with commas"
+            f"--{name}={','.join(given or ())}; possible: numbers with commas"
         ) from None
 
 

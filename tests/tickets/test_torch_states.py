@@ -33,13 +33,13 @@ from tests.tickets.torch_networks import (  # noqa: E402
     wide,
 )
 
-CLASSES, WIDTH = 5, 1 / 16
+CLASSES = 5
 IMAGENET = {"stem": 64, "channels": 4, "imagenet": True}
 
 
 def convs(*stages, bias=False, pixels=32):
     side = pixels // 2 ** len(stages)
-    linear = (stages[-1] * side * side, 16, 16, CLASSES)
+    linear = (stages[-1] * side * side, 32, 32, CLASSES)
     return Plain([(c, c) for c in stages], linear, bias=bias)
 
 
@@ -49,21 +49,31 @@ def vgg(pixels=64):
     return Plain(stages, (32 * side * side, CLASSES), normalized=True)
 
 
-NETWORKS = {  # network: (PyTorch's at width 1/16, pixels of a side)
-    "conv2": (lambda: convs(4, pixels=8), 8),
-    "conv4": (lambda: convs(4, 8), 32),
-    "conv6": (lambda: convs(4, 8, 16, bias=True), 32),
-    "conv8": (lambda: convs(4, 8, 16, 32), 32),
-    "vgg11": (vgg, 64),
-    "resnet18": (lambda: ResNet((2, 2, 2, 2), basic, CLASSES, stem=64, channels=4), 32),
-    "resnet20": (lambda: ResNet((3, 3, 3), basic, CLASSES, stem=1, channels=1), 32),
+NETWORKS = {  # network: (PyTorch's, its width, pixels of a side)
+    "conv2": (lambda: convs(8, pixels=8), 1 / 8, 8),
+    "conv4": (lambda: convs(8, 16), 1 / 8, 32),
+    "conv6": (lambda: convs(8, 16, 32, bias=True), 1 / 8, 32),
+    "conv8": (lambda: convs(8, 16, 32, 64), 1 / 8, 32),
+    "vgg11": (vgg, 1 / 16, 64),
+    "resnet18": (
+        lambda: ResNet((2, 2, 2, 2), basic, CLASSES, stem=64, channels=4),
+        1 / 16,
+        32,
+    ),
+    "resnet20": (
+        lambda: ResNet((3, 3, 3), basic, CLASSES, stem=4, channels=4),
+        1 / 4,
+        32,
+    ),
     "imagenet_resnet50": (
         lambda: ResNet((3, 4, 6, 3), bottleneck, CLASSES, **IMAGENET),
-        224,
+        1 / 16,
+        64,
     ),
     "imagenet_wide_resnet50_2": (
         lambda: ResNet((3, 4, 6, 3), wide, CLASSES, **IMAGENET),
-        224,
+        1 / 16,
+        64,
     ),
 }
 
@@ -117,7 +127,6 @@ def trained(net, layout):
 
     The network that is returned has the effective weights, in float64.
     """
-    torch.manual_seed(0)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -195,8 +204,9 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_a_state_dict_has_the_logits_of_its_network(name, layout, tmp_path):
-    build, pixels = NETWORKS[name]
+    build, width, pixels = NETWORKS[name]
     layout = LAYOUTS[layout]
+    torch.manual_seed(0)
     net, state = trained(build(), layout)
     checkpoint = {
         "epoch": 3,
@@ -204,16 +214,16 @@ def test_a_state_dict_has_the_logits_of_its_network(name, layout, tmp_path):
     }
     torch.save(checkpoint, tmp_path / "state.pt")
     read = states.state_of(states.read(tmp_path / "state.pt"))
-    size = None if "imagenet" not in name else 64
+    size = pixels if "imagenet" in name else None
     ticket, notes = conversion.convert(
-        read, name, layout.pruning, width=WIDTH, image_size=size
+        read, name, layout.pruning, width=width, image_size=size
     )
     assert notes == []
     ticket.save(tmp_path / "ticket")
     ticket = load_ticket(tmp_path / "ticket")
     # The factor of "scaled" is a float32.
     rtol = 1e-6 if layout.pruning.values == "scaled" else 1e-9
-    assert_answers_as(ticket, net, size or pixels, rtol)
+    assert_answers_as(ticket, net, pixels, rtol)
     learned = layout.learned and "conv" not in name  # Conv2 to 8 have nothing to learn
     assert ticket.description.network["affine"] is (learned or name == "conv6")
 
