@@ -11,7 +11,10 @@ from pathlib import Path
 
 from iterand_jax.runtime import cli
 
-COMMANDS = ("main", "evaluate", "analyze", "export", "launch", "data.prepare")
+COMMANDS = (
+    *("main", "evaluate", "analyze", "export", "convert", "launch"),
+    "data.prepare",
+)
 
 
 def run() -> None:

@@ -161,7 +161,8 @@ def test_every_config_file_is_in_the_table():
 
 @pytest.mark.smoke
 def test_every_network_has_a_config():
-    assert {paper.network for paper in CONFIGS.values()} == set(NETWORKS)
+    named = {paper.network for paper in CONFIGS.values()}
+    assert named == set(NETWORKS) - {"conv8"}  # which the paper does not have
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *IMP])

@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "NOTICE")
-COMMANDS = ("main", "evaluate", "analyze", "export", "launch", "data.prepare")
+COMMANDS = (
+    *("main", "evaluate", "analyze", "export", "convert", "launch", "data.prepare"),
+)
 TINY = ("--config.epochs=1", "--config.network.width=0.0625")
 NAMED = (  # the network of CIFAR-10 on data that are always there
     "--config=cifar_conv6",

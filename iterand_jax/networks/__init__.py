@@ -83,6 +83,7 @@ NETWORKS: Registry[Network] = Registry(
         "conv2": Network(partial(ConvNet, stages=(64,))),
         "conv4": Network(partial(ConvNet, stages=(64, 128))),
         "conv6": Network(partial(ConvNet, stages=(64, 128, 256))),
+        "conv8": Network(partial(ConvNet, stages=(64, 128, 256, 512))),
         "resnet18": Network(resnet.ResNet18),
         "resnet34": Network(resnet.ResNet34),
         "resnet20": Network(resnet.ResNet20),

@@ -2,7 +2,7 @@
 
 Stages of two 3x3 convolutions and a 2x2 max-pool, then linear layers of 256, 256 and
 num_classes outputs; ReLU after every layer but the last. The width factor scales every
-layer but the last.
+layer but the last. Conv8, which later papers have, is the next of the row.
 """
 
 import math

@@ -14,7 +14,6 @@ masks of the pattern 2:4 can, on GPUs with sparse tensor cores, as `matrices`.
 import datetime
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from iterand_jax.networks.resnet import ResNet
 from iterand_jax.rules import Axes
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.tickets.metadata import Description
+from iterand_jax.tickets.names import outputs_first, torchvision_name
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.trees import leaves_of
 
@@ -42,16 +42,6 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 PROGRAM, WEIGHTS = "program.jax", "weights.safetensors"
 VERSIONS = "versions.json"
-
-_CONV_NORM = re.compile(
-    r"((?:BasicBlock|Bottleneck)_(\d+)/)?ConvNorm_(\d+)/(Conv|BatchNorm)_0/(\w+)"
-)
-_OF_NORMALIZATION = {
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 
 
 def flax_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
@@ -83,9 +73,9 @@ def torchvision_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
     stages = ticket.description.build().stages
     arrays = {}
     for path, leaf in leaves_of(ticket.params).items():
-        arrays[_torchvision_name(path, stages)] = _outputs_first(leaf)
+        arrays[torchvision_name(path, stages)] = outputs_first(leaf)
     for path, leaf in leaves_of(ticket.batch_stats).items():
-        name = _torchvision_name(path, stages)
+        name = torchvision_name(path, stages)
         arrays[name] = leaf
         if name.endswith("running_var"):
             norm = name.removesuffix("running_var")
@@ -274,30 +264,3 @@ def _symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
         symbolic = export.symbolic_shape(f"({text},)", scope=scope)
         specs.append(jax.ShapeDtypeStruct(symbolic, "uint8" if pixels else dtype))
     return specs
-
-
-def _torchvision_name(path: str, stages: tuple[int, ...]) -> str:
-    """Maps "BasicBlock_2/ConvNorm_0/Conv_0/kernel" to "layer2.0.conv1.weight"."""
-    match = _CONV_NORM.fullmatch(path)
-    if match is None:
-        return {"Dense_0/kernel": "fc.weight", "Dense_0/bias": "fc.bias"}[path]
-    block, index, number, layer, leaf = match.groups()
-    leaf = "weight" if layer == "Conv" else _OF_NORMALIZATION[leaf]
-    kind = "conv" if layer == "Conv" else "bn"
-    if block is None:
-        return f"{kind}1.{leaf}"
-    # Flax numbers the blocks through all stages, torchvision within each stage.
-    stage, first = 0, int(index)
-    while first >= stages[stage]:
-        first -= stages[stage]
-        stage += 1
-    prefix = f"layer{stage + 1}.{first}"
-    shortcut = 3 if block.startswith("Bottleneck") else 2
-    if int(number) == shortcut:
-        return f"{prefix}.downsample.{0 if layer == 'Conv' else 1}.{leaf}"
-    return f"{prefix}.{kind}{int(number) + 1}.{leaf}"
-
-
-def _outputs_first(leaf: np.ndarray) -> np.ndarray:
-    """Transposes (height, width, inputs, outputs) or (inputs, outputs) for PyTorch."""
-    return leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T

@@ -30,6 +30,7 @@ CONVS = {  # channels in and out of each 3x3 convolution, and the inputs of the 
         4 * 4 * 256,
     ),
 }
+CONVS["conv8"] = [*CONVS["conv6"][0], (256, 512), (512, 512)], 2 * 2 * 512
 
 
 def residual(stages, stem, kernel, block, width=1, scaled_stem=False):

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from iterand_jax import __main__ as commands
-from iterand_jax import analyze, configs, evaluate, export, launch, main
+from iterand_jax import analyze, configs, convert, evaluate, export, launch, main
 from iterand_jax.configs import default
 from iterand_jax.data import prepare
 from iterand_jax.data.datasets import DATASETS
@@ -19,7 +19,7 @@ from iterand_jax.methods import METHODS
 from iterand_jax.networks import NETWORKS
 from iterand_jax.runtime import cli
 
-MODULES = (main, evaluate, analyze, export, launch, prepare)
+MODULES = (main, evaluate, analyze, export, convert, launch, prepare)
 ROOT = Path(__file__).parents[2]
 OWN = """
 from iterand_jax.configs import {start} as start
@@ -95,6 +95,7 @@ def test_the_home_is_found_in_paths_and_nothing_else_is_changed(command, monkeyp
         (evaluate, {"data_dir", "workdir"}),
         (analyze, {"workdir", "ticket", "other", "output"}),
         (export, {"workdir", "output", "data_dir"}),
+        (convert, {"output"}),
         (prepare, {"data_dir", "archive"}),
     ],
 )

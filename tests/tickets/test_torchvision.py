@@ -1,7 +1,6 @@
 """ResNets with torchvision's names load into PyTorch and give the same logits.
 
-torchvision has the ImageNet forms at width 1 alone, so the others are written here from
-the paper's tables with PyTorch's modules and torchvision's names for them.
+torchvision has the ImageNet forms at width 1 alone; the others are in `torch_networks`.
 """
 
 import jax
@@ -18,73 +17,9 @@ torch = pytest.importorskip(
 )
 from safetensors import torch as safetensors  # noqa: E402
 
-nn = torch.nn
+from tests.tickets.torch_networks import ResNet, basic, bottleneck, wide  # noqa: E402
+
 CLASSES = 5
-
-
-def conv(inputs, outputs, kernel, stride=1):
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-
-
-class Block(nn.Module):
-    """Convolutions of (kernel, outputs, stride), each normalized, and a shortcut."""
-
-    def __init__(self, inputs, convs):
-        super().__init__()
-        before, stride = inputs, max(s for _, _, s in convs)
-        for index, (kernel, outputs, own_stride) in enumerate(convs, 1):
-            setattr(self, f"conv{index}", conv(before, outputs, kernel, own_stride))
-            setattr(self, f"bn{index}", nn.BatchNorm2d(outputs))
-            before = outputs
-        self.convs, self.outputs, self.downsample = len(convs), before, None
-        if stride != 1 or inputs != before:
-            self.downsample = nn.Sequential(
-                conv(inputs, before, 1, stride), nn.BatchNorm2d(before)
-            )
-
-    def forward(self, x):
-        y = x
-        for index in range(1, self.convs + 1):
-            y = getattr(self, f"bn{index}")(getattr(self, f"conv{index}")(y))
-            y = torch.relu(y) if index < self.convs else y
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-def basic(channels, stride):
-    return (3, channels, stride), (3, channels, 1)
-
-
-def bottleneck(channels, stride, inner=1):
-    middle = inner * channels
-    return (1, middle, 1), (3, middle, stride), (1, 4 * channels, 1)
-
-
-def wide(channels, stride):
-    return bottleneck(channels, stride, inner=2)
-
-
-class ResNet(nn.Module):
-    def __init__(self, stages, block, *, stem, channels, imagenet=False):
-        super().__init__()
-        kernel, stride = (7, 2) if imagenet else (3, 1)
-        self.conv1, self.bn1 = conv(3, stem, kernel, stride), nn.BatchNorm2d(stem)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
-        before, self.stages = stem, len(stages)
-        for stage, count in enumerate(stages):
-            blocks = []
-            for index in range(count):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Block(before, block(channels * 2**stage, stride)))
-                before = blocks[-1].outputs
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(before, CLASSES)
-
-    def forward(self, x):
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
-        for stage in range(self.stages):
-            x = getattr(self, f"layer{stage + 1}")(x)
-        return self.fc(x.mean((2, 3)))
-
 
 IMAGENET = {"stem": 64, "channels": 4, "imagenet": True}
 CASES = {  # at width 1/16, which scales all but the stem; all but OpenLTH's ResNet20
@@ -144,7 +79,7 @@ def test_the_state_loads_strictly_and_the_logits_are_the_same(name, affine, tmp_
     stages, block, options = CASES[name]
     with jax.enable_x64(True):
         ticket = ticket_of(name, affine=affine)
-    peer = ResNet(stages, block, **options).double().eval()
+    peer = ResNet(stages, block, CLASSES, **options).double().eval()
     assert_answers_as(ticket, peer, tmp_path / "weights")
 
 
