@@ -94,7 +94,7 @@ def test_the_home_is_found_in_paths_and_nothing_else_is_changed(command, monkeyp
         (main, {"data_dir", "workdir"}),
         (evaluate, {"data_dir", "workdir"}),
         (analyze, {"workdir", "ticket", "other", "output"}),
-        (export, {"workdir", "output", "data_dir"}),
+        (export, {"workdir", "ticket", "output", "data_dir"}),
         (prepare, {"data_dir", "archive"}),
     ],
 )
@@ -279,7 +279,13 @@ def test_the_commands_are_listed_and_run(command, capfd, fails):
         (launch, ["--config=digits"], ["config"]),
         (prepare, [], ["possible: cifar10"]),
         (prepare, ["cifar10", "again"], ["again"]),
-        (export, ["--workdir=w", "--format=onnx"], ["onnx", "ticket|safetensors"]),
+        (export, ["--workdir=w", "--format=h5"], ["h5", "ticket|safetensors"]),
+        (export, [], ["--workdir=DIR", "--ticket=FILE"]),
+        (export, ["--ticket=a", "--workdir=b"], ["give one of"]),
+        (export, ["--ticket=a", "--step=3"], ["--step=3 does not apply"]),
+        (export, ["--ticket=a", "--push=a/b"], ["--push=a/b does not apply"]),
+        (export, ["--ticket=a"], ["--format=ticket", "needs --output=FILE"]),
+        (export, ["--ticket=a", "--format=hub"], ["needs the folder of a run"]),
         (analyze, [], ["--workdir=DIR", "--ticket=FILE"]),
     ],
 )
