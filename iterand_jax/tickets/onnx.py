@@ -1,10 +1,13 @@
 """A ticket's network as an ONNX file, through the converter jax2onnx.
 
 The weights are in the file, zeros included, and so is the normalization of pixels: it
-takes what `Ticket.apply` takes. The batch size is free. What ONNX Runtime answers is
-compared with the ticket before a file is written, as the converter is another
-implementation of each operation. That refuses the residual networks: of them jax2onnx
-0.13.0 and 0.17.1 make a file whose dimensions do not fit.
+takes what `Ticket.apply` takes. The sizes of batches and texts are free.
+
+The converter is given the primitives of JAX, traced before it is called. While it
+traces it replaces functions of Flax and jax.numpy by operations of ONNX, and what
+0.13.0 and 0.17.1 make so of residual networks and of LSTMs cannot be loaded, or is not
+made at all. What ONNX Runtime answers is compared with the ticket before a file is
+written.
 """
 
 import contextlib
@@ -16,9 +19,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks.cpu.convolution import as_xla
 from iterand_jax.runtime.files import write_atomically
+from iterand_jax.tickets import formats
+from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
 
 OPSET = 23
@@ -30,52 +36,46 @@ MOST = 2**31 - 2**20
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """The difference that is allowed, of the largest logit, by the network's dtype."""
 
+SIZES = (1, 16)  # of batches that are compared
+
 
 def save(ticket: Ticket, path: Path) -> str:
     """Writes the network as ONNX; returns what its check showed.
 
     Args:
-      ticket: of a network that reads one array; what it takes and gives are named
-        "images" (or "inputs", where it does not read pixels) and "logits".
+      ticket: of a network. Its inputs are named "images", or "tokens" and "lengths",
+        or, of arrays that are neither, "inputs"; its output is named "logits".
       path: of the file, in a folder that is there.
 
     Raises:
-      ValueError: in one line, the extra `onnx` is not installed, the network reads
-        texts, is too large or cannot be converted, or what was converted answers
-        otherwise than the ticket.
+      ValueError: in one line, the extra `onnx` is not installed, the network is too
+        large or cannot be converted, or what was converted answers otherwise.
     """
     description = ticket.description
     description.build()  # of a tree of arrays there is none
-    check(description.network["name"])
-    if len(description.inputs) != 1:
-        raise ValueError(
-            f"ONNX is written of networks that read one array; this one reads "
-            f"{len(description.inputs)}"
-        )
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(ticket.variables))
+    if size > MOST:
+        raise ValueError(f"the weights have {size:,} bytes; possible in ONNX: {MOST:,}")
     if description.dtype.name not in TOLERANCE:
         raise ValueError(
             f"ONNX is written of networks in {' and '.join(TOLERANCE)}; this one is in "
             f"{description.dtype.name}"
         )
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(ticket.variables))
-    if size > MOST:
-        raise ValueError(f"the weights have {size:,} bytes; possible in ONNX: {MOST:,}")
-    to_onnx, runtime = _libraries()
-    ((shape, dtype),) = description.inputs
-    of_pixels = description.mean is not None
-    given = jax.ShapeDtypeStruct(
-        ("batch", *shape[1:]),  # a name is a free size
-        np.dtype("uint8" if of_pixels else dtype),
-    )
+    to_onnx, runtime = libraries()
+    given, names = formats.symbolic_inputs(description), _names(description)
+    with as_xla():
+        traced = jax.make_jaxpr(
+            lambda *inputs: description.logits(ticket.variables, *inputs)
+        )(*given)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # what the converter says of itself
             model = to_onnx(
-                lambda inputs: description.logits(ticket.variables, inputs),
-                [given],
+                lambda *inputs: jaxpr_as_fun(traced)(*inputs)[0],
+                given,
                 model_name=str(description.network["name"]),
                 opset=OPSET,
-                input_names=["images" if of_pixels else "inputs"],
+                input_names=names,
                 output_names=["logits"],
             )
         content = model.SerializeToString()
@@ -84,28 +84,23 @@ def save(ticket: Ticket, path: Path) -> str:
         session = runtime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"]
         )
+        told = _compared(ticket, session, names)
     except Exception as error:  # what the converter or the runtime does not know
         said = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the network {description.network['name']!r} cannot be converted to ONNX: "
             f"{type(error).__name__}: {said}"
         ) from error
-    told = _compared(ticket, session)
     write_atomically(path, content)
     return told
 
 
-def check(name: str) -> None:
-    """Raises ValueError unless networks of a name can be written as ONNX here."""
-    if NETWORKS.get(name).takes_texts:
-        raise ValueError(
-            f"ONNX is written of networks that read one array; {name!r} reads texts; "
-            f"possible: --format=stablehlo"
-        )
-    _libraries()
+def libraries() -> tuple[Any, Any]:
+    """The converter's function and ONNX Runtime.
 
-
-def _libraries() -> tuple[Any, Any]:
+    Raises:
+      ValueError: in one line, they are not installed.
+    """
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -118,33 +113,48 @@ def _libraries() -> tuple[Any, Any]:
     return to_onnx, onnxruntime
 
 
-def _compared(ticket: Ticket, session: Any) -> str:
+def _names(description: Description) -> list[str]:
+    if description.mean is not None:
+        return ["images"]
+    shapes = [shape for shape, _ in description.inputs]
+    if [len(shape) for shape in shapes] == [2, 1]:
+        return ["tokens", "lengths"]
+    return ["inputs", *(f"inputs_{number}" for number in range(1, len(shapes)))]
+
+
+def _examples(description: Description, size: int) -> tuple[np.ndarray, ...]:
+    """Random inputs of a batch, of texts with other lengths for each size."""
+    rng = np.random.default_rng(size)
+    if _names(description) == ["tokens", "lengths"]:
+        tokens = rng.integers(0, 100, (size, 5 + size), np.int32)
+        return tokens, rng.integers(1, 6 + size, size, np.int32)
+    if description.mean is not None:
+        shape = (size, *description.inputs[0][0][1:])
+        return (rng.integers(0, 256, shape, np.uint8),)
+    return tuple(
+        rng.standard_normal((size, *shape[1:])).astype(dtype)
+        for shape, dtype in description.inputs
+    )
+
+
+def _compared(ticket: Ticket, session: Any, names: list[str]) -> str:
     """Compares logits of batches of two sizes; returns the largest difference.
 
     Raises:
       ValueError: they differ by more than rounding.
     """
-    rng = np.random.default_rng(0)
-    (entry,) = session.get_inputs()
     largest = difference = 0.0
-    for size in (1, 16):
-        shape = (size, *ticket.description.inputs[0][0][1:])
-        inputs = rng.integers(0, 256, shape).astype(np.uint8)
-        if ticket.description.mean is None:
-            inputs = rng.standard_normal(shape).astype(ticket.description.inputs[0][1])
-        expected = np.asarray(ticket.apply(inputs))
-        (logits,) = session.run(None, {entry.name: inputs})
+    for size in SIZES:
+        inputs = _examples(ticket.description, size)
+        expected = np.asarray(ticket.apply(*inputs))
+        (logits,) = session.run(None, dict(zip(names, inputs, strict=True)))
         if logits.shape != expected.shape:
-            raise ValueError(
-                f"ONNX Runtime gives logits {logits.shape} where the ticket gives "
-                f"{expected.shape}"
-            )
+            raise ValueError(f"logits {logits.shape} instead of {expected.shape}")
         largest = max(largest, float(np.abs(expected).max()))
         difference = max(difference, float(np.abs(logits - expected).max()))
     allowed = TOLERANCE[ticket.description.dtype.name]
     if not difference <= allowed * max(largest, 1e-30):
         raise ValueError(
-            f"ONNX Runtime does not answer as the ticket does: a logit differs by "
-            f"{difference:g}, where the largest is {largest:g}"
+            f"a logit differs by {difference:g}, where the largest is {largest:g}"
         )
     return f"logits of ONNX Runtime are the ticket's, to {difference:.1e}"

@@ -106,7 +106,7 @@ def export(
         if name == "torchvision":
             formats.check_torchvision(config.network.name)
         if name == "onnx":
-            onnx.check(config.network.name)
+            onnx.libraries()
         of_texts = name in ("ticket", "hub")
         words = words_of(workdir, config.to_dict()) if of_texts else None
         run, state, _ = restore(workdir, step)

@@ -16,7 +16,7 @@ from safetensors import numpy as safetensors
 import iterand_jax
 from iterand_jax import export
 from iterand_jax.data.datasets import open_source
-from iterand_jax.tickets import formats, onnx
+from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
@@ -273,15 +273,11 @@ def test_a_ticket_is_written_as_its_run_is(run_of, tmp_path, capsys):
         exporting.export_ticket("memory://of_tickets/b", "ticket", again)
 
 
-def test_onnx_is_refused_in_one_line_before_any_work(tmp_path, monkeypatch):
-    """There is no checkpoint yet, but the error names the format first."""
-    config = {"network": {"name": "lstm"}, "dataset": {"name": "imdb_reviews"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"'lstm' reads texts; possible: --format=st"):
-        exporting.export(tmp_path, "onnx", tmp_path / "out")
+def test_onnx_without_its_extra_is_refused_before_any_work(untrained, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ValueError, match=r"^ONNX needs the extra: pip install 'itera"):
-        onnx.check("conv2")
+        exporting.export(untrained, "onnx", untrained / "out")
+    assert not (untrained / "out").exists()
 
 
 def test_the_dtype_is_of_dense_weights(run_of, untrained, tmp_path):
