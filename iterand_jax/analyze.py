@@ -1,7 +1,8 @@
 """Analyzes a found subnetwork: a table of its layers, and a figure.
 
 python -m iterand_jax.analyze --workdir=DIR [--step=N] [--other=DIR_OR_TICKET]
-python -m iterand_jax.analyze --ticket=FILE [--other=DIR_OR_TICKET] [--output=PNG]
+python -m iterand_jax.analyze --ticket=FILE_OR_URL [--other=DIR_OR_TICKET]
+[--output=PNG]
 """
 
 from pathlib import Path
@@ -15,28 +16,34 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     cli.define_path("workdir", None, "the folder of the run")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
-    cli.define_path("ticket", None, "a packed ticket, instead of a run")
+    cli.define_path(
+        "ticket", None, "a ticket, instead of a run: a file, hf://user/repo or a URL"
+    )
     cli.define_path("other", None, "a run's folder or a ticket to compare with")
     cli.define_path(
-        "output", None, "the figure; default: analysis.png in the folder of the input"
+        "output",
+        None,
+        "the figure; default: analysis.png beside the input, or here if it is at a URL",
     )
 
 
 def main() -> None:
     """Prints the table and draws the figure."""
     from iterand_jax.analysis import figure, printed, report
+    from iterand_jax.tickets import places
 
     workdir, ticket = flags.FLAGS.workdir, flags.FLAGS.ticket
     if (workdir is None) == (ticket is None):
         raise ValueError("give one of --workdir=DIR and --ticket=FILE")
     if ticket is not None and flags.FLAGS.step is not None:
         raise ValueError(f"--step={flags.FLAGS.step} does not apply to a ticket")
-    if ticket is not None and not Path(ticket).is_file():
+    if ticket is not None and not places.is_file(ticket):
         raise ValueError(f"no such ticket: {ticket}")
-    path, other = Path(workdir or ticket), flags.FLAGS.other
-    folder = path if workdir else path.parent
+    folder = Path(workdir) if workdir else places.folder(ticket)
     output = Path(flags.FLAGS.output or folder / "analysis.png")
-    found = report.report(path, Path(other) if other else None, step=flags.FLAGS.step)
+    found = report.report(
+        workdir or ticket, flags.FLAGS.other or None, step=flags.FLAGS.step
+    )
     print(printed.text(found))
     figure.draw(found, output)
     print(f"wrote {output}")

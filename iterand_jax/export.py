@@ -1,8 +1,10 @@
 """Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
---format=ticket|safetensors|torchvision|matrices|stablehlo|hub [--step=N]
+--format=ticket|safetensors|torchvision|matrices|stablehlo|onnx|hub [--step=N]
 [--output=FILE] [--push=user/repo] [--dtype=float32|float16|bfloat16]
+python -m iterand_jax.export --ticket=FILE_OR_URL
+--format=safetensors|torchvision|stablehlo|onnx|ticket [--output=FILE] [--dtype=...]
 """
 
 from pathlib import Path
@@ -11,18 +13,32 @@ from absl import flags
 
 from iterand_jax.runtime import cli
 
-FORMATS = ("ticket", "safetensors", "torchvision", "matrices", "stablehlo", "hub")
+FORMATS = (
+    "ticket",
+    "safetensors",
+    "torchvision",
+    "matrices",
+    "stablehlo",
+    "onnx",
+    "hub",
+)
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    cli.define_path("workdir", None, "the folder of the run", required=True)
+    cli.define_path("workdir", None, "the folder of the run")
+    cli.define_path(
+        "ticket", None, "a ticket, instead of a run: a file, hf://user/repo or a URL"
+    )
     flags.DEFINE_enum("format", "ticket", FORMATS, "what to write")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
     cli.define_path(
-        "output", None, "the file or folder, or its URL; default: one in the workdir"
+        "output",
+        None,
+        "the file or folder, or its URL; default: one in the workdir, or beside the "
+        "ticket, or here if that is at a URL",
     )
     flags.DEFINE_string(
         "push", None, "of --format=hub: the repository to upload to, user/repo"
@@ -35,19 +51,41 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Exports the checkpoint that the flags name."""
+    """Exports the checkpoint or ticket that the flags name."""
     from iterand_jax.training import exporting
 
-    workdir, name = Path(flags.FLAGS.workdir), flags.FLAGS.format
+    values = flags.FLAGS
+    if (values.workdir is None) == (values.ticket is None):
+        raise ValueError("give one of --workdir=DIR and --ticket=FILE")
+    if values.ticket is not None:
+        _of_ticket(values.ticket, values.format)
+        return
+    workdir, name = Path(values.workdir), values.format
     exporting.export(
         workdir,
         name,
-        flags.FLAGS.output or workdir / exporting.FORMATS[name],
-        step=flags.FLAGS.step,
-        data_dir=flags.FLAGS.data_dir,
-        push=flags.FLAGS.push,
-        dtype=flags.FLAGS.dtype,
+        values.output or workdir / exporting.FORMATS[name],
+        step=values.step,
+        data_dir=values.data_dir,
+        push=values.push,
+        dtype=values.dtype,
     )
+
+
+def _of_ticket(ticket: str, name: str) -> None:
+    from iterand_jax.tickets import places
+    from iterand_jax.training import exporting
+
+    for flag in ("step", "data_dir", "push"):
+        given = flags.FLAGS[flag].value
+        if given is not None:
+            raise ValueError(f"--{flag}={given} does not apply to a ticket")
+    output = flags.FLAGS.output
+    if output is None and name == "ticket":  # the default could be the ticket itself
+        raise ValueError("--format=ticket of a ticket needs --output=FILE")
+    if output is None:
+        output = places.folder(ticket) / exporting.FORMATS[name]
+    exporting.export_ticket(ticket, name, output, dtype=flags.FLAGS.dtype)
 
 
 def run() -> None:

@@ -260,6 +260,17 @@ def test_the_sizes_of_tickets_are_those_of_the_record():
     assert table.splitlines()[2:] == rows
 
 
+def test_the_sizes_in_the_readme_are_those_of_the_record():
+    table = (ROOT / "README.md").read_text().split("| network, sparsity |", 1)[1]
+    rows = []
+    for name, sizes in SIZES["bytes"].items():
+        label = re.sub(r" \(.+\)|sparsity ", "", LABELS[name])
+        cells = [f"{sizes[k] / 1e6:.3f}" for k in KINDS if k != "iterand_at_worst"]
+        cells = [label, f"{sizes['float32'] / 1e6:.2f}", *cells]
+        rows.append(f"| {' | '.join(cells)} |")
+    assert table.split("\n\n", 1)[0].splitlines()[2:] == rows
+
+
 def test_what_the_sizes_were_measured_in_is_that_of_the_record():
     measured, sizes = SIZES["measured_in"], SIZES["bytes"]
     text = " ".join(TICKETS.split("*As measured*", 1)[1].split("## ", 1)[0].split())

@@ -1,6 +1,7 @@
 """An installed wheel in an empty folder, outside the clone, as a new user has it."""
 
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -176,3 +177,24 @@ def test_a_new_users_hour(installed, tmp_path):
         "mine.safetensors",
         "analysis.png",
     } | ({"__pycache__"} & left)
+
+
+CARD = """
+from iterand_jax.data.datasets import open_source
+images, labels = open_source("digits").read("test")
+{code}
+print(100 * float((logits.argmax(1) == labels).mean()))
+"""
+
+
+def test_a_ticket_of_the_gallery_loads_by_the_lines_on_its_card(installed, tmp_path):
+    """Its file alone, in an empty folder, answers as the card says."""
+    folder = ROOT / "results" / "gallery" / "digits_iterand"
+    shutil.copy(folder / "ticket.safetensors", tmp_path)
+    card = (folder / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert len([line for line in code.splitlines() if line]) == 3
+    script = CARD.format(code=code)
+    done = call(*(installed / "python", "-c", script), cwd=tmp_path, env=environment())
+    told = re.search(r"\| accuracy \| ([\d.]+) %", card)[1]
+    assert float(done) == pytest.approx(float(told), abs=0.3)

@@ -51,6 +51,11 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "resnet18": ("cifar_resnet18", {}),
 }
 TINY = {"network.width": 1 / 16, "batch_size": 8, "sizes": {"train": 100, "test": 10}}
+QUICK: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "conv2": ("cifar_conv2", TINY),
+    "vgg11": ("cifar_vgg11", TINY),
+}
+"""For tests: without and with normalization, as above, and compiled in less time."""
 
 
 def run(seconds: float, out: Path | None, *, quick: bool, peer: Any = None) -> None:
@@ -73,7 +78,7 @@ def measure(
     Args:
       seconds: from now on, after which no part begins.
       written: gets the record after each part.
-      quick: tiny sizes, for tests.
+      quick: tiny networks and sizes, for tests.
       peer: the module `benchmark_peer`, if PyTorch's step is to be measured.
     """
     start = time.perf_counter()
@@ -86,7 +91,7 @@ def measure(
 
     record: dict[str, Any] = {"seconds": 0, "left_out": []}
     longest = 0.0  # of the parts until now
-    for name, function in _parts(TINY if quick else {}, peer):
+    for name, function in _parts(QUICK if quick else NETWORKS, peer):
         if passed() + longest > seconds:
             record["left_out"].append(name)
             say(f"{name}: left out")
@@ -106,20 +111,20 @@ def measure(
 
 
 def _parts(
-    size: Mapping[str, Any], peer: Any
+    networks: Mapping[str, tuple[str, Mapping[str, Any]]], peer: Any
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
     """What is measured, that first which decides most."""
-    small, large = NETWORKS
+    small, large = networks
     order: list[tuple[str, Callable[[Build], Mapping[str, Any]]]] = [
         *((small, _steps), (small, _graphs), (large, _steps), (large, _graphs)),
         *((large, _phases), (large, _profile), (small, _profile)),
     ]
     if peer:
-        order += [(network, functools.partial(_peer, peer)) for network in NETWORKS]
+        order += [(network, functools.partial(_peer, peer)) for network in networks]
     for network, function in order:
-        config, fields = NETWORKS[network]
+        config, fields = networks[network]
         build = functools.partial(
-            synthetic.build, config, **{"dtype": "bfloat16", **fields, **size}
+            synthetic.build, config, **{"dtype": "bfloat16", **fields}
         )
         what = getattr(function, "__name__", "_peer").removeprefix("_")
         yield f"{network}: {what}", functools.partial(function, build)

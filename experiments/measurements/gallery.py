@@ -111,8 +111,9 @@ def page(lines: Mapping[str, Mapping[str, Any]]) -> str:
     shown = [lines[name] for name in RUNS if name in lines]
     for line in shown:
         data = line["dataset"] + ("" if line["dataset_official"] else " \\*")
+        changed = " \\*\\*" if line["commit"].endswith("+changes") else ""
         cells = (
-            f"`{line['name']}`",
+            f"`{line['name']}`{changed}",
             f"{line['network']} of width {line['width']:g}, {data}",
             f"{line['method']}, {line['distribution']}",
             f"{line['sparsity_achieved']:.2f}",
@@ -123,6 +124,11 @@ def page(lines: Mapping[str, Mapping[str, Any]]) -> str:
         parts[-1] += f"\n| {' | '.join(cells)} |"
     if not all(line["dataset_official"] for line in shown):
         parts.append("\\* Not the official pixels: images that went through JPEG.")
+    if any(line["commit"].endswith("+changes") for line in shown):
+        parts.append(
+            "\\*\\* Trained from a checkout with changes that were not committed: the "
+            "commit of its line does not say all that made it."
+        )
     for line in shown:
         name, curves = line["name"], f"{line['name']}/{card.CURVES}"
         parts += [

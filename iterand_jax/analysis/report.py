@@ -19,8 +19,9 @@ from iterand_jax.analysis.liveness import live_weights
 from iterand_jax.masks import pattern_of
 from iterand_jax.rules import Rule, rules_of
 from iterand_jax.rules.patterns import literal
-from iterand_jax.runtime import modes
+from iterand_jax.runtime import modes, remote
 from iterand_jax.subnetwork import Subnetwork
+from iterand_jax.tickets import places
 from iterand_jax.tickets.draws import MAX_REFRESHES, Draws
 from iterand_jax.tickets.fields import number, of_type
 from iterand_jax.tickets.replay import initial_key, last_redraws
@@ -107,18 +108,20 @@ class Subject(NamedTuple):
     layer_churn: Mapping[str, Sequence[float]]
 
 
-def report(path: Path, other: Path | None = None, *, step: int | None = None) -> Report:
+def report(
+    path: str | Path, other: str | Path | None = None, *, step: int | None = None
+) -> Report:
     """Inspects a subnetwork, and compares its masks with another's.
 
     Args:
-      path: the workdir of a run, or a ticket.
+      path: the workdir of a run, or a ticket, which may be a URL.
       other: likewise, of another run, whose newest checkpoint counts.
       step: which checkpoint; None for the newest.
 
     Raises:
       ValueError: a run that prunes nothing, or an `other` of another network.
     """
-    subject = _of_ticket(path) if path.is_file() else _of_run(path, step)
+    subject = _subject(path, step)
     redraws, no_ages, refreshes, k_per = None, None, 0, 0
     if subject.draws is None:
         no_ages = "no weight was resampled"
@@ -157,7 +160,7 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
     )
     overlaps, title = {}, None
     if other is not None:
-        compared = _of_ticket(other) if other.is_file() else _of_run(other, None)
+        compared = _subject(other)
         title = compared.title
         masks, other_masks = by_path(subject.masks), by_path(compared.masks)
         check_same_layers(masks, other_masks)
@@ -171,6 +174,13 @@ def report(path: Path, other: Path | None = None, *, step: int | None = None) ->
         k_per=k_per,
         no_ages=no_ages,
     )
+
+
+def _subject(path: str | Path, step: int | None = None) -> Subject:
+    """What is at a path: a folder is a run, and all else is a ticket."""
+    if not places.is_file(path):
+        return _of_run(Path(path), step)
+    return _of_ticket(places.address(path))
 
 
 def _of_run(workdir: Path, step: int | None) -> Subject:
@@ -214,13 +224,13 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
     )
 
 
-def _of_ticket(path: Path) -> Subject:
-    ticket = load(path)
+def _of_ticket(path: str) -> Subject:
+    ticket, path = load(path), remote.shown(path)
     about = ticket.description
     if "method" not in about.run or not isinstance(about.draws, Draws | None):
         raise ValueError(
             f"the ticket {path} is not of a run, which analyze describes; its arrays "
-            f"are those of iterand_jax.load_ticket({str(path)!r})"
+            f"are those of iterand_jax.load_ticket({path!r})"
         )
     of_run = of_type(about.run, "method", str), of_type(about.run, "distribution", str)
     of_type(about.run, "step", int)

@@ -50,25 +50,44 @@ def store_of(url: str, what: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def fetched(url: str, what: str) -> Iterator[Path]:
+def fetched(url: str, what: str, most: int) -> Iterator[Path]:
     """A local copy of the file at a URL, which is removed afterwards.
 
+    Args:
+      url: of the file.
+      what: it is, for errors.
+      most: bytes that are copied. A store that tells a larger size is asked for
+        nothing; where the size is not told, or is not true, the copy ends there.
+
     Raises:
-      ValueError: in one line with the URL, it cannot be read.
+      ValueError: in one line with the URL, it cannot be read, or is larger.
 
     >>> write("memory://doc/a", b"text", "file")
-    >>> with fetched("memory://doc/a", "file") as path:
+    >>> with fetched("memory://doc/a", "file", 1000) as path:
     ...     path.read_bytes()
     b'text'
+    >>> with fetched("memory://doc/a", "file", 3) as path:  # doctest: +ELLIPSIS
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    ValueError: the file memory://doc/a cannot be read: it has more than 3 bytes; ...
     """
     store, path = store_of(url, what)
+    from fsspec.callbacks import Callback
+
+    def check(size: int | None, value: int = 0, **_: object) -> None:
+        if max(size or 0, value or 0) > most:
+            raise ValueError(too_large(most))
+
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "file"
         try:
-            kind = store.info(path)["type"]
+            about = store.info(path)
+            kind = about["type"]
             if kind != "file":  # a pipe would be waited for, and a device does not end
                 raise ValueError(f"it is no file: {kind}")
-            store.get_file(path, str(copy))
+            check(about.get("size"))
+            store.get_file(path, str(copy), callback=Callback(hooks={"size": check}))
         except FileNotFoundError as error:
             raise ValueError(f"there is no {what} {shown(url)}") from error
         except Exception as error:
@@ -117,7 +136,7 @@ def sent(url: str, what: str) -> Iterator[Path]:
     >>> with sent("memory://doc/folder", "folder") as path:
     ...     path.mkdir()
     ...     _ = (path / "a").write_text("text")
-    >>> with fetched("memory://doc/folder/a", "file") as path:
+    >>> with fetched("memory://doc/folder/a", "file", 1000) as path:
     ...     path.read_text()
     'text'
     """
@@ -130,6 +149,11 @@ def sent(url: str, what: str) -> Iterator[Path]:
             write(f"{url.rstrip('/')}/{file.name}", file.read_bytes(), what)
         if not files:
             write(url, path.read_bytes(), what)
+
+
+def too_large(most: int) -> str:
+    """What is said of a file elsewhere that has more bytes than are copied."""
+    return f"it has more than {most:,} bytes; possible: the path of a copy of yours"
 
 
 def in_one_line(error: Exception) -> str:

@@ -201,7 +201,7 @@ def save_program(ticket: Ticket, folder: Path) -> None:
         for name, leaf in arrays.items()
     }
     exported = export.export(jax.jit(logits), platforms=PLATFORMS)(
-        weights, *_symbolic_inputs(description)
+        weights, *symbolic_inputs(description)
     )
     folder.mkdir(exist_ok=True)
     versions = {
@@ -249,7 +249,7 @@ def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
     return jax.tree.map(sparse_leaf, masks, params, is_leaf=lambda mask: mask is None)
 
 
-def _symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
+def symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
     """Symbolic batch sizes and, for token ids, lengths. Pixels are uint8."""
     from jax import export
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iterand_jax.runtime.checks import described
-from iterand_jax.runtime.remote import in_one_line
+from iterand_jax.runtime.remote import in_one_line, too_large
 
 SCHEME = "hf://"
 FILE = "ticket.safetensors"
@@ -67,6 +67,7 @@ def check_repo(repo: str) -> None:
 def fetched(
     url: str,
     *,
+    most: int,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | None = None,
@@ -79,6 +80,7 @@ def fetched(
 
     Args:
       url: the address.
+      most: bytes that are downloaded, as the Hub tells the size of the file.
       revision: a branch, tag or commit; None for what the address says, or else main.
       token: of a private repository; None for the one that was logged in with.
       cache_dir: of the cache; None for the default.
@@ -86,7 +88,8 @@ def fetched(
 
     Raises:
       ValueError: in one line, there is no such repository, revision or file, it may not
-        be read, or the Hub cannot be reached and the cache does not have it.
+        be read or is too large, or the Hub cannot be reached and the cache does not
+        have it.
     """
     hub, address = _library(url), parse(url)
     if not isinstance(revision, str | None):
@@ -96,15 +99,18 @@ def fetched(
     repo, revision, file = address._replace(revision=revision or address.revision)
     cache = None if cache_dir is None else Path(cache_dir).expanduser()
     options: dict[str, Any] = {"revision": revision, "token": token}
-    unreached = None
+    unreached, size = None, None
     if not local_files_only:
         try:
             where = hub.hf_hub_url(repo, file, revision=revision)
-            _in_time(
+            told = _in_time(
                 lambda: hub.get_hf_file_metadata(where, token=token, timeout=SECONDS)
             )
+            size = told.size
         except Exception as error:
             unreached = _unreached(hub, error, url, file)
+    if size is not None and size > most:
+        raise ValueError(f"{url} cannot be read: {too_large(most)}")
     local = local_files_only or unreached is not None
     try:
         found = hub.hf_hub_download(
@@ -170,17 +176,18 @@ def _library(url: str) -> Any:
     return huggingface_hub
 
 
-def _in_time(call: Callable[[], Any]) -> None:
-    """Calls, but waits no longer than `SECONDS`: looking up a host has no timeout.
+def _in_time(call: Callable[[], Any]) -> Any:
+    """What a call gives; waits `SECONDS`, as looking up a host has no timeout.
 
     Raises:
       TimeoutError: it takes longer; and what the call raises.
     """
+    given: list[Any] = []
     raised: list[Exception] = []
 
     def body() -> None:
         try:
-            call()
+            given.append(call())
         except Exception as error:
             raised.append(error)
 
@@ -191,6 +198,7 @@ def _in_time(call: Callable[[], Any]) -> None:
         raise TimeoutError(f"no answer in {SECONDS:g} seconds")
     if raised:
         raise raised[0]
+    return given[0]
 
 
 def _unreached(hub: Any, error: Exception, url: str, file: str) -> str:

@@ -10,6 +10,9 @@ from iterand_jax.runtime import remote
 from iterand_jax.runtime.checks import described
 from iterand_jax.tickets import hub
 
+MOST_REMOTE = 2**32
+"""Bytes of a ticket that is copied from elsewhere before it is read."""
+
 _URL_OF_A_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")
 
 
@@ -34,6 +37,34 @@ def address(path: str | os.PathLike[str]) -> str:
     return name if remote.is_url(name) else os.path.expanduser(name)
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is of a file, as a ticket is, and not of a folder, as a run is.
+
+    A URL is one of a file: nothing is asked of it here.
+
+    Raises:
+      ValueError: as `address`.
+
+    >>> is_file("hf://user/repo"), is_file("/"), is_file("nowhere")
+    (True, False, False)
+    """
+    name = address(path)
+    return remote.is_url(name) or Path(name).is_file()
+
+
+def folder(path: str | os.PathLike[str]) -> Path:
+    """The folder for what is made of a ticket: its own, or for a URL the current one.
+
+    Raises:
+      ValueError: as `address`.
+
+    >>> folder("runs/a.safetensors"), folder("hf://user/repo")
+    (PosixPath('runs'), PosixPath('.'))
+    """
+    name = address(path)
+    return Path() if remote.is_url(name) else Path(name).parent
+
+
 @contextlib.contextmanager
 def local(
     path: str | os.PathLike[str],
@@ -53,13 +84,15 @@ def local(
       local_files_only: whether to ask the Hub nothing.
 
     Raises:
-      ValueError: in one line, it cannot be fetched, or these are given for another
-        place; and those of the body, with the URL where they name the local file.
+      ValueError: in one line, it cannot be fetched, has more than `MOST_REMOTE` bytes,
+        or these are given for another place; and those of the body, with the URL where
+        they name the local file.
     """
     name = address(path)
     if name.startswith(hub.SCHEME):
         file = hub.fetched(
             name,
+            most=MOST_REMOTE,
             revision=revision,
             token=token,
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
@@ -73,7 +106,7 @@ def local(
     if not remote.is_url(name):
         yield Path(name)
         return
-    with remote.fetched(name, "ticket") as file, _named(file, name):
+    with remote.fetched(name, "ticket", MOST_REMOTE) as file, _named(file, name):
         yield file
 
 

@@ -1,10 +1,9 @@
 """Exports the subnetwork of a run as a ticket, after checking it against the run."""
 
 import contextlib
-import functools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
 from iterand_jax.runtime import remote
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
-from iterand_jax.tickets import formats, hub, places
+from iterand_jax.tickets import formats, hub, onnx, places
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import card, pruning
+from iterand_jax.training import card, outputs, pruning
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.run import Run, build
 from iterand_jax.training.step import State
@@ -39,6 +38,7 @@ FORMATS = {
     "torchvision": "torchvision.safetensors",
     "matrices": "matrices.safetensors",
     "stablehlo": "stablehlo",
+    "onnx": "network.onnx",
     "hub": "hub",
 }
 """The formats, and what each is written to in the run's folder."""
@@ -48,6 +48,9 @@ FOLDERS = ("stablehlo", "hub")
 
 DENSE = ("safetensors", "torchvision", "matrices")
 """The formats that store zeros for pruned weights, in any of `formats.DTYPES`."""
+
+OF_TICKETS = ("ticket", "safetensors", "torchvision", "stablehlo", "onnx")
+"""The formats that a ticket is enough for, without its run."""
 
 CHECKED = 64  # examples whose logits are compared
 TOLERANCE = {
@@ -94,18 +97,17 @@ def export(
         if name != "hub":
             raise ValueError(f"--push={push} applies to --format=hub, not to {name}")
         hub.check_repo(push)
-    if dtype != "float32" and name not in DENSE:
-        raise ValueError(
-            f"--dtype={dtype} applies to {', '.join(DENSE)}, not to {name}"
-        )
+    _check_dtype(name, dtype)
     places.check_written(str(output))
     with contextlib.ExitStack() as stack:
         path = Path(output)
         if remote.is_url(str(output)):
             path = stack.enter_context(remote.sent(str(output), "output"))
-        _check_output(path, is_folder=name in FOLDERS)
+        outputs.check(path, is_folder=name in FOLDERS)
         if name == "torchvision":
             formats.check_torchvision(config.network.name)
+        if name == "onnx":
+            onnx.libraries()
         of_texts = name in ("ticket", "hub")
         words = words_of(workdir, config.to_dict()) if of_texts else None
         run, state, _ = restore(workdir, step)
@@ -115,10 +117,56 @@ def export(
         rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
         rows |= _write(run, ticket, name, path, workdir, push, dtype)
         rows["checked"] = compared
-        rows["written"] = _written(path, output)
+        rows["written"] = outputs.written(path, output)
         if push is not None:
             rows["pushed"] = hub.publish(path, push, card.FILES)
     print(table(rows))
+
+
+def export_ticket(
+    path: str, name: str, output: Path | str, *, dtype: str = "float32"
+) -> None:
+    """Writes a ticket in another format, or as one of the present version.
+
+    A program of StableHLO is renewed so. There is no run that its logits could be
+    compared with; the ticket itself is restored bit for bit, by its checksums.
+
+    Args:
+      path: of the ticket, or its URL.
+      name: a format, one of `OF_TICKETS`.
+      output: as in `export`.
+      dtype: as in `export`.
+
+    Raises:
+      ValueError: no ticket, or its network has no such format.
+    """
+    if name not in OF_TICKETS:
+        raise ValueError(
+            f"--format={name} needs the folder of a run, --workdir=DIR; of a ticket "
+            f"possible: {', '.join(OF_TICKETS)}"
+        )
+    _check_dtype(name, dtype)
+    places.check_written(str(output))
+    with contextlib.ExitStack() as stack:
+        target = Path(output)
+        if remote.is_url(str(output)):
+            target = stack.enter_context(remote.sent(str(output), "output"))
+        outputs.check(target, is_folder=name in FOLDERS)
+        ticket = tickets.load(path)
+        rows = {"ticket": ticket.description.network.get("name", "a tree of arrays")}
+        if name == "ticket":
+            rows |= outputs.sizes(ticket, tickets.save(ticket, target))
+        else:
+            rows |= outputs.write(ticket, name, target, dtype)
+        rows["written"] = outputs.written(target, output)
+    print(table(rows))
+
+
+def _check_dtype(name: str, dtype: str) -> None:
+    if dtype != "float32" and name not in DENSE:
+        raise ValueError(
+            f"--dtype={dtype} applies to {', '.join(DENSE)}, not to {name}"
+        )
 
 
 def _write(
@@ -131,9 +179,7 @@ def _write(
     dtype: str,
 ) -> dict[str, str]:
     """Writes a ticket in a format; returns what is told of its size."""
-    if name == "stablehlo":
-        formats.save_program(ticket, output)
-    elif name in ("ticket", "hub"):
+    if name in ("ticket", "hub"):
         file = output
         if name == "hub":
             output.mkdir(exist_ok=True)
@@ -149,16 +195,12 @@ def _write(
             write_atomically(output / card.CONFIG, of_config + "\n")
             if about.curves is not None:
                 write_atomically(output / card.CURVES, about.curves.read_bytes())
-        return sizes(ticket, arrays)
-    else:
-        arrays_of: Mapping[str, Callable[[Ticket], dict[str, np.ndarray]]] = {
-            "safetensors": formats.flax_arrays,
-            "torchvision": formats.torchvision_arrays,
-            "matrices": functools.partial(_matrices, run),
-        }
-        arrays = formats.in_dtype(arrays_of[name](ticket), dtype)
+        return outputs.sizes(ticket, arrays)
+    if name == "matrices":
+        arrays = formats.in_dtype(_matrices(run, ticket), dtype)
         formats.save_arrays(arrays, ticket.description, output)
-    return {}
+        return {}
+    return outputs.write(ticket, name, output, dtype)
 
 
 def _matrices(run: Run, ticket: Ticket) -> dict[str, np.ndarray]:
@@ -168,27 +210,6 @@ def _matrices(run: Run, ticket: Ticket) -> dict[str, np.ndarray]:
         for path, leaf in leaves_of(ticket.masks).items()
     }
     return formats.matrices(formats.flax_arrays(ticket), axes)
-
-
-def _written(path: Path, output: Path | str) -> str:
-    """The files that were written, and their bytes."""
-    shown = remote.shown(str(output)) if remote.is_url(str(output)) else str(output)
-    files = {shown: path}
-    if path.is_dir():
-        files = {f"{shown}/{file.name}": file for file in sorted(path.iterdir())}
-    return ", ".join(
-        f"{n} ({file.stat().st_size:,} bytes)" for n, file in files.items()
-    )
-
-
-def _check_output(output: Path, *, is_folder: bool) -> None:
-    """Raises ValueError, before any work, if this file or folder cannot be written."""
-    if not output.parent.is_dir():
-        raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
-    if is_folder and output.exists() and not output.is_dir():
-        raise ValueError(f"cannot write the folder {output}: it is a file")
-    if not is_folder and output.is_dir():
-        raise ValueError(f"cannot write the file {output}: it is a folder")
 
 
 def words_of(
@@ -355,26 +376,3 @@ def _random_examples(
         jnp.asarray(pixels), description.mean, description.std, dtype
     )
     return (pixels,), (normalized,), what
-
-
-def sizes(ticket: Ticket, arrays: dict[str, Any]) -> dict[str, str]:
-    """The size of a ticket's arrays by kind, and in all compared with float32."""
-    by_kind: dict[str, int] = {}
-    for name, array in arrays.items():
-        kind = name.split("/")[0].removesuffix("_code")
-        by_kind[kind] = by_kind.get(kind, 0) + array.nbytes
-    statistics = by_kind.pop("batch_stats", 0)
-    vocabulary = by_kind.pop("vocabulary", 0)
-    packed = sum(by_kind.values())
-    dense = 4 * sum(leaf.size for leaf in jax.tree.leaves(ticket.params))
-    rows = {
-        "parameters": f"{packed / 1e6:.3f} MB ("
-        + ", ".join(f"{kind} {size / 1e6:.3f}" for kind, size in by_kind.items())
-        + f") against {dense / 1e6:.2f} MB in float32: "
-        f"{dense / packed:.1f} times smaller"
-    }
-    if statistics:
-        rows["statistics"] = f"{statistics / 1e6:.3f} MB of batch normalization"
-    if ticket.words is not None:
-        rows["vocabulary"] = f"{vocabulary / 1e6:.3f} MB, {len(ticket.words):,} words"
-    return rows

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import fsspec
 import jax
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from iterand_jax.training.exporting import export
 from iterand_jax.training.replica import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
+from tests import helpers
+from tests.tickets.hub_server import served
 
 STEP = 21  # three refreshes, one every seven steps
 
@@ -156,6 +159,32 @@ def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
     assert "threshold" in text(run)
     assert "threshold" not in text(ticket)
     figure.draw(ticket, tmp_path / "ticket.png")
+
+
+def test_a_ticket_at_a_url_tells_what_its_file_does(workdir, tmp_path):
+    folder, path = workdir("run"), tmp_path / "ticket"
+    export(folder, "ticket", path)
+    url = "memory://analyzed/ticket"
+    fsspec.filesystem("memory").pipe_file("/analyzed/ticket", path.read_bytes())
+    by_url, by_file = report.report(url, url), report.report(path, path)
+    assert text(by_url) == text(by_file)
+    assert all(share == 1 for share, _ in report.report(folder, url).overlaps.values())
+    with pytest.raises(ValueError, match=r"^there is no ticket memory://analyzed/no$"):
+        report.report(folder, "memory://analyzed/no")
+
+
+def test_the_command_reads_a_repository_of_the_hub(workdir, tmp_path):
+    export(workdir("run"), "ticket", tmp_path / "ticket")
+    command = helpers.command("analyze", "--ticket=hf://user/repo@v1")
+    with served() as (hub, address):
+        content = (tmp_path / "ticket").read_bytes()
+        hub.contents["user/repo", "v1"] = {"ticket.safetensors": content}
+        own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
+        done = helpers.python(*command, env=own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Conv_0/kernel +3x3x1x4 +18 +36 ", done.stdout)
+    assert "wrote analysis.png" in done.stdout
+    assert (tmp_path / "analysis.png").stat().st_size > 10_000
 
 
 def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):

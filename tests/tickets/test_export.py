@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import exporting
+from iterand_jax.training import exporting, outputs
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of
@@ -194,12 +195,24 @@ def check_matrices(path, run):
         np.testing.assert_array_equal(arrays[name], leaf)
 
 
+def check_onnx(path, run):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (entry,), (out,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.type, out.name) == ("images", "tensor(uint8)", "logits")
+    (logits,) = session.run(None, {"images": run.images})
+    np.testing.assert_allclose(logits, run.logits, 1e-4, 1e-5)
+    (one,) = session.run(None, {"images": run.images[:1]})
+    np.testing.assert_allclose(one, run.logits[:1], 1e-4, 1e-5)
+
+
 CELLS = [  # format, check, network; torchvision's names are for ResNets
     ("ticket", check_ticket, "conv2"),
     ("safetensors", check_safetensors, "conv2"),
     ("stablehlo", check_stablehlo, "conv2"),
     ("matrices", check_matrices, "conv2"),
     ("hub", check_hub, "conv2"),
+    pytest.param("onnx", check_onnx, "conv2", marks=pytest.mark.slow),
     pytest.param("torchvision", check_torchvision, "resnet20", marks=pytest.mark.slow),
 ]
 
@@ -214,6 +227,8 @@ def test_each_format_is_tested():
 def test_a_format_holds_what_the_run_found(
     name, check, network, run_of, tmp_path, capsys
 ):
+    if name == "onnx":
+        pytest.importorskip("jax2onnx", reason="needs the extra onnx")
     run, output = run_of(network), tmp_path / exporting.FORMATS[name]
     exporting.export(run.folder, name, output)
     printed = capsys.readouterr().out
@@ -240,6 +255,39 @@ def test_what_is_exported_to_a_url_is_what_is_exported_to_a_path(run_of, tmp_pat
     check_stablehlo(tmp_path / "stablehlo", run)
     with pytest.raises(ValueError, match="the output nowhere://a cannot be reached"):
         exporting.export(run.folder, "ticket", "nowhere://a")
+
+
+def test_a_ticket_is_written_as_its_run_is(run_of, tmp_path, capsys):
+    run, store = run_of("conv2"), fsspec.filesystem("memory")
+    ticket = tmp_path / "ticket.safetensors"
+    exporting.export(run.folder, "ticket", ticket)
+    store.pipe_file("/of_tickets/a", ticket.read_bytes())
+    (tmp_path / "run").mkdir()
+    for name in ("safetensors", "stablehlo"):
+        target = exporting.FORMATS[name]
+        exporting.export(run.folder, name, tmp_path / "run" / target)
+        exporting.export_ticket("memory://of_tickets/a", name, tmp_path / target)
+    check_safetensors(tmp_path / "weights.safetensors", run)
+    check_stablehlo(tmp_path / "stablehlo", run)
+    assert "export --ticket=FILE renews it" in capsys.readouterr().out
+    again = tmp_path / "again"
+    exporting.export_ticket(str(ticket), "ticket", again)
+    assert again.read_bytes() == ticket.read_bytes()
+    with pytest.raises(ValueError, match="for ResNets; the network is 'conv2'"):
+        exporting.export_ticket(str(ticket), "torchvision", again)
+    with pytest.raises(ValueError, match=r"^--format=hub needs the folder of a run"):
+        exporting.export_ticket(str(ticket), "hub", again)
+    with pytest.raises(ValueError, match=r"^--dtype=float16 applies to"):
+        exporting.export_ticket(str(ticket), "ticket", again, dtype="float16")
+    with pytest.raises(ValueError, match=r"^there is no ticket memory://of_tickets/b$"):
+        exporting.export_ticket("memory://of_tickets/b", "ticket", again)
+
+
+def test_onnx_without_its_extra_is_refused_before_any_work(untrained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(ValueError, match=r"^ONNX needs the extra: pip install 'itera"):
+        exporting.export(untrained, "onnx", untrained / "out")
+    assert not (untrained / "out").exists()
 
 
 def test_the_dtype_is_of_dense_weights(run_of, untrained, tmp_path):
@@ -350,7 +398,7 @@ def test_resnet18_of_signed_constants_is_23_times_smaller(tmp_path):
     statistics = jax.tree.map(constants, abstract["batch_stats"])
     ticket = Ticket.of(description, params, masks, statistics)
     arrays = tickets.save(ticket, tmp_path / "ticket")
-    text = exporting.sizes(ticket, arrays)["parameters"]
+    text = outputs.sizes(ticket, arrays)["parameters"]
     assert text.startswith("1.921 MB (mask 1.363, sign 0.558, ")
     assert text.endswith("against 44.66 MB in float32: 23.2 times smaller")
     assert (tmp_path / "ticket").stat().st_size < 1_980_000

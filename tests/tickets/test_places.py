@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fsspec.callbacks import Callback
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from iterand_jax import Subnetwork, load_ticket, save_ticket
 from iterand_jax.tickets import hub as of_hub
@@ -93,6 +95,38 @@ def test_what_is_no_ticket_at_a_url_is_one_line(url, message):
         load_ticket(url)
     assert "\n" not in str(refused.value)
     assert "/tmp" not in str(refused.value)
+
+
+@pytest.mark.parametrize("told", ["true", "smaller", None])
+def test_a_copy_of_what_is_too_large_ends(told, tmp_path, monkeypatch):
+    """By the size that a store tells, or else where the limit is."""
+    store, (content, kernel) = MemoryFileSystem(), content_of(tmp_path)
+    store.pipe_file("/bucket/one", content)
+    about, update, copied = MemoryFileSystem.info, Callback.relative_update, []
+    if told != "true":
+        size = {"size": 99 if told else None}
+        lying = lambda *given, **named: about(*given, **named) | size  # noqa: E731
+        monkeypatch.setattr(MemoryFileSystem, "info", lying)
+        monkeypatch.setattr(MemoryFileSystem, "blocksize", 64)
+        monkeypatch.setattr(MemoryFile, "size", None)
+
+    def counted(self, inc=1):
+        copied.append(inc)
+        update(self, inc)
+
+    monkeypatch.setattr(Callback, "relative_update", counted)
+    monkeypatch.setattr(places, "MOST_REMOTE", len(content))
+    assert np.array_equal(load_ticket("memory://bucket/one").params["kernel"], kernel)
+    assert sum(copied) == len(content)
+    copied.clear()
+    monkeypatch.setattr(places, "MOST_REMOTE", 100)
+    with pytest.raises(ValueError, match="cannot be read") as refused:
+        load_ticket("memory://bucket/one")
+    assert str(refused.value) == (
+        "the ticket memory://bucket/one cannot be read: it has more than 100 bytes; "
+        "possible: the path of a copy of yours"
+    )
+    assert sum(copied) == (0 if told == "true" else 128)
 
 
 def test_a_pipe_at_a_url_is_not_waited_for(tmp_path):
@@ -205,6 +239,17 @@ def test_a_repository_is_read_by_name_revision_and_file(hub, tmp_path):
         kernel("hf://user/repo@v1", revision="v2")
 
 
+def test_what_is_too_large_on_the_hub_is_not_downloaded(hub, tmp_path, monkeypatch):
+    content, kernel = content_of(tmp_path)
+    hub.contents["user/repo", "main"] = {"ticket.safetensors": content}
+    monkeypatch.setattr(places, "MOST_REMOTE", len(content) - 1)
+    with pytest.raises(ValueError, match=r"^hf://user/repo cannot be read: it "):
+        load_ticket("hf://user/repo")
+    assert [method for method, _ in hub.calls] == ["HEAD"]
+    monkeypatch.setattr(places, "MOST_REMOTE", len(content))
+    assert np.array_equal(load_ticket("hf://user/repo").params["kernel"], kernel)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -298,7 +343,8 @@ def test_huggingface_hub_is_imported_for_such_an_address_only():
     script = (
         "import sys; from iterand_jax.tickets import places, hub; name = 'hugging"
         "face_hub'; print(name in sys.modules); sys.modules[name] = None\n"
-        "try: hub.fetched('hf://user/repo')\nexcept ValueError as error: print(error)"
+        "try: hub.fetched('hf://user/repo', most=9)\n"
+        "except ValueError as error: print(error)"
     )
     first, second = helpers.printed("-c", script).splitlines()
     assert first == "False"

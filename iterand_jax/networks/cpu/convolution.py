@@ -16,8 +16,10 @@ a network ends in an error that says what to do; `flax.linen.Conv` in place of `
 slower, without this limitation.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +32,29 @@ from jax import Array, lax
 from iterand_jax.networks.reverse_mode import reverse_mode_only
 
 PART = 2**18  # entries of a part's images or outputs; 2**20 is three times slower
+
+
+_AS_XLA = contextvars.ContextVar("_AS_XLA", default=False)
+
+
+@contextlib.contextmanager
+def as_xla() -> Iterator[None]:
+    """A context in which convolutions are traced as XLA's own on every platform.
+
+    Converters to other formats know no primitives that choose among platforms.
+
+    >>> with as_xla():
+    ...     traced = jax.make_jaxpr(Conv(1, (3, 3)).init)(
+    ...         jax.random.key(0), jnp.ones((1, 2, 2, 1))
+    ...     )
+    >>> "platform" in str(traced)
+    False
+    """
+    token = _AS_XLA.set(True)
+    try:
+        yield
+    finally:
+        _AS_XLA.reset(token)
 
 
 def conv_general_dilated(
@@ -74,6 +99,8 @@ def conv_general_dilated(
     padded = np.add(sizes, [sum(p) for p in pads])
     dilation = math.prod([*(lhs_dilation or ()), *(options.get("rhs_dilation") or ())])
     is_plain = dilation == feature_group_count == 1 and np.all(padded >= kernel)
+    if _AS_XLA.get():
+        return convolve(lhs, rhs)
     if is_plain and np.any(np.less(sizes, kernel)):
         product = partial(
             _product_of_patches,

@@ -69,12 +69,16 @@ def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys):
     found = json.loads(out.read_text())
     assert found["left_out"] == []
     assert found["commit"]
-    steps = found["conv6: steps"]
+    parts = [name for name in found if ": " in name]
+    assert parts[:2] == ["conv2: steps", "conv2: graphs"]
+    assert len(parts) == 7
+    assert not any("error" in found[name] for name in parts)
+    steps = found["conv2: steps"]
     assert steps["iterand, as it is"]["median"] > 0
     assert steps["sgd, as it is"]["median"] > 0
     assert steps["iterand x 3, as it is"]["median"] > 0
     # CPUs have no graphs: an option is refused by name, or has no effect.
-    graphs = found["conv6: graphs"]
+    graphs = found["conv2: graphs"]
     assert {"iterand, one graph", "sgd, one graph"} <= {*graphs, *graphs["refused"]}
-    assert found["resnet18: phases"]["masks"]["samples"] == 7
-    assert "conv6: steps: iterand, as it is" in capsys.readouterr().out
+    assert found["vgg11: phases"]["masks"]["samples"] == 7
+    assert "conv2: steps: iterand, as it is" in capsys.readouterr().out

@@ -33,6 +33,14 @@ def test_the_page_is_that_of_the_ledger():
     assert ("Not the official pixels" in gallery.page(LINES)) is not all(with_jpeg)
 
 
+def test_a_run_of_changes_that_were_not_committed_is_marked():
+    clean = {name: line | {"commit": "a"} for name, line in LINES.items()}
+    changed = clean | {"cifar_conv2": LINES["cifar_conv2"] | {"commit": "a+changes"}}
+    assert "not committed" not in gallery.page(clean)
+    assert "not committed" in gallery.page(changed)
+    assert "| `cifar_conv2` \\*\\* |" in gallery.page(changed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(LINES))
 def test_a_ticket_loads_by_the_lines_on_its_card(name, monkeypatch):
