@@ -1,7 +1,8 @@
 """Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
---format=ticket|safetensors|torchvision|stablehlo|hub [--step=N] [--output=FILE]
+--format=ticket|safetensors|torchvision|stablehlo|hub|compact
+[--step=N] [--output=FILE]
 [--push=user/repo] [--dtype=float32|float16|bfloat16]
 """
 
@@ -11,7 +12,7 @@ from absl import flags
 
 from iterand_jax.runtime import cli
 
-FORMATS = ("ticket", "safetensors", "torchvision", "stablehlo", "hub")
+FORMATS = ("ticket", "safetensors", "torchvision", "stablehlo", "hub", "compact")
 
 DTYPES = ("float32", "float16", "bfloat16")
 
