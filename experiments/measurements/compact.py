@@ -3,7 +3,7 @@
     python -m experiments.measurements.compact
 
     --workdir=DIR   a finished run; each option adds one
-    --out=FILE      write the record; default: only print
+    --out=FILE      write the record after each, and go on from it; default: only print
 
 Tickets of random masks and weights with the layers' own sparsities, that is, nothing
 was trained: a channel is dead by chance. Beside each, the multiply-adds that are left
@@ -12,6 +12,7 @@ call with 16 examples, of the ticket's program and the smaller one by turns.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,21 +129,28 @@ def row(found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells).replace('%', ' %')} |"
 
 
+def read(out: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """The measurements of a record so far, which are not made again."""
+    record = json.loads(out.read_text()) if out and out.exists() else {}
+    return {name: record.get(name, []) for name in ("random", "runs")}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints and writes the measurements."""
     parser = argparse.ArgumentParser(prog="experiments.measurements.compact")
     parser.add_argument("--workdir", type=files.path, action="append", default=[])
     parser.add_argument("--out", type=files.path, help="where the record goes")
     flags = parser.parse_args(arguments)
-    found: list[dict[str, Any]] = []
-    for name, width in NETWORKS:
-        for sparsity in SPARSITIES:
-            found.append(of_random(name, width, sparsity))
-            print(row(found[-1]), flush=True)
-    runs = [of_run(workdir) for workdir in flags.workdir]
-    for line in runs:
+    found = read(flags.out)
+    cells = [(n, w, p) for n, w in NETWORKS for p in SPARSITIES]
+    for name, width, sparsity in cells[len(found["random"]) :]:
+        found["random"].append(of_random(name, width, sparsity))
+        print(row(found["random"][-1]), flush=True)
+        records.write(flags.out, {**found, **records.origin()})
+    found["runs"] = [of_run(workdir) for workdir in flags.workdir] or found["runs"]
+    for line in found["runs"]:
         print(row(line), flush=True)
-    records.write(flags.out, {"random": found, "runs": runs, **records.origin()})
+    records.write(flags.out, {**found, **records.origin()})
 
 
 if __name__ == "__main__":

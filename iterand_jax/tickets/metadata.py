@@ -127,7 +127,9 @@ class Description:
         axes = _axes_of_sizes(leaves_of(found["params"])) if sizes else {}
         for path, size in sizes.items():
             if axes.get(path) != size:
-                raise ValueError(f"the network has no layer {path!r:.60} of a size")
+                raise ValueError(
+                    f"the network has no layer {path!r:.60} of {size} channels"
+                )
         return found
 
     def logits(self, variables: PyTree, *inputs: Array) -> Array:

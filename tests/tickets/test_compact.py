@@ -294,8 +294,8 @@ def test_other_logits_are_refused(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ({"Conv_9": 3}, "no layer 'Conv_9' of a size"),
-        ({"Dense_2": 2}, "no layer 'Dense_2' of a size"),  # the last one
+        ({"Conv_9": 3}, "no layer 'Conv_9' of 3 channels"),
+        ({"Dense_2": 2}, "no layer 'Dense_2' of 2 channels"),  # the last one
         ({"Conv_0": 0}, "the size of its layer 'Conv_0' is 0"),
         ({"Conv_0": "many"}, "its field 'Conv_0' is 'many'"),
         ([3], "its field 'sizes' is"),

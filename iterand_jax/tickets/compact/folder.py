@@ -118,7 +118,7 @@ def rows(report: dict[str, Any]) -> dict[str, str]:
     def change(name: str, unit: str, scale: float = 1, form: str = ",.0f") -> str:
         values = [format(scale * one[name], form) for one in (before, after)]
         times = before[name] / after[name] if after[name] else np.inf
-        return f"{values[0]} to {values[1]}{unit}: {times:.2f} times fewer"
+        return f"{values[0]} to {values[1]}{unit}, a ratio of {times:.2f}"
 
     channels = report["channels"].values()
     left, there = (sum(pair[i] for pair in channels) for i in (0, 1))
@@ -134,8 +134,8 @@ def rows(report: dict[str, Any]) -> dict[str, str]:
             f"{constant['left']} are left"
         )
     for name, key in (("time", "seconds"), ("CPU time", "processor_seconds")):
-        text = change(key, " ms", 1e3, ".2f").replace("fewer", "less")
-        found[name] = f"{text} for {report['examples']} examples, by turns"
+        unit = f" ms for {report['examples']} examples by turns"
+        found[name] = change(key, unit, 1e3, ".2f")
     difference = report["logits"]["difference"]
     found["compact"] = f"logits are the ticket's, to {difference:.1e}"
     return found
