@@ -79,9 +79,9 @@ def by_analysis(ticket: Ticket) -> dict[str, int]:
     for live in live_weights(description.build(), inputs, kept).values():
         if live.ndim > 1:
             pairs = live.reshape(-1, *live.shape[-2:]).any(0)
-            alive = [int(pairs.any(axis).sum()) for axis in (1, 0)]
-            weights += alive[0] * alive[1] * (live.size // pairs.size)
-            outputs, there = outputs + alive[1], there + live.shape[-1]
+            into, out = int(pairs.any(1).sum()), int(pairs.any(0).sum())
+            weights += into * out * (live.size // pairs.size)
+            outputs, there = outputs + out, there + live.shape[-1]
     return {"weights": weights, "alive_outputs": outputs, "outputs": there}
 
 

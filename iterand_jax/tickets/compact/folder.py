@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def compare(ticket: Ticket, found: Compact, inputs: Sequence[Any]) -> dict[str, 
             f"by {difference:g}, where the largest is {largest:g}"
         )
     times = interleaved(
-        {name: lambda one=one: one.apply(*inputs) for name, one in pair.items()}, ROUNDS
+        {name: partial(one.apply, *inputs) for name, one in pair.items()}, ROUNDS
     )
     report: dict[str, Any] = {
         name: {
