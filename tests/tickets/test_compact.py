@@ -173,7 +173,7 @@ def slow(*cell):
         ("basic", True, 0.9),
         slow("basic", False, 0.9),
         slow("bottleneck", True, 0.9),
-        ("bottleneck", False, 0.9),
+        slow("bottleneck", False, 0.9),
         ("lstm", True, 0.9),
         slow("lstm", False, 0.9),
         slow("bilstm", True, 0.97),
