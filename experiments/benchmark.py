@@ -36,10 +36,10 @@ from experiments.measurements import (
     synthetic,
 )
 from experiments.measurements import benchmark_programs as programs
-from experiments.measurements.timing import Times, interleaved
 from iterand_jax.runtime import files
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
+from iterand_jax.runtime.timing import Times, interleaved
 from iterand_jax.training import provenance
 from iterand_jax.training.run import DataRun
 

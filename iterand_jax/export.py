@@ -1,8 +1,8 @@
 """Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
---format=ticket|safetensors|torchvision|matrices|stablehlo|onnx|hub [--step=N]
-[--output=FILE] [--push=user/repo] [--dtype=float32|float16|bfloat16]
+--format=ticket|safetensors|torchvision|matrices|stablehlo|onnx|hub|compact
+[--step=N] [--output=FILE] [--push=user/repo] [--dtype=float32|float16|bfloat16]
 python -m iterand_jax.export --ticket=FILE_OR_URL
 --format=safetensors|torchvision|stablehlo|onnx|ticket [--output=FILE] [--dtype=...]
 """
@@ -21,6 +21,7 @@ FORMATS = (
     "stablehlo",
     "onnx",
     "hub",
+    "compact",
 )
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -287,6 +287,15 @@ def test_what_the_sizes_were_measured_in_is_that_of_the_record():
     )
 
 
+def test_the_table_of_compact_tickets_is_that_of_the_record():
+    from experiments.measurements import compact
+
+    record = json.loads((ROOT / "results" / "compact.json").read_text())
+    table = TICKETS.split("| network, width | sparsity", 1)[1].split("\n\n", 1)[0]
+    rows = [compact.row(found) for found in record["random"] + record["runs"]]
+    assert table.splitlines()[2:] == rows
+
+
 def printed_by(notebook):
     """The text that the cells print, one string for each cell that has outputs."""
     texts = []

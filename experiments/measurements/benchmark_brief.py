@@ -24,9 +24,9 @@ import jax.numpy as jnp
 
 from experiments.measurements import benchmark_programs as programs
 from experiments.measurements import records, synthetic
-from experiments.measurements.timing import Times, interleaved
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
+from iterand_jax.runtime.timing import Times, interleaved
 from iterand_jax.training import parallel
 from iterand_jax.training.programs import steps as steps_of
 from iterand_jax.training.run import DataRun

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
@@ -27,6 +26,7 @@ from experiments.sweeps.ledger import Ledger, Line, full_config
 from experiments.sweeps.runs import Run
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.networks import build_network
+from iterand_jax.networks.multiply_adds import count_multiply_adds
 from iterand_jax.training import provenance
 from iterand_jax.training.programs import compile_steps
 
@@ -103,39 +103,6 @@ def _multiply_adds(dataset: str, name: str, width: float) -> float:
     network = build_network(name, num_classes=outputs, width=width)
     variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     return count_multiply_adds(jax.make_jaxpr(network.apply)(variables, *inputs).jaxpr)
-
-
-def count_multiply_adds(program: Any) -> float:
-    """Counts the multiply-adds of the convolutions and matrix products in a jaxpr.
-
-    >>> import jax.numpy as jnp
-    >>> product = jax.make_jaxpr(jnp.dot)(jnp.zeros((2, 3)), jnp.zeros((3, 5)))
-    >>> count_multiply_adds(product.jaxpr)
-    30.0
-    """
-    total = 0.0
-    for equation in program.eqns:
-        sizes = [np.prod(v.aval.shape) for v in (*equation.invars, *equation.outvars)]
-        if equation.primitive.name == "conv_general_dilated":
-            shape = equation.params["dimension_numbers"].rhs_spec
-            outputs = equation.invars[1].aval.shape[shape[0]]
-            total += sizes[-1] * sizes[1] / outputs
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            inner = [equation.invars[0].aval.shape[axis] for axis in contracted]
-            total += sizes[-1] * np.prod(inner)
-        else:
-            times = equation.params.get("length", 1)
-            total += times * sum(map(count_multiply_adds, _inner(equation.params)))
-    return float(total)
-
-
-def _inner(params: dict[str, Any]) -> Iterable[Any]:
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            program = getattr(one, "jaxpr", one)
-            if hasattr(program, "eqns"):
-                yield program
 
 
 def references(

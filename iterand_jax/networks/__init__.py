@@ -148,6 +148,7 @@ def build_network(
     affine: bool = False,
     dtype: Any = jnp.float32,
     unbiased: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """The network of a name.
 
@@ -161,11 +162,13 @@ def build_network(
       dtype: of the activations.
       unbiased: whether running variances of batch normalization are averages of
         unbiased ones.
+      sizes: output channels of layers by path, in place of the scaled ones; None for
+        none. The last layer has num_classes.
 
     Raises:
-      ValueError: an unknown name; a width, dtype or unbiased other than the default
-        for a network that does not take it; or a factory that cannot make a module from
-        these.
+      ValueError: an unknown name; a width, dtype, unbiased or sizes other than the
+        default for a network that does not take it; or a factory that cannot make
+        a module from these.
 
     >>> import jax
     >>> network = build_network("resnet18", num_classes=10, width=0.5)
@@ -183,6 +186,8 @@ def build_network(
     }
     if unbiased:  # few networks take it
         options["unbiased"] = True
+    if sizes:
+        options["sizes"] = sizes
     if isinstance(factory, nn.Module):
         _refuse_unused(name, options, taken=())
         return factory
@@ -224,6 +229,10 @@ def _refuse_unused(
         raise ValueError(
             f"the network {name} has no batch normalization with unbiased variances; "
             f"possible: unbiased_variances=False"
+        )
+    if "sizes" in options and "sizes" not in taken:
+        raise ValueError(
+            f"the network {name} takes no sizes of layers: got {options['sizes']!r:.60}"
         )
 
 

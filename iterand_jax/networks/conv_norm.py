@@ -15,7 +15,7 @@ are larger by 1 / 2n: at batch size 128 by 1 / 1,024 for the smallest images (VG
 seeds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.batch_norm import batch_norm
+from iterand_jax.networks.convs import sized
 from iterand_jax.networks.cpu.convolution import Conv
 
 EPSILON = 1e-5
@@ -41,6 +42,7 @@ class ConvNorm(nn.Module):
       dtype: of the result; statistics are computed in float32 or better.
       conv: the convolution's class or constructor, called as `flax.linen.Conv`.
       unbiased: whether the running variance is an average of unbiased ones.
+      sizes: output channels by the path of a `ConvNorm`, in place of its features.
     """
 
     features: int
@@ -50,13 +52,14 @@ class ConvNorm(nn.Module):
     dtype: Any = jnp.float32
     conv: Callable[..., Any] = Conv
     unbiased: bool = False
+    sizes: Mapping[str, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """(N, H, W, C) to (N, H / strides, W / strides, features), rounded up."""
         padding = self.kernel_size // 2
         x = self.conv(
-            self.features,
+            sized(self.sizes, "/".join(self.path), self.features),
             (self.kernel_size, self.kernel_size),
             strides=(self.strides, self.strides),
             padding=((padding, padding), (padding, padding)),

@@ -6,7 +6,7 @@ layer but the last. Conv8, which later papers have, is the next of the row.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ class ConvNet(nn.Module):
       width: the width factor rho.
       affine: whether layers have biases, as networks trained by SGD do.
       dtype: of the activations; parameters and logits are float32.
+      sizes: output channels of layers by path, "Conv_0", in place of the scaled ones;
+        not of the last layer.
     """
 
     stages: Sequence[int]
@@ -33,19 +35,22 @@ class ConvNet(nn.Module):
     width: float = 1.0
     affine: bool = False
     dtype: Any = jnp.float32
+    sizes: Mapping[str, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Images (N, H, W, C) to float32 logits (N, num_classes)."""
         del train
         options = {"use_bias": self.affine, "dtype": self.dtype}
-        for channels in self.stages:
-            for _ in range(2):
-                x = nn.relu(Conv(scaled(channels, self.width), (3, 3), **options)(x))
+        for stage, channels in enumerate(self.stages):
+            for index in (2 * stage, 2 * stage + 1):
+                features = sized(self.sizes, f"Conv_{index}", channels, self.width)
+                x = nn.relu(Conv(features, (3, 3), **options)(x))
             x = max_pool(x)
         x = x.reshape(x.shape[0], -1)
-        for features in (256, 256):
-            x = nn.relu(nn.Dense(scaled(features, self.width), **options)(x))
+        for index, units in enumerate((256, 256)):
+            features = sized(self.sizes, f"Dense_{index}", units, self.width)
+            x = nn.relu(nn.Dense(features, **options)(x))
         return as_logits(nn.Dense(self.num_classes, **options)(x))
 
 
@@ -66,3 +71,14 @@ def scaled(channels: int, width: float) -> int:
             f"possible: {1 / channels:g} or more"
         )
     return int(channels * width)
+
+
+def sized(
+    sizes: Mapping[str, int] | None, path: str, channels: int, width: float = 1.0
+) -> int:
+    """The channels of a layer: what `sizes` has for its path, else the scaled ones.
+
+    >>> sized({"Conv_0": 5}, "Conv_0", 64, 0.5), sized(None, "Conv_0", 64, 0.5)
+    (5, 32)
+    """
+    return (sizes or {}).get(path, scaled(channels, width))

@@ -21,6 +21,7 @@ What Table 11 leaves open:
 - The embedding is a leaf that is pruned, of fan-in 100: see `DEFAULT_RULES`.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from iterand_jax.networks.convs import as_logits, scaled
+from iterand_jax.networks.convs import as_logits, sized
 
 EMBEDDING = 100
 HIDDEN = 256
@@ -69,6 +70,8 @@ class LSTMClassifier(nn.Module):
       bidirectional: whether a second LSTM reads from the last token to the first.
       vocabulary_size: rows of the embedding: the words, the unknown word and padding.
       dropout: the dropout rate in both places.
+      sizes: features of the embedding and units of a direction by path, "Embed_0" and
+        "Forward", in place of the scaled ones.
     """
 
     num_classes: int
@@ -78,6 +81,7 @@ class LSTMClassifier(nn.Module):
     bidirectional: bool = False
     vocabulary_size: int = 25_002
     dropout: float = 0.2
+    sizes: Mapping[str, int] | None = None
 
     @nn.compact
     def __call__(
@@ -95,19 +99,23 @@ class LSTMClassifier(nn.Module):
         tokens does not change the state: each direction ends with the state after its
         last real token.
         """
-        embedding = nn.Embed(self.vocabulary_size, scaled(EMBEDDING, self.width))
+        features = sized(self.sizes, "Embed_0", EMBEDDING, self.width)
+        embedding = nn.Embed(self.vocabulary_size, features)
         # Time first: a step of the scan reads one block. Rounded after the lookup, so
         # that the gradients of a frequent token's rows add up in float32.
         x = embedding(tokens.T).astype(self.dtype)
         if train:
             x = Dropout(self.dropout)(x, numbers)
         is_token = jnp.arange(tokens.shape[1])[:, None, None] < lengths[:, None]
-        lstm = partial(
-            LSTM, scaled(HIDDEN, self.width), affine=self.affine, dtype=self.dtype
-        )
-        hidden = lstm(name="Forward")(x, is_token)
+
+        def lstm(name: str, **options: Any) -> nn.Module:
+            units = sized(self.sizes, name, HIDDEN, self.width)
+            options |= {"affine": self.affine, "dtype": self.dtype}
+            return LSTM(units, name=name, **options)
+
+        hidden = lstm("Forward")(x, is_token)
         if self.bidirectional:
-            last = lstm(reverse=True, name="Backward")(x, is_token)
+            last = lstm("Backward", reverse=True)(x, is_token)
             hidden = jnp.concatenate([hidden, last], axis=-1)
         if train:
             hidden = Dropout(self.dropout)(hidden, numbers)

@@ -11,7 +11,7 @@ The forms differ in the stem and in what the width factor scales:
 - OpenLTH's ResNet20 (Table 7): a 3x3 stem of 16 channels, scaled like the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,6 +100,8 @@ class ResNet(nn.Module):
         those of the one before.
       imagenet_stem: whether the stem is 7x7, strides, and a max-pool follows.
       scaled_stem: whether the width scales the stem too.
+      sizes: output channels of convolutions by path, "BasicBlock_0/ConvNorm_0", in
+        place of the scaled ones. A shortcut is a convolution where the shape changes.
     """
 
     stages: Sequence[int]
@@ -113,6 +115,7 @@ class ResNet(nn.Module):
     channels: int = 64
     imagenet_stem: bool = False
     scaled_stem: bool = False
+    sizes: Mapping[str, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -123,6 +126,7 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             conv=self.conv,
             unbiased=self.unbiased,
+            sizes=self.sizes,
         )
         stem = scaled(self.channels, self.width if self.scaled_stem else 1)
         kernel_size, strides = (7, 2) if self.imagenet_stem else (3, 1)

@@ -6,7 +6,7 @@ max-pools between them, which reduce a 32x32 image to 2x2, and the average pool 
 pixel. The width factor scales every layer but the last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,8 @@ class VGG(nn.Module):
       dtype: of the activations; parameters and statistics are float32, and logits.
       conv: the convolution's class or constructor, called as `flax.linen.Conv`.
       unbiased: whether the running variances are averages of unbiased ones.
+      sizes: output channels of convolutions by path, "ConvNorm_0", in place of the
+        scaled ones.
     """
 
     stages: Sequence[Sequence[int]]
@@ -41,6 +43,7 @@ class VGG(nn.Module):
     dtype: Any = jnp.float32
     conv: Callable[..., Any] = Conv
     unbiased: bool = False
+    sizes: Mapping[str, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -66,6 +69,7 @@ class VGG(nn.Module):
                     dtype=self.dtype,
                     conv=self.conv,
                     unbiased=self.unbiased,
+                    sizes=self.sizes,
                 )(x, train=train)
                 x = nn.relu(x)
         x = nn.avg_pool(x, (2, 2), strides=(2, 2))

@@ -13,7 +13,8 @@ from jax import Array
 from iterand_jax.data import augment
 from iterand_jax.networks import build_network
 from iterand_jax.tickets.draws import Draws, KeyDraws, draws_from
-from iterand_jax.tickets.fields import form, number, of_type, row
+from iterand_jax.tickets.fields import LARGEST, form, number, of_type, row
+from iterand_jax.trees import leaves_of
 
 PyTree = Any
 FLOATS = ("float16", "bfloat16", "float32", "float64")  # of activations
@@ -24,8 +25,9 @@ class Description:
     """The metadata of a ticket.
 
     Attributes:
-      network: the arguments of `build_network`; dtype as a name. {} for a tree of
-        arrays whose network the ticket does not name.
+      network: the arguments of `build_network`; dtype as a name; sizes, of a compact
+        network, by path. {} for a tree of arrays whose network the ticket does not
+        name.
       inputs: (shape, dtype) of each input of the network, for a batch of one.
       mean: per channel, of pixels / 255; None for inputs that are not pixels.
       std: per channel, of pixels / 255.
@@ -114,9 +116,21 @@ class Description:
         return jnp.dtype(self.network.get("dtype", "float32"))
 
     def abstract(self) -> PyTree:
-        """The network's variables, as shapes and dtypes."""
+        """The network's variables, as shapes and dtypes.
+
+        Raises:
+          ValueError: sizes of layers that the network does not have.
+        """
         inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in self.inputs]
-        return jax.eval_shape(self.build().init, jax.random.key(0), *inputs)
+        found = jax.eval_shape(self.build().init, jax.random.key(0), *inputs)
+        sizes = self.network.get("sizes", {})
+        axes = _axes_of_sizes(leaves_of(found["params"])) if sizes else {}
+        for path, size in sizes.items():
+            if axes.get(path) != size:
+                raise ValueError(
+                    f"the network has no layer {path!r:.60} of {size} channels"
+                )
+        return found
 
     def logits(self, variables: PyTree, *inputs: Array) -> Array:
         """The network's logits, as a pure function; inputs as in `Ticket.apply`."""
@@ -128,6 +142,18 @@ class Description:
         return network.apply(variables, *inputs)  # type: ignore[return-value]
 
 
+def _axes_of_sizes(leaves: Mapping[str, Any]) -> dict[str, int]:
+    """The output channels of each layer by its path, as `sizes` of a network has it."""
+    found = {}
+    for path, leaf in leaves.items():
+        for end in ("/Conv_0/kernel", "/recurrent/kernel", "/kernel", "/embedding"):
+            if path.endswith(end):
+                axis = 0 if end == "/recurrent/kernel" else -1
+                found[path.removesuffix(end)] = leaf.shape[axis]
+                break
+    return found
+
+
 def _check_network(network: Mapping[str, Any]) -> None:
     """Raises ValueError for arguments of `build_network` that cannot be."""
     checks: Mapping[str, Callable[[str], Any]] = {
@@ -136,6 +162,7 @@ def _check_network(network: Mapping[str, Any]) -> None:
         "width": lambda name: number(network, name, above=0),
         "affine": lambda name: of_type(network, name, bool),
         "dtype": lambda name: of_type(network, name, str),
+        "sizes": lambda name: _check_sizes(of_type(network, name, dict)),
     }
     for name in network:
         if name not in checks:
@@ -148,6 +175,12 @@ def _check_network(network: Mapping[str, Any]) -> None:
             f"the dtype of its network is {network['dtype']!r:.60}; possible: "
             f"{', '.join(FLOATS)}"
         )
+
+
+def _check_sizes(sizes: Mapping[str, Any]) -> None:
+    for path in sizes:
+        if of_type(sizes, path, int) not in range(1, LARGEST):
+            raise ValueError(f"the size of its layer {path!r:.60} is {sizes[path]}")
 
 
 def _check_normalization(

@@ -8,25 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from iterand_jax.data import augment
-from iterand_jax.data.datasets import get_dataset, open_source
-from iterand_jax.data.sources import DataNotFoundError, Source
-from iterand_jax.data.text import VOCABULARY_FILE, WORDS, from_lines
+from iterand_jax.data.datasets import get_dataset
+from iterand_jax.data.text import VOCABULARY_FILE, from_lines
 from iterand_jax.runtime import remote
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
 from iterand_jax.tickets import formats, hub, onnx, places
 from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.compact import folder as compact_folder
+from iterand_jax.tickets.compact import removal
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import card, outputs, pruning
 from iterand_jax.training.config import NOTHING_GIVEN, Given
-from iterand_jax.training.run import Run, build
+from iterand_jax.training.examples import Examples, examples
+from iterand_jax.training.run import Run
 from iterand_jax.training.step import State
 from iterand_jax.training.workdir import read_config, restore
 from iterand_jax.trees import leaves_of
@@ -40,10 +39,11 @@ FORMATS = {
     "stablehlo": "stablehlo",
     "onnx": "network.onnx",
     "hub": "hub",
+    "compact": "compact",
 }
 """The formats, and what each is written to in the run's folder."""
 
-FOLDERS = ("stablehlo", "hub")
+FOLDERS = ("stablehlo", "hub", "compact")
 """The formats that are folders."""
 
 DENSE = ("safetensors", "torchvision", "matrices")
@@ -52,7 +52,6 @@ DENSE = ("safetensors", "torchvision", "matrices")
 OF_TICKETS = ("ticket", "safetensors", "torchvision", "stablehlo", "onnx")
 """The formats that a ticket is enough for, without its run."""
 
-CHECKED = 64  # examples whose logits are compared
 TOLERANCE = {
     "float32": 1e-4,
     "bfloat16": 5e-2,
@@ -108,14 +107,20 @@ def export(
             formats.check_torchvision(config.network.name)
         if name == "onnx":
             onnx.libraries()
-        of_texts = name in ("ticket", "hub")
+        if name == "compact":
+            removal.check(config.network.name)
+        of_texts = name in ("ticket", "hub", "compact")
         words = words_of(workdir, config.to_dict()) if of_texts else None
         run, state, _ = restore(workdir, step)
         ticket = ticket_of(run, state, words)
         check_params(run, state, ticket)
-        compared = check_logits(run, state, ticket, data_dir)
+        found = examples(run, ticket, data_dir)
+        compared = check_logits(run, state, ticket, found)
         rows = {"network": f"{run.config.network.name}, step {state.step:,}"}
-        rows |= _write(run, ticket, name, path, workdir, push, dtype)
+        if name == "compact":
+            rows |= _write_compact(ticket, found, path)
+        else:
+            rows |= _write(run, ticket, name, path, workdir, push, dtype)
         rows["checked"] = compared
         rows["written"] = outputs.written(path, output)
         if push is not None:
@@ -212,6 +217,14 @@ def _matrices(run: Run, ticket: Ticket) -> dict[str, np.ndarray]:
     return formats.matrices(formats.flax_arrays(ticket), axes)
 
 
+def _write_compact(ticket: Ticket, found: Examples, output: Path) -> dict[str, str]:
+    """Writes a ticket without its dead channels; returns what is told of it."""
+    smaller = removal.compact(ticket)
+    report = compact_folder.compare(ticket, smaller, found.raw)
+    compact_folder.save(smaller.ticket, report, output)
+    return compact_folder.rows(report)
+
+
 def words_of(
     workdir: Path, config: Mapping[str, Any], given: Given = NOTHING_GIVEN
 ) -> tuple[str, ...] | None:
@@ -301,7 +314,7 @@ def check_params(run: Run, state: State, ticket: Ticket) -> None:
             )
 
 
-def check_logits(run: Run, state: State, ticket: Ticket, data_dir: str | None) -> str:
+def check_logits(run: Run, state: State, ticket: Ticket, found: Examples) -> str:
     """Compares a ticket's logits with the run's; returns a description of the check.
 
     Both take the raw pixels or tokens, but are compiled separately and so may round
@@ -310,7 +323,7 @@ def check_logits(run: Run, state: State, ticket: Ticket, data_dir: str | None) -
     Raises:
       ValueError: they differ by more than rounding.
     """
-    raw, inputs, what = _examples(run, ticket, data_dir)
+    raw, inputs, what = found
     variables = {"params": run.params(state), "batch_stats": state.batch_stats}
     expected = np.asarray(jax.jit(run.network.apply)(variables, *inputs))
     logits = np.asarray(ticket.apply(*raw))
@@ -322,57 +335,3 @@ def check_logits(run: Run, state: State, ticket: Ticket, data_dir: str | None) -
             f"{difference:g}, where the largest is {largest:g}"
         )
     return f"logits on {what} are the run's, to {difference:.1e}"
-
-
-def _examples(
-    run: Run, ticket: Ticket, data_dir: str | None
-) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
-    """(inputs of the ticket, inputs of the run's network, what they are)."""
-    dataset, config = run.dataset, run.config
-    try:
-        if dataset.is_text and ticket.words is None:
-            raise DataNotFoundError("there is no vocabulary")
-        source = open_source(config.dataset.name, data_dir)
-    except DataNotFoundError:
-        return _random_examples(run, ticket)
-    if dataset.is_text:
-        texts, _ = source.read("test")
-        tokens = ticket.tokenize(list(texts[:CHECKED]))
-        return tokens, tokens, f"{len(tokens[1])} test examples"
-    return _test_examples(config, source)
-
-
-def _test_examples(
-    config: ConfigDict, source: Source
-) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
-    loaded = build(config, source)
-    with contextlib.closing(loaded.feed.split("test")) as batches:  # type: ignore
-        batch, weights = next(batches)
-    count = min(CHECKED, int(np.sum(np.asarray(weights) > 0)))
-    first = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[:count]), (batch, weights))
-    inputs, _, _ = loaded.eval_inputs(first)
-    return (np.asarray(first[0].images),), inputs, f"{count} test examples"
-
-
-def _random_examples(
-    run: Run, ticket: Ticket
-) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
-    generator = np.random.default_rng(0)
-    description = ticket.description
-    what = f"{CHECKED} random inputs, as the dataset is not here,"
-    if run.dataset.is_text:
-        words = getattr(run.network, "vocabulary_size", WORDS + 2)
-        lengths = generator.integers(1, 30, CHECKED).astype(np.int32)
-        tokens = generator.integers(1, words, (CHECKED, 30)).astype(np.int32)
-        tokens = np.where(np.arange(30) < lengths[:, None], tokens, 0)
-        return (tokens, lengths), (tokens, lengths), what
-    shape = (CHECKED, *description.inputs[0][0][1:])
-    if description.mean is None or description.std is None:
-        arrays = (generator.standard_normal(shape, np.float32),)
-        return arrays, arrays, what
-    pixels = generator.integers(0, 256, shape).astype(np.uint8)
-    dtype = jnp.dtype(run.config.dtype)
-    normalized = augment.normalize(
-        jnp.asarray(pixels), description.mean, description.std, dtype
-    )
-    return (pixels,), (normalized,), what

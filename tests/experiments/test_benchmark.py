@@ -6,7 +6,8 @@ import re
 import pytest
 
 from experiments import benchmark
-from experiments.measurements import benchmark_report, timing
+from experiments.measurements import benchmark_report
+from iterand_jax.runtime import timing
 from iterand_jax.training import parallel, provenance
 
 REPLICAS = {"alone": {"median": 0.3}, "of three": {"median": 0.25}}

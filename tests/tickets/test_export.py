@@ -155,10 +155,14 @@ def check_torchvision(path, run):
 
 
 def check_stablehlo(folder, run):
+    check_logits_of_program(folder, run)
+    assert_equal(safetensors.load_file(folder / formats.WEIGHTS), run.arrays)
+
+
+def check_logits_of_program(folder, run):
     content = (folder / formats.PROGRAM).read_bytes()
     weights = safetensors.load_file(folder / formats.WEIGHTS)
     logits = jax.export.deserialize(bytearray(content)).call(weights, run.images)
-    assert_equal(weights, run.arrays)
     np.testing.assert_allclose(logits, run.logits, 1e-5, 1e-6)
 
 
@@ -206,6 +210,26 @@ def check_onnx(path, run):
     np.testing.assert_allclose(one, run.logits[:1], 1e-4, 1e-5)
 
 
+def check_compact(folder, run):
+    """The digits' run has live channels alone or not; its logits are the same."""
+    check_logits_of_program(folder, run)
+    ticket = iterand_jax.load_ticket(folder / "ticket.safetensors")
+    np.testing.assert_allclose(ticket.apply(run.images), run.logits, 1e-4, 1e-5)
+    report = json.loads((folder / "compact.json").read_text())
+    shapes = {
+        path: leaves_of(ticket.params)[f"{path}/kernel"].shape[-1]
+        for path in report["channels"]
+    }
+    assert shapes == report["description"]["network"]["sizes"]
+    total = sum(leaf.size for leaf in jax.tree.leaves(ticket.params))
+    assert report["after"]["parameters"] == total
+    dense = sum(leaf.size for name, leaf in run.arrays.items() if "params" in name)
+    assert report["before"]["parameters"] == dense
+    largest = report["logits"]["largest"]
+    assert report["logits"]["difference"] <= 1e-5 * largest
+    assert report["before"]["seconds"] > 0 < report["after"]["processor_seconds"]
+
+
 CELLS = [  # format, check, network; torchvision's names are for ResNets
     ("ticket", check_ticket, "conv2"),
     ("safetensors", check_safetensors, "conv2"),
@@ -213,6 +237,7 @@ CELLS = [  # format, check, network; torchvision's names are for ResNets
     ("matrices", check_matrices, "conv2"),
     ("hub", check_hub, "conv2"),
     pytest.param("onnx", check_onnx, "conv2", marks=pytest.mark.slow),
+    ("compact", check_compact, "conv2"),
     pytest.param("torchvision", check_torchvision, "resnet20", marks=pytest.mark.slow),
 ]
 

@@ -10,7 +10,7 @@ from experiments.paper import names as labels
 from experiments.paper.catalogue import EXPERIMENTS
 from experiments.paper.experiment import Cell, grid, make_cell, shortened
 from experiments.reports import metrics
-from experiments.sweeps import costs, runs
+from experiments.sweeps import runs
 from experiments.sweeps.runs import runs_of, shard
 from iterand_jax.training.config import resolve
 from tests.experiments.conftest import TINY
@@ -152,7 +152,7 @@ def test_a_grid_varies_its_last_axis_fastest():
     ]
 
 
-@pytest.mark.parametrize("module", [costs, experiment, metrics, labels, runs])
+@pytest.mark.parametrize("module", [experiment, metrics, labels, runs])
 def test_the_examples_in_docstrings_hold(module):
     failed, tried = doctest.testmod(module)
     assert tried > 0 == failed
