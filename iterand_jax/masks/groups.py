@@ -4,11 +4,10 @@ What is decided here and in `Subnetwork`, which takes a pattern for all of its l
 
 - Groups lie along the input axis of a leaf, one after another from its first index on.
   Of a convolution (h, w, inputs, outputs) they are of m input channels at one place of
-  the window and for one output: TensorRT asks of kernels (outputs, inputs, h, w) that
-  "for each output channel and for each spatial pixel in the kernel weights, every four
-  input channels must have at least two zeros". Flattened for a product of matrices, a
-  kernel is (outputs, h * w * inputs) with the inputs fastest, so that m neighbours of
-  a row are a group, as `torch.sparse.to_sparse_semi_structured` reads it.
+  the window and for one output, as NVIDIA's TensorRT groups the input channels of a
+  kernel (outputs, inputs, h, w). Flattened for a product of matrices, a kernel is
+  (outputs, h * w * inputs) with the inputs fastest, so that m neighbours of a row are
+  a group, as `torch.sparse.to_sparse_semi_structured` reads it.
 - Of several input axes, as the heads and features of an attention's output, groups lie
   along the last, which is fastest when they are flattened.
 - An input axis that is no multiple of m is refused: images of 1 or 3 channels make a
