@@ -79,7 +79,7 @@ def by_analysis(ticket: Ticket) -> dict[str, int]:
     for live in live_weights(description.build(), inputs, kept).values():
         if live.ndim > 1:
             pairs = live.reshape(-1, *live.shape[-2:]).any(0)
-            into, out = int(pairs.any(1).sum()), int(pairs.any(0).sum())
+            into, out = (int(np.any(pairs, axis=axis).sum()) for axis in (1, 0))
             weights += into * out * (live.size // pairs.size)
             outputs, there = outputs + out, there + live.shape[-1]
     return {"weights": weights, "alive_outputs": outputs, "outputs": there}
