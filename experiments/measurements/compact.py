@@ -78,8 +78,8 @@ def by_analysis(ticket: Ticket) -> dict[str, int]:
     weights = outputs = there = 0
     for live in live_weights(description.build(), inputs, kept).values():
         if live.ndim > 1:
-            pairs: Any = live.reshape(-1, *live.shape[-2:]).any(0)
-            into, out = int(pairs.any(1).sum()), int(pairs.any(0).sum())
+            pairs = live.reshape(-1, *live.shape[-2:]).any(0)
+            into, out = (int(np.any(pairs, axis=axis).sum()) for axis in (1, 0))
             weights += into * out * (live.size // pairs.size)
             outputs, there = outputs + out, there + live.shape[-1]
     return {"weights": weights, "alive_outputs": outputs, "outputs": there}

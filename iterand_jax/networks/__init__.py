@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 
 from iterand_jax.networks import resnet, vgg
 from iterand_jax.networks.convs import ConvNet
@@ -187,7 +188,7 @@ def build_network(
     if unbiased:  # few networks take it
         options["unbiased"] = True
     if sizes:
-        options["sizes"] = sizes
+        options["sizes"] = FrozenDict(sizes)  # a module is hashable
     if isinstance(factory, nn.Module):
         _refuse_unused(name, options, taken=())
         return factory

@@ -189,6 +189,7 @@ def test_a_compact_network_of_each_family_answers_as_its_ticket(
     left, there = np.sum(list(found.channels.values()), axis=0)
     assert left < there
     assert_same(ticket, found)
+    hash(found.ticket.description.build())  # as a static argument of jit
     assert np.any(ticket.apply(*inputs_of(ticket)) != 0)
     found.ticket.save(tmp_path / "ticket")
     read = iterand_jax.load_ticket(tmp_path / "ticket")
