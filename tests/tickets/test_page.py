@@ -115,64 +115,6 @@ def digest(entries):
     return sha.hexdigest()
 
 
-def a_tree():
-    """Weights and masks that take every form of array, and of code."""
-    rng = np.random.default_rng(0)
-
-    def masked(share, weights):
-        return weights.astype(np.float32), (rng.random(weights.shape) < share) * 1.0
-
-    signs = np.where(rng.random((200, 50)) < 0.5, -1, 1) * np.sqrt(np.float32(2 / 200))
-    coats = rng.choice([1.0, 2.0, 3.0], signs.shape, p=[0.9, 0.06, 0.04])
-    leaves = {
-        "half": masked(0.5, signs),
-        "rare": masked(0.01, signs),
-        "often": masked(0.99, signs),
-        "coats": masked(0.3, signs * coats),
-        "positive": masked(0.3, abs(signs)),
-        "normal": masked(0.2, rng.standard_normal((50, 40))),
-        "bias": (np.float32([0.5, -0.0, 3]), None),
-        "steps": (np.int32([[7]]), None),
-        "halves": (jnp.array([0.1, -2.5], jnp.bfloat16), None),
-    }
-    weights = {"deep": {name: leaf for name, (leaf, _) in leaves.items()}}
-    return weights, {"deep": {name: mask for name, (_, mask) in leaves.items()}}
-
-
-def test_the_text_reads_every_form_of_array_and_code(tmp_path):
-    weights, masks = a_tree()
-    statistics = {"mean": np.float32([1, 2, 3]), "count": np.float32(5)}
-    save_ticket(tmp_path / "tree", weights, masks, batch_stats=statistics)
-    reader = Reader(tmp_path / "tree")
-    assert reader.fields["version"] == 3
-    kinds = {name.split("/")[0] for name in reader.arrays}
-    bits = {"mask", "mask_code", "sign", "sign_code", "scale", "level_code", "levels"}
-    assert kinds == bits | {"kept", "leaf", "batch_stats"}
-    forms = {int(a[0]) for name, a in reader.arrays.items() if "_code/" in name}
-    assert {9, 10} < forms
-    assert forms & {5, 6, 7, 8}
-    rebuilt = {}
-    for name, (shape, dtype) in reader.fields["leaves"].items():
-        if name.startswith("batch_stats/"):
-            rebuilt[name] = reader.arrays[name]
-            continue
-        path = name.removeprefix("params/")
-        mask, found = reader.leaf(path, shape)
-        rebuilt[name] = found
-        key = path.split("/")[1]
-        expected = np.asarray(weights["deep"][key])
-        if mask is not None:
-            rebuilt[f"masks/{path}"] = mask
-            assert np.array_equal(mask, masks["deep"][key])
-            expected = np.where(mask, expected, np.float32(0))
-        elif dtype == "bfloat16":
-            expected = expected.view(np.uint16)
-        assert found.tobytes() == expected.tobytes(), name
-    assert reader.checksums(rebuilt)
-    rebuilt["params/deep/half"] = -rebuilt["params/deep/half"]
-    assert not reader.checksums(rebuilt)
-
-
 def test_the_text_reads_a_vocabulary_and_a_network(tmp_path):
     network = {"name": "lstm", "num_classes": 1, "width": 1 / 64, "affine": False}
     description = Description(
