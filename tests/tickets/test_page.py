@@ -5,6 +5,7 @@ page's own blocks, which are executed here too.
 """
 
 import hashlib
+import itertools
 import json
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from iterand_jax import Subnetwork, iterand, save_ticket
+from iterand_jax import Rule, Subnetwork, iterand, save_ticket
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
@@ -60,14 +61,31 @@ class Reader:
             content = inflate.decompress(bytes(code[1:]))
             text = "".join(f"{byte:08b}"[:form] for byte in content)
             return np.array([digit == "1" for digit in text[:count]], bool)
+        if form == 11:
+            return self.groups(code[1:], count)
         return self.runs(code[1:], count, others=form == 10)
 
-    def runs(self, code, count, *, others):
+    def filled(self, code):
         inflate = zlib.decompressobj(wbits=-15)  # a filled code has zeros behind
         inflate.decompress(bytes(code[1:]))
-        end = len(code) - len(inflate.unused_data)
+        return self.numbers(code[: len(code) - len(inflate.unused_data)])
+
+    def groups(self, code, count):
+        n, m, stride = int(code[0]), int(code[1]), int.from_bytes(code[2:6], "little")
+        places = sorted(itertools.combinations(range(m), n), key=lambda c: c[::-1])
+        digits = max(d for d in range(1, 9) if d == 1 or len(places) ** d <= 256)
+        bits, group = np.zeros(count, bool), 0
+        for number in self.filled(code[6:]):
+            for digit in range(min(digits, count // m - group)):
+                first = group // stride * m * stride + group % stride
+                for place in places[number // len(places) ** digit % len(places)]:
+                    bits[first + place * stride] = True
+                group += 1
+        return bits
+
+    def runs(self, code, count, *, others):
         bits, place = np.full(count, others), -1
-        for gap in self.numbers(code[:end]):
+        for gap in self.filled(code):
             place += gap + 1
             bits[place] = not others
         return bits
@@ -113,6 +131,65 @@ def digest(entries):
         shape = ", ".join(map(str, array.shape)) + "," * (array.ndim == 1)
         sha.update(f"{name}:{array.dtype.name}:({shape});".encode() + array.tobytes())
     return sha.hexdigest()
+
+
+def a_tree():
+    """Weights and masks that take every form of array, and of code."""
+    rng = np.random.default_rng(0)
+
+    def masked(share, weights):
+        return weights.astype(np.float32), (rng.random(weights.shape) < share) * 1.0
+
+    signs = np.where(rng.random((200, 50)) < 0.5, -1, 1) * np.sqrt(np.float32(2 / 200))
+    coats = rng.choice([1.0, 2.0, 3.0], signs.shape, p=[0.9, 0.06, 0.04])
+    leaves = {
+        "half": masked(0.5, signs),
+        "rare": masked(0.01, signs),
+        "often": masked(0.99, signs),
+        "large": masked(0.35, np.tile(signs, (2, 10))),
+        "coats": masked(0.3, signs * coats),
+        "positive": masked(0.3, abs(signs)),
+        "normal": masked(0.2, rng.standard_normal((50, 40))),
+        "bias": (np.float32([0.5, -0.0, 3]), None),
+        "steps": (np.int32([[7]]), None),
+        "halves": (jnp.array([0.1, -2.5], jnp.bfloat16), None),
+    }
+    weights = {"deep": {name: leaf for name, (leaf, _) in leaves.items()}}
+    return weights, {"deep": {name: mask for name, (_, mask) in leaves.items()}}
+
+
+def test_the_text_reads_every_form_of_array_and_code(tmp_path):
+    weights, masks = a_tree()
+    statistics = {"mean": np.float32([1, 2, 3]), "count": np.float32(5)}
+    save_ticket(tmp_path / "tree", weights, masks, batch_stats=statistics)
+    reader = Reader(tmp_path / "tree")
+    assert reader.fields["version"] == 3
+    kinds = {name.split("/")[0] for name in reader.arrays}
+    bits = {"mask", "mask_code", "sign", "sign_code", "scale", "level_code", "levels"}
+    assert kinds == bits | {"kept", "leaf", "batch_stats"}
+    forms = {int(a[0]) for name, a in reader.arrays.items() if "_code/" in name}
+    assert {9, 10} < forms
+    assert forms & {5, 6, 7, 8}
+    rebuilt = {}
+    for name, (shape, dtype) in reader.fields["leaves"].items():
+        if name.startswith("batch_stats/"):
+            rebuilt[name] = reader.arrays[name]
+            continue
+        path = name.removeprefix("params/")
+        mask, found = reader.leaf(path, shape)
+        rebuilt[name] = found
+        key = path.split("/")[1]
+        expected = np.asarray(weights["deep"][key])
+        if mask is not None:
+            rebuilt[f"masks/{path}"] = mask
+            assert np.array_equal(mask, masks["deep"][key])
+            expected = np.where(mask, expected, np.float32(0))
+        elif dtype == "bfloat16":
+            expected = expected.view(np.uint16)
+        assert found.tobytes() == expected.tobytes(), name
+    assert reader.checksums(rebuilt)
+    rebuilt["params/deep/half"] = -rebuilt["params/deep/half"]
+    assert not reader.checksums(rebuilt)
 
 
 def test_the_text_reads_a_vocabulary_and_a_network(tmp_path):
@@ -192,3 +269,25 @@ def test_the_page_samples_the_weights_of_a_run_again(tmp_path, monkeypatch):
     assert np.array_equal(found, weights * mask)
     reader = Reader(tmp_path / "ticket.safetensors")
     assert reader.checksums({"params/kernel": found, "masks/kernel": mask})
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "5:16"])
+def test_the_text_reads_masks_in_groups(pattern, tmp_path):
+    rng, tree = np.random.default_rng(0), {"b": np.zeros(3, np.float32)}
+    tree |= {
+        "dense": rng.standard_normal((16, 50)).astype(np.float32),
+        "conv": rng.standard_normal((3, 3, 64, 10)).astype(np.float32),
+    }
+    rules = [Rule("b", False), Rule("*", True, in_axis=-2, out_axis=-1)]
+    subnetwork = Subnetwork(pattern=pattern, distribution=None, rules=rules)
+    masks = subnetwork.masks(subnetwork.init(jax.random.key(0), tree)[0])
+    save_ticket(tmp_path / "tree", tree, masks)
+    reader = Reader(tmp_path / "tree")
+    assert reader.fields["version"] == 4
+    grouped = 0
+    for name in ("dense", "conv"):
+        mask, found = reader.leaf(name, tree[name].shape)
+        grouped += int(reader.arrays.get(f"mask_code/{name}", [0])[0]) == 11
+        assert np.array_equal(mask, masks[name] != 0)
+        assert np.array_equal(found, np.where(mask, tree[name], np.float32(0)))
+    assert grouped
