@@ -14,10 +14,17 @@ pytest.importorskip("jax2onnx", reason="needs the extra onnx")
 pytestmark = pytest.mark.slow
 
 
-REVERSED = "bilstm"  # its second scan runs backwards, which the converter lacks
+REFUSED = {  # with jax2onnx 0.13.0 and ONNX Runtime 1.32.0
+    "bilstm": "Reverse scan",  # its second scan runs backwards
+    **{  # the max-pool of their stem is written with windows of four axes
+        name: "Unsupported pooling size"
+        for name in NETWORKS
+        if name.startswith("imagenet_")
+    },
+}
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != REVERSED])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in REFUSED])
 def test_every_network_is_written_and_answers_as_its_ticket(name, tmp_path, capfd):
     ticket, path = ticket_of(name), tmp_path / "network.onnx"
     told = onnx.save(ticket, path)
@@ -32,11 +39,11 @@ def test_every_network_is_written_and_answers_as_its_ticket(name, tmp_path, capf
     assert capfd.readouterr().out == ""
 
 
-def test_what_cannot_be_converted_is_one_line(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^the network 'bilstm' cannot be converted"
-    ) as no:
-        onnx.save(ticket_of(REVERSED), tmp_path / "out")
+@pytest.mark.parametrize("name", ["bilstm", "imagenet_resnet18"])
+def test_what_cannot_be_converted_is_one_line(name, tmp_path):
+    expected = f"^the network '{name}' cannot be converted.*{REFUSED[name]}"
+    with pytest.raises(ValueError, match=expected) as no:
+        onnx.save(ticket_of(name), tmp_path / "out")
     assert "\n" not in str(no.value)
     assert not (tmp_path / "out").exists()
 
