@@ -294,6 +294,15 @@ def _of_tree(path: Path) -> str:
     return digest_of(iterand_jax.load_ticket(path))
 
 
+def _of_pattern(path: Path) -> str:
+    """Writes a ticket of a tree whose masks are in groups."""
+    subnetwork = iterand_jax.Subnetwork(pattern="2:4", distribution="signed_constant")
+    tree = {"kernel": np.ones((64, 50), np.float32)}
+    scores, weights = subnetwork.init(jax.random.key(5), tree)
+    iterand_jax.save_ticket(path, weights, subnetwork.masks(scores))
+    return digest_of(iterand_jax.load_ticket(path))
+
+
 _conv2 = functools.partial(of_network, name="conv2")
 FORMS: Mapping[str, Callable[[Path], str]] = {
     "ticket of signs": functools.partial(
@@ -309,4 +318,5 @@ FORMS: Mapping[str, Callable[[Path], str]] = {
         of_network, name="lstm", distribution="signed_constant", k_per=0
     ),
     "ticket of a tree": _of_tree,
+    "ticket of a pattern": _of_pattern,
 }
