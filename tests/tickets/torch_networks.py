@@ -2,8 +2,10 @@
 
 import itertools
 
-import torch
-from torch import nn
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[peer]'")
+nn = torch.nn
 
 
 def conv(inputs, outputs, kernel, stride=1):
