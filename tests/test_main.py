@@ -160,4 +160,5 @@ def test_killed_runs_end_with_the_same_bits_and_evaluate_repeats_them(tmp_path):
 def test_export_needs_a_run_and_a_format_that_exists(tmp_path):
     assert_one_line_error(run("export", f"--workdir={tmp_path}"), "config.json")
     done = run("export", f"--workdir={tmp_path}", "--format=tflite")
-    assert_one_line_error(done, "tflite", "ticket|safetensors|torchvision|stablehlo")
+    words = "tflite", "ticket|safetensors|torchvision|matrices|stablehlo|onnx|hub"
+    assert_one_line_error(done, *words)
