@@ -18,6 +18,7 @@ from iterand_jax.configs import imdb_lstm
 from iterand_jax.data import datasets
 from iterand_jax.data.resident_feed import ResidentImages
 from iterand_jax.data.sources import Source
+from iterand_jax.networks import NETWORKS
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
 from iterand_jax.training import loop
 from iterand_jax.training import run as building
@@ -27,6 +28,14 @@ from iterand_jax.training.replica import Replica
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMINGS = {"seconds", "examples_per_second", "startup"}
+REPEATING = {
+    "resnet34",
+    "imagenet_resnet34",
+    "imagenet_resnet101",
+    "imagenet_wide_resnet50_2",
+}
+"""Networks of the blocks of another one, more of them or wider, which take minutes."""
+ONE_OF_A_KIND = tuple(name for name in NETWORKS if name not in REPEATING)
 
 
 def build(config, source="digits"):

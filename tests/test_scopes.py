@@ -17,6 +17,7 @@ from iterand_jax.methods import build_method
 from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.rules import Schedule
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 KEY = jax.random.key(0)
 SHAPES = {"a": (3, 3, 4, 6), "b": (20, 30), "c": (30, 5)}
@@ -280,7 +281,7 @@ def test_a_value_may_be_a_function():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("name", helpers.ONE_OF_A_KIND)
 def test_every_network_is_pruned_by_one_threshold(name):
     inputs = (jnp.zeros((1, 64, 64, 3)),)
     if NETWORKS.get(name).takes_texts:

@@ -91,7 +91,7 @@ def measure(
 
     record: dict[str, Any] = {"seconds": 0, "left_out": []}
     longest = 0.0  # of the parts until now
-    for name, function in _parts(QUICK if quick else NETWORKS, peer):
+    for name, function in _parts(quick, peer):
         if passed() + longest > seconds:
             record["left_out"].append(name)
             say(f"{name}: left out")
@@ -111,14 +111,17 @@ def measure(
 
 
 def _parts(
-    networks: Mapping[str, tuple[str, Mapping[str, Any]]], peer: Any
+    quick: bool, peer: Any
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
     """What is measured, that first which decides most."""
+    networks = QUICK if quick else NETWORKS
     small, large = networks
     order: list[tuple[str, Callable[[Build], Mapping[str, Any]]]] = [
         *((small, _steps), (small, _graphs), (large, _steps), (large, _graphs)),
         *((large, _phases), (large, _profile), (small, _profile)),
     ]
+    if quick:  # whose compilation takes minutes, and shows what that of the small does
+        del order[2:4]
     if peer:
         order += [(network, functools.partial(_peer, peer)) for network in networks]
     for network, function in order:

@@ -1,6 +1,5 @@
 """Exports the subnetwork of a run as a ticket, after checking it against the run."""
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -12,10 +11,9 @@ import numpy as np
 
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.data.text import VOCABULARY_FILE, from_lines
-from iterand_jax.runtime import remote
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
-from iterand_jax.tickets import formats, hub, onnx, places
+from iterand_jax.tickets import formats, hub, onnx
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.compact import folder as compact_folder
 from iterand_jax.tickets.compact import removal
@@ -97,12 +95,7 @@ def export(
             raise ValueError(f"--push={push} applies to --format=hub, not to {name}")
         hub.check_repo(push)
     _check_dtype(name, dtype)
-    places.check_written(str(output))
-    with contextlib.ExitStack() as stack:
-        path = Path(output)
-        if remote.is_url(str(output)):
-            path = stack.enter_context(remote.sent(str(output), "output"))
-        outputs.check(path, is_folder=name in FOLDERS)
+    with outputs.opened(str(output), is_folder=name in FOLDERS) as path:
         if name == "torchvision":
             formats.check_torchvision(config.network.name)
         if name == "onnx":
@@ -151,12 +144,7 @@ def export_ticket(
             f"possible: {', '.join(OF_TICKETS)}"
         )
     _check_dtype(name, dtype)
-    places.check_written(str(output))
-    with contextlib.ExitStack() as stack:
-        target = Path(output)
-        if remote.is_url(str(output)):
-            target = stack.enter_context(remote.sent(str(output), "output"))
-        outputs.check(target, is_folder=name in FOLDERS)
+    with outputs.opened(str(output), is_folder=name in FOLDERS) as target:
         ticket = tickets.load(path)
         rows = {"ticket": ticket.description.network.get("name", "a tree of arrays")}
         if name == "ticket":

@@ -1,12 +1,14 @@
 """What an export writes, where, and how large it is."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from iterand_jax.runtime import remote
-from iterand_jax.tickets import formats, onnx
+from iterand_jax.tickets import formats, onnx, places
 from iterand_jax.tickets.ticket import Ticket
 
 
@@ -50,8 +52,27 @@ def written(path: Path, output: Path | str) -> str:
     )
 
 
-def check(output: Path, *, is_folder: bool) -> None:
-    """Raises ValueError, before any work, if this file or folder cannot be written."""
+@contextlib.contextmanager
+def opened(output: str, *, is_folder: bool) -> Iterator[Path]:
+    """A path to write to: that of the output, or one that is sent to its URL on exit.
+
+    Args:
+      output: a file or folder, or its URL.
+      is_folder: which of them the format is.
+
+    Raises:
+      ValueError: it cannot be written.
+    """
+    places.check_written(output)
+    with contextlib.ExitStack() as stack:
+        path = Path(output)
+        if remote.is_url(output):
+            path = stack.enter_context(remote.sent(output, "output"))
+        _check(path, is_folder=is_folder)
+        yield path
+
+
+def _check(output: Path, *, is_folder: bool) -> None:
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
     if is_folder and output.exists() and not output.is_dir():

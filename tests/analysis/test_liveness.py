@@ -11,10 +11,11 @@ from flax import linen as nn
 from iterand_jax import Subnetwork
 from iterand_jax.analysis.layers import inspect_layers
 from iterand_jax.analysis.liveness import live_weights
-from iterand_jax.networks import NETWORKS, build_network
+from iterand_jax.networks import build_network
 from iterand_jax.networks.lstm import gates_of
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.trees import leaves_of
+from tests import helpers
 
 IMAGE = (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
 TEXT = tuple(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, 9), (1,)))
@@ -92,7 +93,10 @@ def test_weights_are_live_where_ways_lead_through_them(convolutional, seed):
     [
         ("conv2", 0.1),
         ("lstm", 0.1),
-        *(pytest.param(name, 0.02, marks=pytest.mark.slow) for name in NETWORKS),
+        *(
+            pytest.param(name, 0.02, marks=pytest.mark.slow)
+            for name in helpers.ONE_OF_A_KIND
+        ),
     ],
 )
 def test_the_logits_need_no_dead_channel(name, share):

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from iterand_jax import networks
 from iterand_jax.networks import NETWORKS, build_network
+from tests import helpers
 
 KEY = jax.random.key(0)
 CIFAR = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -77,13 +78,6 @@ NORMALIZED = {  # width -> the convolutions of the networks with batch normaliza
     }.items()
 }
 NORMALIZED["resnet20"] = functools.partial(NORMALIZED["resnet20"], scaled_stem=True)
-DEEP = {
-    "resnet34",
-    "imagenet_resnet34",
-    "imagenet_resnet50",
-    "imagenet_resnet101",
-    "imagenet_wide_resnet50_2",
-}
 
 
 def weights_of(convs):
@@ -250,7 +244,10 @@ def random_variables(model, *inputs):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in NETWORKS],
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n == "imagenet_resnet50"))
+        for n in helpers.ONE_OF_A_KIND
+    ],
 )
 def test_examples_do_not_see_each_other(name):
     model = build_network(name, num_classes=5, width=1 / 16)

@@ -11,7 +11,7 @@ from safetensors import numpy as safetensors
 
 import iterand_jax
 from iterand_jax.analysis.liveness import live_weights
-from iterand_jax.networks import NETWORKS, build_network, register_network
+from iterand_jax.networks import build_network, register_network
 from iterand_jax.networks.conv_norm import EPSILON
 from iterand_jax.networks.convs import ConvNet
 from iterand_jax.networks.lstm import LSTMClassifier
@@ -209,7 +209,7 @@ def test_a_family_answers_as_its_ticket_at_any_sparsity(name, sparsity, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("name", helpers.ONE_OF_A_KIND)
 def test_every_network_answers_as_its_ticket(name):
     ticket = ticket_of(described(name, size=32, affine=True), 0.95)
     assert_same(ticket, removal.compact(ticket), inputs_of(ticket, 2))

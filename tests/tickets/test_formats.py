@@ -141,7 +141,7 @@ assert not {"flax", "iterand_jax"} & set(sys.modules)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("name", helpers.ONE_OF_A_KIND)
 def test_programs_run_in_a_process_without_the_networks_code(name, tmp_path):
     ticket = ticket_of(name)
     formats.save_program(ticket, tmp_path)
