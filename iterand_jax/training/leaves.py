@@ -187,9 +187,13 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
             raise _other_trees("scores")
         return split(scores, weights)
 
-    def joined(trainable, frozen):
+    def apart(trainable):
         moved = {p: w for p, w in leaves_of(trainable).items() if is_moved(p)}
-        return _without(trainable, moved), _put(frozen, moved), moved
+        return _without(trainable, moved), moved
+
+    def joined(trainable, frozen):
+        scores, moved = apart(trainable)
+        return scores, _put(frozen, moved), moved
 
     def params(trainable, frozen, step):
         scores, weights, moved = joined(trainable, frozen)
@@ -200,6 +204,19 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
         assert method.masks is not None
         scores, weights, _ = joined(trainable, frozen)
         return method.masks(scores, weights, step)
+
+    def noisy(key, trainable, frozen, step):
+        assert method.noisy is not None
+        scores, weights, moved = joined(trainable, frozen)
+        return _replaced(method.noisy(key, scores, weights, step), moved)
+
+    def penalty(trainable):
+        assert method.penalty is not None
+        return method.penalty(apart(trainable)[0])
+
+    def project(trainable):
+        scores, moved = apart(trainable)
+        return _put(method.project(scores), moved)
 
     def refresh(key, step, trainable, frozen):
         scores, weights, moved = joined(trainable, frozen)
@@ -213,6 +230,9 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
         weights=lambda t, f: method.weights(*joined(t, f)[:2]),
         masks=None if method.masks is None else masks,
         refresh=refresh,
+        noisy=None if method.noisy is None else noisy,
+        penalty=None if method.penalty is None else penalty,
+        project=project,
     )
 
 
