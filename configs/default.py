@@ -205,7 +205,9 @@ def get_config() -> config_dict.ConfigDict:
     )
     # Every 5 of CIFAR-10's 100 epochs of 351 steps, the last one 5 before the end.
     config.recipe.gem_miner = recipe(sparsity=0.5, k_per=1755, freezings=19)
-    config.recipe.relaxed_bernoulli = recipe(gate_penalty=1e-6, gate_noise=0.5)
+    config.recipe.relaxed_bernoulli = recipe(
+        gate_penalty=1e-5, gate_noise=0.5, weight_decay=0.0
+    )
     config.recipe.random = recipe(distribution="kaiming_uniform", sparsity=0.8)
     config.recipe.magnitude = recipe(distribution="kaiming_uniform", sparsity=0.8)
     return config.lock()  # a config file that sets a field not listed here is an error
