@@ -74,9 +74,9 @@ def loss(method, trainable, frozen, key=KEY):
 
 
 @functools.cache
-def train(method, steps=7):
+def train(method, steps=7, decay=0.1):
     """(trainable, frozen, losses, redrawn) of SGD with momentum and weight decay."""
-    optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9))
+    optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1, 0.9))
 
     @jax.jit
     def step(trainable, frozen, state, key):

@@ -1,7 +1,7 @@
 """A method that rounds its scores, and prunes for ever those that stay low."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,6 @@ from iterand_jax import masks
 from iterand_jax.methods.method import Method, check_fields
 from iterand_jax.methods.scores import edge_popup
 from iterand_jax.rules import Schedule
-from iterand_jax.rules.sparsities import Sparsities
 from iterand_jax.runtime.checks import check_at_least
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import leaves_of, map_pair, map_paths
@@ -62,13 +61,14 @@ def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
     check_fields(
         subnetwork, why, pattern=None, coats=(), ranked_by="score", values="masked"
     )
-    if isinstance(subnetwork.sparsity, Sparsities | Schedule):
-        raise ValueError(f"sparsity={subnetwork.sparsity!r} is not possible: {why}")
+    sparsity = subnetwork.sparsity
+    if isinstance(sparsity, Mapping | Schedule):
+        raise ValueError(f"sparsity={sparsity!r} is not possible: {why}")
     check_at_least(1, k_per, "k_per is the period in steps")
     check_at_least(1, freezings, "freezings is how often scores are frozen")
     together = dataclasses.replace(
         subnetwork,
-        sparsity=Schedule(to=subnetwork.sparsity, end=freezings, form="gradual"),
+        sparsity=Schedule(to=float(sparsity), end=freezings, form="gradual"),
         scope=subnetwork.scope or ("*",),
     )
 
