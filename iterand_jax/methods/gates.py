@@ -30,8 +30,8 @@ def relaxed_bernoulli(
     gives of it). How much is removed emerges.
 
     Not at hand were how a gate becomes a bit (here, for evaluation and tickets, 1 where
-    mu > 1/2), how gates start (here at 1/2 plus the scores that every method starts
-    with), sigma (1/2 is that of stochastic gates, Yamada et al. 2020) and lambda.
+    mu >= 1/2), how gates start (here at 1/2), sigma (1/2 is that of stochastic gates,
+    Yamada et al. 2020) and lambda.
 
     Args:
       subnetwork: how the network is initialized; it has the sparsity 0.
@@ -59,11 +59,11 @@ def relaxed_bernoulli(
 
     def init(key, params):
         scores, weights = subnetwork.init(key, params)
-        return jax.tree.map(lambda s: 0.5 + s, scores), weights
+        return jax.tree.map(lambda s: jnp.full_like(s, 0.5), scores), weights
 
     def find_masks(gates, weights, step):
         del weights, step
-        return jax.tree.map(lambda mu: (mu > 0.5).astype(mu.dtype), gates)
+        return jax.tree.map(lambda mu: (mu >= 0.5).astype(mu.dtype), gates)
 
     def gated(multipliers, weights):
         return map_pair(lambda path, z, w: masks.masked(w, z), multipliers, weights)

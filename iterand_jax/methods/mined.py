@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from iterand_jax import masks
+from iterand_jax.distributions import Distribution, placed_as
+from iterand_jax.keys import leaf_key
 from iterand_jax.methods.method import Method, check_fields
 from iterand_jax.methods.scores import edge_popup
 from iterand_jax.rules import Schedule
@@ -19,6 +21,7 @@ from iterand_jax.trees import leaves_of, map_pair, map_paths
 __all__ = ["gem_miner"]
 
 PyTree = Any
+UNIFORM = Distribution("uniform", lambda uniform, fan_in: uniform)
 
 
 def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
@@ -74,10 +77,10 @@ def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
 
     def init(key, params):
         scores, weights = subnetwork.init(key, params)
-        fan_ins = subnetwork.fan_ins(params)
 
-        def start(path, score):  # uniform between -b and b
-            return jnp.clip(0.5 + score * (fan_ins[path] / 24) ** 0.5, 0, 1)
+        def start(path, score):  # the numbers that the scores were made of
+            own = leaf_key(key, path, "scores")
+            return placed_as(score, UNIFORM.sample, own, score.shape, 1, score.dtype)
 
         return map_paths(start, scores), weights
 

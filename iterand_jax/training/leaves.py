@@ -17,6 +17,7 @@ that a leaf without scores has there, and None in the frozen one.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -252,6 +253,10 @@ def _with_fixed(method: Method, is_moved: Callable[[str], bool]) -> Method:
 
         return call
 
+    def noisy(key, weights, frozen, step):
+        assert method.noisy is not None
+        return of_whole(functools.partial(method.noisy, key))(weights, frozen, step)
+
     def refresh(key, step, weights, frozen):
         whole = _put(weights, frozen.fixed)
         own, redrawn = method.refresh(key, step, whole, frozen.own)
@@ -264,6 +269,7 @@ def _with_fixed(method: Method, is_moved: Callable[[str], bool]) -> Method:
         weights=of_whole(method.weights),
         masks=None if method.masks is None else of_whole(method.masks),
         refresh=refresh,
+        noisy=None if method.noisy is None else noisy,
     )
 
 
