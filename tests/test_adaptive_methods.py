@@ -76,6 +76,16 @@ def test_an_adaptive_threshold_is_one_that_is_trained_beside_the_scores(momentum
                 for x in "ab"
             }
 
+        def ranked(scores):  # in units of where they start, with its gradient straight
+            factors = {"a": 1.0, "b": 5**0.5}
+            return {
+                x: jax.tree.map(
+                    lambda s, x=x: s + jax.lax.stop_gradient(factors[x] * s - s),
+                    scores[x],
+                )
+                for x in "ab"
+            }
+
         def loss_of(seen):
             hidden = jnp.tanh(X @ seen["a"]["kernel"] + seen["a"]["bias"])
             return jnp.mean((hidden @ seen["b"]["kernel"] - Y) ** 2)
@@ -89,7 +99,9 @@ def test_an_adaptive_threshold_is_one_that_is_trained_beside_the_scores(momentum
             one = jax.grad(lambda s: loss_of(method.params(s, weights, 0)))(scores)
             updates, own = optimizer.update(one, states[0], scores)
             scores = optax.apply_updates(scores, updates)
-            two = jax.grad(lambda t: loss_of(together.prune(apart(t), weights)))(both)
+            two = jax.grad(
+                lambda t: loss_of(together.prune(ranked(apart(t)), weights))
+            )(both)
             two = two[0], {x: rates[x] * two[1][x] for x in "ab"}
             updates, other = optimizer.update(two, states[1], both)
             both = optax.apply_updates(both, updates)
@@ -100,22 +112,30 @@ def test_an_adaptive_threshold_is_one_that_is_trained_beside_the_scores(momentum
                 scores,
             )
         assert abs(both[1]["a"]) > 1e-3
-        assert_equal(method.masks(scores, weights, 0), together.masks(apart(both)))
+        expected = together.masks(ranked(apart(both)))
+        assert_equal(method.masks(scores, weights, 0), expected)
 
 
-def test_a_threshold_that_does_not_adapt_is_the_common_one_bit_for_bit():
+def test_adaptive_thresholds_start_with_equal_shares_and_keep_the_sum():
+    method = ALL["adaptive_threshold"]
+    start, weights = method.init(KEY, PARAMS)
+    masks = method.masks(start, weights, 0)
     common = edge_popup(dataclasses.replace(HALF, scope=("*",)))
-    still = build_method("adaptive_threshold", HALF, {"threshold_rate": 0.0})
-    assert_equal(train(still)[:2], train(common)[:2])
-    adapts = ALL["adaptive_threshold"]
-    scores, weights, _, _ = train(adapts)
-    kept = jax.tree.map(jnp.count_nonzero, adapts.masks(scores, weights, 0))
-    assert sum(jax.tree.leaves(kept)) == 150
-    assert jnp.any(scores["b"]["kernel"] != train(common)[0]["b"]["kernel"])
+    few = common.masks(start, weights, 0)  # of b, whose scores are the smaller ones
+    assert jnp.mean(few["b"]["kernel"]) < 0.35
+    assert abs(jnp.mean(masks["b"]["kernel"]) - 0.5) < 0.1
+    scores, _, _, _ = train(method)
+    after = method.masks(scores, weights, 0)
+    for kept in (masks, after):
+        assert sum(int(jnp.sum(leaf)) for leaf in jax.tree.leaves(kept)) == 150
+    assert jnp.sum(after["b"]["kernel"]) != jnp.sum(masks["b"]["kernel"])
+    assert_equal(method.ranked(start)["a"], start["a"])  # of 6 inputs: as they are
     of_iterand = build_method(
         "adaptive_threshold_iterand", HALF, {"k_per": 2, "sampling_rate": 0.0}
     )
-    assert_equal(train(of_iterand)[:2], (scores, weights))
+    assert_equal(train(of_iterand)[:2], train(method)[:2])
+    still = build_method("adaptive_threshold", HALF, {"threshold_rate": 0.0})
+    assert jnp.any(train(still)[0]["b"]["kernel"] != scores["b"]["kernel"])
 
 
 def test_relaxed_gates_have_the_gradient_of_a_clipped_sum_and_of_their_number():

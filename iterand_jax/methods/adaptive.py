@@ -12,6 +12,7 @@ from jax import Array
 from iterand_jax.methods.method import Method, check_fields, check_number
 from iterand_jax.methods.scores import edge_popup, iterand
 from iterand_jax.subnetwork import Subnetwork
+from iterand_jax.trees import map_paths
 
 __all__ = ["adaptive_threshold", "adaptive_threshold_iterand"]
 
@@ -21,13 +22,14 @@ def adaptive_threshold(
 ) -> Method:
     """edge-popup in which each leaf learns its threshold, around a common one.
 
-    A weight is kept where s - t_l is among the largest of all leaves, so that they have
-    the sparsity together and each its own. The threshold t_l of a leaf of n weights is
-    trained with the scores, straight-through: its gradient is minus the sum of theirs,
-    times threshold_rate / sqrt(n), so that of independent gradients it is as large as
-    one. For SGD that is the same as adding the gradient of -t_l to that of every score
-    of the leaf, also with momentum and weight decay, which is what is done here: there
-    is nothing to store.
+    A weight is kept where sqrt(f / 6) (s - t_l) is among the largest of all leaves, so
+    that they have the sparsity together and each its own. With the fan-in f all scores
+    start between -1 and 1, and all leaves with equal shares. The threshold t_l of a
+    leaf of n weights, 0 at first, is trained with the scores, straight-through: its
+    gradient is minus the sum of theirs, times threshold_rate / sqrt(n), so that of
+    independent gradients it is as large as one. For SGD that is the same as adding the
+    gradient of -t_l to that of every score of the leaf, also with momentum and weight
+    decay, which is what is done here: there is nothing to store.
 
     IteRand's paper names "an adaptive threshold" as future work (with Table 7) and has
     no formula: this one is a choice of this library. Straight-through thresholds that
@@ -36,20 +38,20 @@ def adaptive_threshold(
     Args:
       subnetwork: how the network is initialized and pruned; without a `scope` it gets
         ("*",), one threshold for all leaves that those of single leaves move from.
-      threshold_rate: 0 for edge-popup with that scope, bit for bit.
+      threshold_rate: at least 0, where thresholds do not move.
 
     Raises:
       ValueError: a rate that is negative or no number, or a subnetwork with a pattern,
         or that ranks magnitudes.
 
     >>> method = adaptive_threshold(Subnetwork(sparsity=0.5))
-    >>> scores = {"a": jnp.array([0.9, 0.8, 0.7, 0.6]), "b": jnp.array([0.5, 0.4])}
+    >>> scores = {"a": jnp.array([[0.9, 0.8, 0.7, 0.6]]), "b": jnp.array([[0.5, 0.4]])}
     >>> ones = jax.tree.map(jnp.ones_like, scores)
     >>> method.params(scores, ones, 0)["a"].tolist()  # of all six the best three
-    [1.0, 1.0, 1.0, 0.0]
-    >>> gradient = jax.grad(lambda s: method.params(s, ones, 0)["a"][0])(scores)
+    [[1.0, 1.0, 1.0, 0.0]]
+    >>> gradient = jax.grad(lambda s: method.params(s, ones, 0)["a"][0, 0])(scores)
     >>> gradient["a"].tolist(), gradient["b"].tolist()
-    ([1.5, 0.5, 0.5, 0.5], [0.0, 0.0])
+    ([[1.5, 0.5, 0.5, 0.5]], [[0.0, 0.0]])
     """
     return _adaptive(edge_popup, subnetwork, threshold_rate)
 
@@ -82,23 +84,39 @@ def _adaptive(
     check_number(rate, "threshold_rate", or_zero=True)
     method = of(dataclasses.replace(subnetwork, scope=subnetwork.scope or ("*",)))
 
-    def params(scores, weights, step):
-        if rate:
-            moved = functools.partial(_with_threshold, rate)
-            scores = jax.tree.map(moved, scores)
-        return method.params(scores, weights, step)
+    def ranked(scores):
+        def one_leaf(path, score):
+            fan_in = subnetwork.fan_in(path, score)
+            if fan_in is None:  # trained beside the scores
+                return score
+            return _with_threshold(math.sqrt(fan_in / 6), rate, score)
 
-    return dataclasses.replace(method, params=params)
+        return map_paths(one_leaf, scores)
+
+    return dataclasses.replace(
+        method,
+        params=lambda scores, weights, step: method.params(
+            ranked(scores), weights, step
+        ),
+        masks=lambda scores, weights, step: method.masks(  # type: ignore[misc]
+            ranked(scores), weights, step
+        ),
+        refresh=lambda key, step, scores, weights: method.refresh(
+            key, step, ranked(scores), weights
+        ),
+        ranked=ranked,
+    )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_threshold(rate: float, scores: Array) -> Array:
-    """s - t with t = 0, whose gradient with respect to s is that for both."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _with_threshold(factor: float, rate: float, scores: Array) -> Array:
+    """factor (s - t) with t = 0; straight-through, its gradient is that for s and t."""
     del rate
-    return scores
+    return factor * scores
 
 
 @_with_threshold.defjvp
-def _derivative_adds_that_of_the_threshold(rate, primals, tangents):
+def _derivative_adds_that_of_the_threshold(factor, rate, primals, tangents):
     (scores,), (tangent,) = primals, tangents
-    return scores, tangent + rate / math.sqrt(scores.size) * jnp.sum(tangent)
+    of_threshold = rate / math.sqrt(scores.size) * jnp.sum(tangent)
+    return factor * scores, tangent + of_threshold
