@@ -36,6 +36,7 @@ PROMISE = (
     "ValueError of one line; at most 1 GiB of address space and 20 seconds"
 )
 MEGABYTES, SECONDS = 1024, 20
+ROOMS = ("mask", "sign", "scale", "kept", "draw", "gap", "leaf", "", *packing.OF_BITS)
 SIGNED = 5  # one change in so many is of the file's bytes; of the others the same share
 #             is without a valid checksum
 
@@ -128,34 +129,11 @@ def _fields(
 def _arrays(
     fields: dict[str, Any], arrays: dict[str, np.ndarray], draw: random.Random
 ) -> tuple[str, Any, dict[str, np.ndarray]]:
-    name = draw.choice(sorted(arrays))
-    array = arrays[name]
-    kind = draw.choice(["changed", "removed", "renamed", "of a dtype", "of a shape"])
-    if kind == "removed":
-        del arrays[name]
-    elif kind == "renamed":
-        other = draw.choice(
-            [
-                *("mask", "sign", "scale", "kept", "draw", "gap", "leaf", ""),
-                *packing.OF_BITS,
-            ]
-        )
-        arrays[f"{other}/{name.partition('/')[2]}"] = arrays.pop(name)
-    elif kind == "of a dtype":
-        # safetensors 0.6, the oldest allowed, writes no complex numbers.
-        dtype = draw.choice(["bool", "uint8", "int8", "float16", "float64", "int64"])
-        with np.errstate(all="ignore"):
-            arrays[name] = array.astype(dtype)
-    elif kind == "of a shape":
-        shapes = [array[None], array.ravel()[:-1], np.tile(array.ravel(), 3)]
-        arrays[name] = draw.choice([*shapes, array.ravel()[:0], array.reshape(-1)])
-    else:
-        content = mutators.changed_bytes(array.tobytes(), draw)[1]
-        content = content[: len(content) // array.itemsize * array.itemsize]
-        arrays[name] = np.frombuffer(content, array.dtype)
-        if arrays[name].size == array.size:
-            arrays[name] = arrays[name].reshape(array.shape)
-    return f"an array {kind}", fields, arrays
+    def renamed(name: str) -> str:
+        return f"{draw.choice(ROOMS)}/{name.partition('/')[2]}"
+
+    kind, arrays = mutators.changed_arrays(arrays, renamed, draw)
+    return kind, fields, arrays
 
 
 def _claims(

@@ -14,6 +14,7 @@ from experiments.measurements.faults import (
     limited,
     memory,
     mutators,
+    states,
     sweeps,
     tickets,
     workdirs,
@@ -218,6 +219,15 @@ def test_changed_tickets_give_the_same_arrays_or_one_line(tmp_path):
     assert not broken(found)
     assert {trial.outcome for trial in found} == {tickets.SAME, tickets.REFUSED}
     assert sum("with a checksum" in trial.kind for trial in found) > 40
+
+
+@pytest.mark.slow
+def test_changed_state_dicts_give_a_ticket_or_one_line(tmp_path):
+    pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[peer]'")
+    found = list(states.trials(80, SEED, tmp_path))
+    assert not broken(found)
+    assert {trial.outcome for trial in found} == {states.TICKET, states.REFUSED}
+    assert {trial.kind.split(":")[0] for trial in found} == {*states.FORMS}
 
 
 @pytest.mark.slow
