@@ -23,8 +23,8 @@ from safetensors import numpy as safetensors
 import iterand_jax
 from experiments.measurements.faults import mutators
 from experiments.measurements.faults.limited import Limited
-from experiments.measurements.faults.tickets import REFUSED, digest_of
-from experiments.measurements.faults.trial import Trial
+from experiments.measurements.faults.tickets import digest_of
+from experiments.measurements.faults.trial import REFUSED, Trial, outcome_of
 from iterand_jax.tickets import conversion, states
 from iterand_jax.tickets.conversion import Pruning
 
@@ -89,17 +89,15 @@ def _header(content: bytes, draw: random.Random) -> tuple[str, bytes]:
 
 def _entry(content: bytes, draw: random.Random) -> tuple[str, bytes]:
     """An archive with another entry, which has a valid checksum."""
-    target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
-        chosen = draw.choice([*names, *[n for n in names if n.endswith(".pkl")] * 5])
-        kind = "?"
-        with zipfile.ZipFile(target, "w") as other:
-            for name in names:
-                entry = archive.read(name)
-                if name == chosen:
-                    kind, entry = mutators.changed_bytes(entry, draw)
-                other.writestr(name, entry)
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    pickles = [name for name in entries if name.endswith(".pkl")]
+    chosen = draw.choice([*entries, *pickles * 5])
+    kind, entries[chosen] = mutators.changed_bytes(entries[chosen], draw)
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
     what = "pickle" if chosen.endswith(".pkl") else "entry"
     return f"{what}: {kind}", target.getvalue()
 
@@ -113,12 +111,8 @@ def outcome(path: Path, output: Path, kept_by: str) -> str:
         ticket, _ = conversion.convert(state, "conv2", pruning, width=1 / 16)
         ticket.save(output)
         same = digest_of(iterand_jax.load_ticket(output)) == digest_of(ticket)
-    except ValueError as error:
-        lines = str(error).splitlines()
-        short = len(lines) == 1 and lines[0].isprintable() and len(lines[0]) < 3000
-        return REFUSED if short else f"a message that is no line: {error!r:.300}"
     except Exception as error:
-        return f"{type(error).__name__}: {error!s:.300}"
+        return outcome_of(error, most=3000)
     return TICKET if same else "another ticket: "
 
 
