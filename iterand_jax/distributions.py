@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from iterand_jax.keys import random_bits, random_bits_in_shards
 from iterand_jax.selection import Scalar, sharded_axes
@@ -31,7 +31,10 @@ WORD_BITS = 31
 
 
 class Distribution(NamedTuple):
-    """A distribution of weights: a name, and (uniform numbers, fan-in) -> weights."""
+    """A distribution of weights: a name, and (uniform numbers, fan-in) -> weights.
+
+    The function maps each number by itself.
+    """
 
     name: str
     from_uniform: Callable[[Array, float], Array]
@@ -83,20 +86,56 @@ class Distribution(NamedTuple):
             )
             rate = sampling_rate if traced else float(sampling_rate)
             return redraw(self, key, weights, fan_in, rate)
-        bound = jnp.asarray(sampling_rate, jnp.float32)
-        chosen = words.astype(jnp.uint32) < _word_bound(sampling_rate)
-        fresh = self.from_uniform(_uniform(words, bound), fan_in)
-        return fresh.astype(weights.dtype), chosen
+        uniform, chosen = _chosen(words, sampling_rate)
+        return self.from_uniform(uniform, fan_in).astype(weights.dtype), chosen
+
+
+def first_uniform(key: Array, size: int, start: ArrayLike = 0) -> Array:
+    """The uniform numbers of `Distribution.sample`, flat, from the index `start` on.
+
+    Of keys other than Threefry's only the whole leaf is drawn, from its start.
+
+    >>> import jax
+    >>> key, normal = jax.random.key(0), DISTRIBUTIONS["kaiming_normal"]
+    >>> drawn = normal.sample(key, (2, 3), fan_in=8)
+    >>> part = normal.from_uniform(first_uniform(key, 3, start=3), 8)
+    >>> drawn[1].tolist() == part.tolist()
+    True
+    """
+    return _uniform(_words(key, (size,), start=start), 1.0)
+
+
+def redrawn_uniform(
+    key: Array, size: int, sampling_rate: Scalar, start: ArrayLike = 0
+) -> tuple[Array, Array]:
+    """The uniform numbers of `Distribution.redraw` and the choice, as `first_uniform`.
+
+    >>> import jax
+    >>> key, constant = jax.random.key(0), DISTRIBUTIONS["signed_constant"]
+    >>> _, chosen = constant.redraw(key, jax.numpy.zeros((2, 3)), 8, 0.5)
+    >>> chosen[1].tolist() == redrawn_uniform(key, 3, 0.5, start=3)[1].tolist()
+    True
+    """
+    return _chosen(_words(key, (size,), start=start), sampling_rate)
+
+
+def _chosen(words: Array, sampling_rate: Scalar) -> tuple[Array, Array]:
+    bound = jnp.asarray(sampling_rate, jnp.float32)
+    chosen = words.astype(jnp.uint32) < _word_bound(sampling_rate)
+    return _uniform(words, bound), chosen
 
 
 def _words(
-    key: Array, shape: tuple[int, ...], sharding: NamedSharding | None = None
+    key: Array,
+    shape: tuple[int, ...],
+    sharding: NamedSharding | None = None,
+    start: ArrayLike = 0,
 ) -> Array:
     """31 random bits each, as int32, whose conversion to float32 vectorizes."""
     if sharding is not None:
         bits = random_bits_in_shards(key, shape, sharding)
         return (bits >> (32 - WORD_BITS)).astype(jnp.int32)
-    words = random_bits(key, math.prod(shape)) >> (32 - WORD_BITS)
+    words = random_bits(key, math.prod(shape), start) >> (32 - WORD_BITS)
     return words.astype(jnp.int32).reshape(shape)
 
 

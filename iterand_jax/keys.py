@@ -24,7 +24,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-__all__ = ["keyed", "leaf_key", "random_bits", "random_bits_in_shards"]
+__all__ = ["is_threefry", "keyed", "leaf_key", "random_bits", "random_bits_in_shards"]
 
 PARITY = 0x1BD11BDA
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -51,10 +51,11 @@ def leaf_key(key: Array, path: str, purpose: str) -> Array:
     return jax.random.fold_in(key, zlib.crc32(f"{purpose}:{path}".encode()))
 
 
-def random_bits(key: Array, size: int) -> Array:
-    """`jax.random.bits(key, (size,), jnp.uint32)`, for size below 2**32.
+def random_bits(key: Array, size: int, start: ArrayLike = 0) -> Array:
+    """`jax.random.bits(key, (start + size,), jnp.uint32)[start:]`, below 2**32.
 
-    Keys of other PRNG implementations than Threefry are passed to `jax.random.bits`.
+    Keys of other PRNG implementations than Threefry are passed to `jax.random.bits`,
+    and have no start but 0: their words depend on the size (`is_threefry`).
 
     >>> import jax, jax.numpy as jnp
     >>> key = jax.random.key(0)
@@ -62,9 +63,9 @@ def random_bits(key: Array, size: int) -> Array:
     True
     """
     key = _typed(key)
-    if not _is_threefry(key):
+    if not is_threefry(key):
         return jax.random.bits(key, (size,), jnp.uint32)
-    return _bits_at(key, lax.iota(jnp.uint32, size))
+    return _bits_at(key, lax.iota(jnp.uint32, size) + jnp.asarray(start, jnp.uint32))
 
 
 def random_bits_in_shards(
@@ -84,7 +85,7 @@ def random_bits_in_shards(
     key, size = _typed(key), math.prod(shape)
     explicit = AxisType.Explicit in sharding.mesh.axis_types
     sharding = _explicit_part(sharding)
-    if not _is_threefry(key):
+    if not is_threefry(key):
         bits = jax.random.bits(key, (size,), jnp.uint32).reshape(shape)
         return jax.sharding.reshard(bits, sharding) if explicit else bits
     indices = jnp.uint32(0)
@@ -113,7 +114,12 @@ def _typed(key: Array) -> Array:
     return jax.random.wrap_key_data(key)
 
 
-def _is_threefry(key: Array) -> bool:
+def is_threefry(key: Array) -> bool:
+    """Whether each word of a key depends on its index alone.
+
+    >>> is_threefry(jax.random.key(0)), is_threefry(jax.random.key(0, impl="rbg"))
+    (True, False)
+    """
     return str(jax.random.key_impl(key)) == "threefry2x32"
 
 

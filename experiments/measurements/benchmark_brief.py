@@ -117,11 +117,11 @@ def _parts(
     networks = QUICK if quick else NETWORKS
     small, large = networks
     order: list[tuple[str, Callable[[Build], Mapping[str, Any]]]] = [
-        *((small, _steps), (small, _graphs), (large, _steps), (large, _graphs)),
-        *((large, _phases), (large, _profile), (small, _profile)),
+        *((small, _steps), (small, _graphs)),
     ]
-    if quick:  # whose compilation takes minutes, and shows what that of the small does
-        del order[2:4]
+    if not quick:  # they compile for minutes, and test what those of the small do
+        order += [(large, _steps), (large, _graphs)]
+    order += [(large, _phases), (large, _profile), (small, _profile)]
     if peer:
         order += [(network, functools.partial(_peer, peer)) for network in networks]
     for network, function in order:

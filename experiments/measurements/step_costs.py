@@ -35,7 +35,7 @@ from iterand_jax.runtime import files
 from iterand_jax.training import memory
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.programs import compile_steps
-from iterand_jax.training.replica import Record
+from iterand_jax.training.record import Record
 
 NAMES = [name for name in configs.names() if name != "default"]
 STEPS = 3  # timed, after a warm-up step

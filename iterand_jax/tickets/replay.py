@@ -16,20 +16,29 @@ weights from them.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from iterand_jax.distributions import Distribution, get_distribution
-from iterand_jax.keys import keyed, leaf_key
+from iterand_jax.distributions import (
+    Distribution,
+    first_uniform,
+    get_distribution,
+    redrawn_uniform,
+)
+from iterand_jax.keys import is_threefry, keyed, leaf_key
 from iterand_jax.trees import map_paths
 
 __all__ = ["last_redraws"]
 
 PyTree = Any
 NO_DRAW = -1
+SMALL, LARGE = 2**12, 2**17
+"""Weights in the parts of leaves that are rebuilt at once."""
 
 
 class Drawn(Protocol):
@@ -163,14 +172,28 @@ def drawn(
     k_per: int,
     sampling_rate: float,
 ) -> PyTree:
-    """The float32 weights, rebuilt bit for bit from `draw_numbers`."""
+    """The float32 weights, rebuilt bit for bit from `draw_numbers`.
+
+    Leaves are rebuilt in parts of two sizes, so that two programs are compiled for all
+    of them, and a part's arrays stay in a core's cache.
+
+    Returns:
+      NumPy arrays in the shapes of the numbers, None for leaves that are not sampled.
+    """
 
     def one_leaf(path, leaf, draws):
-        weights = _first(leaf_key(init_key, path, "weights"), leaf, draws)
-        if k_per == 0:
-            return weights
+        first = leaf_key(init_key, path, "weights")
         keys = _redraw_keys(key, path, step, k_per)
-        return _redrawn(keys, leaf, weights, draws, float(sampling_rate))
+        whole = np.asarray(leaf).reshape(-1)
+        weights = np.empty(whole.shape, np.float32)
+        for start, size in _parts(first, whole.size):
+            part = np.full(size, NO_DRAW, np.int32)
+            chosen = whole[start : start + size]
+            part[: chosen.size] = chosen
+            uniform = _last_uniform(first, keys, start, part, float(sampling_rate))
+            drawn = draws.distribution.from_uniform(uniform, draws.fan_in)
+            weights[start : start + size] = np.asarray(drawn)[: chosen.size]
+        return weights.reshape(leaf.shape)
 
     return _map_drawn(one_leaf, numbers, subnetwork)
 
@@ -200,8 +223,8 @@ def _map_drawn(f, tree: PyTree, subnetwork: Drawn) -> PyTree:
 
 
 def _redraw_keys(key: Array, path: str, step: int, k_per: int) -> Array:
-    """The resampling keys of a leaf, one per refresh."""
-    steps = k_per * jnp.arange(1, step // k_per + 1)
+    """The resampling keys of a leaf, one per refresh; none if k_per is 0."""
+    steps = k_per * jnp.arange(1, (step // k_per if k_per else 0) + 1)
     return jax.vmap(
         lambda step: leaf_key(jax.random.fold_in(key, step), path, "redraw")
     )(steps)
@@ -249,19 +272,41 @@ def _last_match(
     return carry[0], carry[2]
 
 
-@functools.partial(jax.jit, static_argnames=("draws", "sampling_rate"))
-def _redrawn(
-    keys: Array, numbers: Array, weights: Array, draws: _Draws, sampling_rate: float
+def _parts(key: Array, size: int) -> Iterator[tuple[int, int]]:
+    """(start, size) of the parts of a leaf, of which the last may reach beyond it.
+
+    The words of other generators than Threefry depend on the size: one part.
+    """
+    if not is_threefry(key):
+        yield 0, size
+        return
+    start = 0
+    while start < size:
+        part = LARGE if size - start > LARGE // 4 else SMALL
+        yield start, part
+        start += part
+
+
+@functools.partial(jax.jit, static_argnames="sampling_rate")
+def _last_uniform(
+    first: Array, keys: Array, start: int, numbers: Array, sampling_rate: float
 ) -> Array:
-    """The weights, each taken from the refresh that its draw number names."""
+    """The uniform numbers that weights come from, of the draws with their numbers.
+
+    Args:
+      first: the key of the first draw of the leaf.
+      keys: those of its refreshes.
+      start: index in the leaf of the first weight.
+      numbers: of draws, as `draw_numbers` counts them.
+      sampling_rate: r.
+    """
 
     def redraw(carry, key):
-        weights, times_chosen = carry
-        fresh, chosen = draws.distribution.redraw(
-            key, weights, draws.fan_in, sampling_rate
-        )
+        uniform, times_chosen = carry
+        fresh, chosen = redrawn_uniform(key, len(numbers), sampling_rate, start)
         times_chosen += chosen
         last = chosen & (times_chosen == numbers)
-        return (jnp.where(last, fresh, weights), times_chosen), None
+        return (jnp.where(last, fresh, uniform), times_chosen), None
 
-    return lax.scan(redraw, (weights, jnp.zeros_like(numbers)), keys)[0][0]
+    initial = first_uniform(first, len(numbers), start)
+    return lax.scan(redraw, (initial, jnp.zeros_like(numbers)), keys)[0][0]

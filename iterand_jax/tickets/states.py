@@ -26,7 +26,7 @@ COUNTER = "num_batches_tracked"
 """Of batch normalization: what no evaluation reads."""
 
 MOST_NAMES = 12  # that an error lists
-_GLOBAL = re.compile(r"\bGLOBAL (\S+)")
+_GLOBAL = re.compile(r"\bGLOBAL ([\w.]+)")
 
 
 class State(NamedTuple):

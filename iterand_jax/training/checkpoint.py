@@ -1,6 +1,6 @@
 """Orbax checkpoints: all that is needed to resume bit for bit.
 
-A checkpoint holds the state leaves by path, a host-side record (see `replica.Record`),
+A checkpoint holds the state leaves by path, a host-side record (see `record.Record`),
 and a SHA-256 of the leaves. Orbax writes it asynchronously under a temporary name and
 renames it when it is complete, so a kill at any moment leaves earlier ones intact.
 

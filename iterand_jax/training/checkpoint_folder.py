@@ -24,6 +24,7 @@ from iterand_jax.trees import leaves_of, path_string, sha256
 PyTree = Any
 _LOGGER = logging.getLogger(__name__)
 _CHECKSUM = "record_sha256"
+_GONE = "Unable to find the step"
 _NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -32,12 +33,14 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
     It does both, several times for one error; whoever waits for the save reports it in
     one line. Of a folder that was removed it warns before, too: that metadata are not
-    there. Its other warnings are shown, as that an old checkpoint cannot be deleted.
+    there, nor the step that it was to delete. Its other warnings are shown, as that an
+    old checkpoint cannot be deleted.
     """
     parts = Path(record.pathname).parts
     if "orbax" not in parts:
         return True
-    return record.levelno < (logging.WARNING if "metadata" in parts else logging.ERROR)
+    is_gone = "metadata" in parts or str(record.msg).startswith(_GONE)
+    return record.levelno < (logging.WARNING if is_gone else logging.ERROR)
 
 
 def _drop_closed_loops() -> None:

@@ -22,7 +22,8 @@ from iterand_jax.training import memory, parallel
 from iterand_jax.training.logs import Clock
 from iterand_jax.training.numbers import unpack
 from iterand_jax.training.programs import compile_programs
-from iterand_jax.training.replica import Callback, Outcome, Replica, restore_together
+from iterand_jax.training.record import Outcome
+from iterand_jax.training.replica import Callback, Replica, restore_together
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.shared import Shared
 from iterand_jax.training.startup import Startup

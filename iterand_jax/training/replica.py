@@ -1,7 +1,6 @@
 """One of the runs that train together: its state, its log, its checkpoints."""
 
 import dataclasses
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from iterand_jax.training.evaluation import Evaluation, means
 from iterand_jax.training.logs import BackgroundLog, Clock, MetricsLog, SilentLog
 from iterand_jax.training.numbers import Numbers
 from iterand_jax.training.programs import Programs
+from iterand_jax.training.record import Outcome, Record, record_of
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 from iterand_jax.trees import sha256
@@ -32,114 +32,6 @@ Callback = Callable[[dict[str, Any]], None]
 
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite."""
-
-
-@dataclasses.dataclass
-class Record:
-    """The host-side record, saved in every checkpoint.
-
-    Attributes:
-      redrawn: the number of weights resampled so far.
-      seconds: by phase, for all runs in the program; "first step" is the time since
-        the last start.
-      validation_accuracy: after each epoch so far, in %.
-      position: the position of the feed.
-      validation_loss: after each epoch so far.
-      vectors: of the file that an embedding started as: its sha256, and how many words
-        it was searched for and how many it lacked; None without one.
-      fan_ins: of the weights that were drawn, by path; None if they are trained.
-      steps_per_epoch: in which a sparsity schedule counts; None for other runs.
-      parts: what the run was computed by: the first "step", "device", "precision",
-        "versions" and "commit" of each part; one for most runs.
-    """
-
-    redrawn: int = 0
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    validation_accuracy: list[float] = dataclasses.field(default_factory=list)
-    position: Any = None
-    validation_loss: list[float] = dataclasses.field(default_factory=list)
-    vectors: dict[str, Any] | None = None
-    fan_ins: dict[str, float] | None = None
-    parts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    steps_per_epoch: int | None = None
-
-    def best_epoch(self, by: str) -> int:
-        """The epoch, from 1, of the best validation "accuracy" or "loss".
-
-        Of equal ones the newest, as `Checkpoints` keeps it.
-        """
-        scores = self.scores(by)
-        return max(range(len(scores)), key=lambda i: (scores[i], i)) + 1
-
-    def scores(self, by: str | None) -> list[float]:
-        """What ranks the epochs so far, larger for better; by default the accuracy."""
-        if by == "loss":
-            losses = self.validation_loss
-            return [-math.inf if math.isnan(loss) else -loss for loss in losses]
-        return self.validation_accuracy
-
-
-_OF_A_PART = ("device", "precision")
-
-
-def _dicts(parts: Any) -> list[dict[str, Any]]:
-    if not isinstance(parts, list) or not all(isinstance(p, dict) for p in parts):
-        raise ValueError(f"the record of a checkpoint has {parts!r:.60}")
-    return parts
-
-
-def record_of(fields: dict[str, Any]) -> Record:
-    """The record of a checkpoint.
-
-    Raises:
-      ValueError: it is not one that a run wrote.
-    """
-    names = {field.name for field in dataclasses.fields(Record)}
-    found = Record(**{name: fields[name] for name in names & fields.keys()})
-    numbers: list[Any] = [found.redrawn, found.steps_per_epoch or 0]
-    for values, kind in (
-        (found.seconds, dict),
-        (found.validation_accuracy, list),
-        (found.validation_loss, list),
-        (found.fan_ins or {}, dict),
-    ):
-        if not isinstance(values, kind):
-            raise ValueError(f"the record of a checkpoint has {values!r:.60}")
-        numbers += values.values() if isinstance(values, dict) else values
-    texts = [part.get(name) for part in _dicts(found.parts) for name in _OF_A_PART]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"the record of a checkpoint has {found.parts!r:.60}")
-    if fields.keys() - names or not all(isinstance(x, int | float) for x in numbers):
-        raise ValueError(f"the record of a checkpoint has {sorted(fields)!r:.200}")
-    return found
-
-
-@dataclasses.dataclass
-class Outcome:
-    """The outcome of a finished run.
-
-    Attributes:
-      state: after the last step.
-      record: the host-side record.
-      test_loss: mean over the test split.
-      test_accuracy: in %.
-      test_examples: the number evaluated.
-      state_sha256: a digest of every leaf of the state.
-      startup: the parts of the last start, as in `startup.Startup`.
-      best_epoch: the epoch that `config.test_best` asks for, from 1; None without it.
-      best: its evaluation on the test split; None without it, or if its checkpoint
-        cannot be read any more.
-    """
-
-    state: State
-    record: Record
-    test_loss: float
-    test_accuracy: float
-    test_examples: int
-    state_sha256: str
-    startup: dict[str, Any]
-    best_epoch: int | None = None
-    best: Evaluation | None = None
 
 
 class Replica:

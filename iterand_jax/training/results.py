@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from iterand_jax.runtime import hosts, modes
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import curves, provenance, pruning
-from iterand_jax.training.replica import Outcome
+from iterand_jax.training.record import Outcome
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.workdir import read_result
 

@@ -26,7 +26,8 @@ from iterand_jax.training import loop, printed, results, workdir
 from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import NOTHING_GIVEN, Given
-from iterand_jax.training.replica import Callback, Record
+from iterand_jax.training.record import Record
+from iterand_jax.training.replica import Callback
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 

@@ -131,7 +131,7 @@ class Restored(NamedTuple):
     Attributes:
       run: what its config determines without data, with the fan-ins of its weights.
       state: at its last checkpoint, as NumPy arrays.
-      record: the host-side record, as in `replica.Record`.
+      record: the host-side record, as in `record.Record`.
     """
 
     run: Run

@@ -24,7 +24,7 @@ from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.exporting import export
-from iterand_jax.training.replica import Record
+from iterand_jax.training.record import Record
 from iterand_jax.training.workdir import claimed
 from iterand_jax.trees import leaves_of
 from tests import helpers

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from iterand_jax import DISTRIBUTIONS, Subnetwork, edge_popup, iterand
+from iterand_jax.tickets import replay
 from iterand_jax.tickets.replay import NO_DRAW, draw_numbers, drawn, last_redraws
 
 INIT_KEY, KEY = jax.random.key(1), jax.random.key(3)
@@ -109,3 +110,48 @@ def test_without_refreshes_every_weight_is_of_the_first_draw():
     assert numbers["conv"]["kernel"][0, 0, 0, 0] == NO_DRAW
     again = drawn(INIT_KEY, KEY, 100, numbers, subnetwork, **options)
     assert again["dense"]["kernel"].tobytes() == weights["dense"]["kernel"].tobytes()
+
+
+@pytest.mark.parametrize("distribution", list(DISTRIBUTIONS))
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_weights_are_the_same_in_parts_of_any_size(
+    generator, distribution, monkeypatch
+):
+    """Of every size from one weight to three large parts, and of all three kinds."""
+    subnetwork = Subnetwork(0.5, distribution)
+    key = jax.random.key(5, impl=generator)
+    options = {"k_per": 3, "sampling_rate": 0.3}
+    sizes = (*range(1, 20), 31, 32, 33, 47, 48, 49)
+    params = {f"n{n}": {"kernel": np.zeros((n, 1), np.float32)} for n in sizes}
+    numbers = jax.tree.map(lambda w: np.arange(w.size).reshape(w.shape) % 4 - 1, params)
+
+    def made():
+        return drawn(key, key, 10, numbers, subnetwork, **options)
+
+    whole = made()
+    monkeypatch.setattr(replay, "SMALL", 4)
+    monkeypatch.setattr(replay, "LARGE", 16)
+    parts = [size for _, size in replay._parts(key, 49)]
+    assert parts == ([16, 16, 16, 4] if generator == "threefry2x32" else [49])
+    jax.tree.map(np.testing.assert_array_equal, made(), whole)
+    method = iterand(subnetwork, **options)
+    _, first = method.init(key, params)
+    never = drawn(key, key, 0, numbers, subnetwork, **options)
+    jax.tree.map(np.testing.assert_array_equal, never, first)
+
+
+def test_two_programs_rebuild_all_leaves(monkeypatch):
+    """So a ticket's memory is that of its weights and not of their compilation."""
+    traced = []
+    inside = replay.redrawn_uniform
+
+    def counted(key, size, *given):
+        traced.append(size)
+        return inside(key, size, *given)
+
+    monkeypatch.setattr(replay, "redrawn_uniform", counted)
+    sizes = (3, 50, 4095, 5000, 40_000, 200_000)
+    numbers = {f"n{n}": {"kernel": np.zeros((n, 1), np.int32)} for n in sizes}
+    options = {"k_per": 1, "sampling_rate": 0.123}
+    drawn(KEY, KEY, 7, numbers, Subnetwork(0.5, "kaiming_normal"), **options)
+    assert sorted(traced) == [replay.SMALL, replay.LARGE]

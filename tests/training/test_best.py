@@ -9,7 +9,8 @@ from iterand_jax.training import printed, results, workdir
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve, to_json
 from iterand_jax.training.evaluation import Evaluator
-from iterand_jax.training.replica import Record, Replica
+from iterand_jax.training.record import Record
+from iterand_jax.training.replica import Replica
 from iterand_jax.training.train import train_config
 from tests import helpers
 

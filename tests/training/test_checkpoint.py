@@ -468,12 +468,14 @@ def test_a_run_on_a_full_disk_says_so_and_continues_when_there_is_space(tmp_path
 
 
 def test_of_orbax_only_what_is_raised_too_is_not_logged():
-    def is_shown(level, path):
-        record = logging.LogRecord("absl", level, path, 1, "text", (), None)
+    def is_shown(level, path, text="text"):
+        record = logging.LogRecord("absl", level, path, 1, text, (), None)
         return checkpoint_folder._is_not_of_orbax(record)
 
     orbax = "/lib/orbax/checkpoint/_src/"
     assert not is_shown(logging.ERROR, orbax + "checkpointers/checkpointer.py")
     assert not is_shown(logging.WARNING, orbax + "metadata/checkpoint.py")
     assert is_shown(logging.WARNING, orbax + "path/deleter.py")
+    gone = "Unable to find the step %d for deletion or renaming, err=%s"
+    assert not is_shown(logging.WARNING, orbax + "path/deleter.py", gone)
     assert is_shown(logging.ERROR, "/home/runs_of_orbax/lib/other/module.py")

@@ -13,11 +13,12 @@ from iterand_jax.rules import DEFAULT_RULES
 from iterand_jax.rules.defaults import UNRECORDED_RULES
 from iterand_jax.rules.rule import ModelRule
 from iterand_jax.tickets.ticket import load
-from iterand_jax.training import provenance, replica, workdir
+from iterand_jax.training import provenance, workdir
 from iterand_jax.training import run as building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.exporting import export
+from iterand_jax.training.record import record_of
 from iterand_jax.training.train import train_config
 from iterand_jax.trees import leaves_of
 from tests.helpers import killed, replaced
@@ -229,5 +230,5 @@ def test_what_computed_an_earlier_part_is_unknown_if_its_checkpoint_does_not_say
 )
 def test_a_record_that_no_run_wrote_is_refused_in_one_line(fields):
     with pytest.raises(ValueError, match="the record of a checkpoint has") as no:
-        replica.record_of(fields)
+        record_of(fields)
     assert "\n" not in str(no.value)

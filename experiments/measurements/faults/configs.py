@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.measurements.faults.mutators import STRANGE
-from experiments.measurements.faults.trial import Trial
+from experiments.measurements.faults.trial import REFUSED, Trial
 from iterand_jax.configs import default, load, names
 from iterand_jax.training import fields
 from iterand_jax.training import run as building
@@ -34,7 +34,7 @@ def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
         name, config, changed = changed_config(draw)
         shown = [f"{field}={fields.shown(value)}" for field, value in changed.items()]
         trial = tried(", ".join([name, *shown]), config, describe=not resolved)
-        resolved = (resolved + (trial.outcome != "refused in one line")) % DESCRIBED
+        resolved = (resolved + (trial.outcome != REFUSED)) % DESCRIBED
         yield trial
 
 
@@ -71,7 +71,7 @@ def tried(what: str, config: ConfigDict, *, describe: bool) -> Trial:
             building.describe(resolved)
     except ValueError as error:
         one = "\n" not in str(error) and len(str(error)) < 3000
-        outcome = "refused in one line" if one else "refused in several lines"
+        outcome = REFUSED if one else "refused in several lines"
         return Trial("fields", outcome, one, what)
     except Exception as error:
         text = f"{what}: {error!r}"[:500]

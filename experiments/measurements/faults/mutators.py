@@ -1,4 +1,4 @@
-"""Random changes of bytes and of JSON, for campaigns and tests.
+"""Random changes of bytes, of JSON and of arrays, for campaigns and tests.
 
 Each takes a `random.Random` and returns what it did with the changed value, so that a
 seed is enough to see a change again.
@@ -7,8 +7,10 @@ seed is enough to see a change again.
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 DEEP = 2000  # lists in lists
 
@@ -92,6 +94,43 @@ def changed_json(value: Any, draw: random.Random) -> tuple[str, Any]:
     else:
         kind, container[key] = "replaced", draw.choice(STRANGE)
     return f"a value {kind}", whole[0]
+
+
+def changed_arrays(
+    arrays: Mapping[str, np.ndarray],
+    renamed: Callable[[str], str],
+    draw: random.Random,
+) -> tuple[str, dict[str, np.ndarray]]:
+    """(kind, arrays) with one of them changed, removed, or of another name or form.
+
+    Args:
+      arrays: by name; they are not changed.
+      renamed: another name for a name.
+      draw: decides.
+    """
+    found = dict(arrays)
+    name = draw.choice(sorted(found))
+    array = found[name]
+    kind = draw.choice(["changed", "removed", "renamed", "of a dtype", "of a shape"])
+    if kind == "removed":
+        del found[name]
+    elif kind == "renamed":
+        found[renamed(name)] = found.pop(name)
+    elif kind == "of a dtype":
+        # safetensors 0.6, the oldest allowed, writes no complex numbers.
+        dtype = draw.choice(["bool", "uint8", "int8", "float16", "float64", "int64"])
+        with np.errstate(all="ignore"):
+            found[name] = array.astype(dtype)
+    elif kind == "of a shape":
+        shapes = [array[None], array.ravel()[:-1], np.tile(array.ravel(), 3)]
+        found[name] = draw.choice([*shapes, array.ravel()[:0], array.reshape(-1)])
+    else:
+        content = changed_bytes(array.tobytes(), draw)[1]
+        content = content[: len(content) // array.itemsize * array.itemsize]
+        found[name] = np.frombuffer(content, array.dtype)
+        if found[name].size == array.size:
+            found[name] = found[name].reshape(array.shape)
+    return f"an array {kind}", found
 
 
 def nested(depth: int) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 MOST_BROKEN = 20  # of those that are described in a record
+REFUSED = "refused in one line"
 
 
 class Trial(NamedTuple):
@@ -27,6 +28,34 @@ class Trial(NamedTuple):
     detail: str = ""
     seconds: float = 0.0
     megabytes: float = 0.0
+
+
+def outcome_of(
+    error: Exception,
+    *,
+    most: int,
+    refusals: tuple[type[Exception], ...] = (ValueError,),
+) -> str:
+    """The outcome of an error: `REFUSED`, or what is wrong with it.
+
+    Args:
+      error: that was raised.
+      most: characters that a refusal may have.
+      refusals: the errors that are promised.
+
+    >>> outcome_of(ValueError("no ticket"), most=600)
+    'refused in one line'
+    >>> outcome_of(ValueError("two\\nlines"), most=600).partition(":")[0]
+    'a message that is no line'
+    >>> outcome_of(KeyError("name"), most=600)
+    "KeyError: 'name'"
+    """
+    if not isinstance(error, refusals):
+        return f"{type(error).__name__}: {error!s:.300}"
+    lines = str(error).splitlines()
+    if len(lines) == 1 and lines[0].isprintable() and len(lines[0]) < most:
+        return REFUSED
+    return f"a message that is no line: {error!r:.300}"
 
 
 def record_of(trials: Iterable[Trial]) -> dict[str, Any]:

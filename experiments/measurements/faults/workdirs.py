@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from experiments.measurements.faults import mutators
 from experiments.measurements.faults.limited import Limited
-from experiments.measurements.faults.trial import Trial
+from experiments.measurements.faults.trial import REFUSED, Trial, outcome_of
 from iterand_jax.configs import load
 from iterand_jax.training import curves, printed
 from iterand_jax.training.config import resolve
@@ -43,7 +43,7 @@ PROMISE = (
 MEGABYTES, SECONDS = 2048, 120
 CONTINUED = 40  # one in so many is continued to its end
 A_CHILD = 50  # trials of one process
-FINE = ("used", "refused in one line", "continued to the same bits")
+FINE = ("used", REFUSED, "continued to the same bits")
 
 
 def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
@@ -145,13 +145,8 @@ def outcome(use: str, workdir: Path, digests: Mapping[str, str]) -> str:
             contextlib.redirect_stderr(io.StringIO()),
         ):
             return _USES[use](workdir, digests)
-    except (ValueError, OSError) as error:
-        lines = str(error).splitlines()
-        if len(lines) == 1 and lines[0].isprintable() and len(lines[0]) < 6000:
-            return "refused in one line"
-        return f"a message that is no line: {error!r:.300}"
     except Exception as error:
-        return f"{type(error).__name__}: {error!s:.300}"
+        return outcome_of(error, most=6000, refusals=(ValueError, OSError))
 
 
 def _restore(workdir: Path, digests: Mapping[str, str]) -> str:

@@ -14,11 +14,12 @@ from experiments.measurements.faults import (
     limited,
     memory,
     mutators,
+    states,
     sweeps,
     tickets,
     workdirs,
 )
-from experiments.measurements.faults.trial import Trial, record_of
+from experiments.measurements.faults.trial import REFUSED, Trial, record_of
 from tests import helpers
 
 SEED = 7
@@ -216,8 +217,17 @@ def test_a_run_that_may_not_write_ends_with_one_line(kind, tmp_path):
 def test_changed_tickets_give_the_same_arrays_or_one_line(tmp_path):
     found = list(tickets.trials(150, SEED, tmp_path))
     assert not broken(found)
-    assert {trial.outcome for trial in found} == {tickets.SAME, tickets.REFUSED}
+    assert {trial.outcome for trial in found} == {tickets.SAME, REFUSED}
     assert sum("with a checksum" in trial.kind for trial in found) > 40
+
+
+@pytest.mark.slow
+def test_changed_state_dicts_give_a_ticket_or_one_line(tmp_path):
+    pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[peer]'")
+    found = list(states.trials(80, SEED, tmp_path))
+    assert not broken(found)
+    assert {trial.outcome for trial in found} == {states.TICKET, REFUSED}
+    assert {trial.kind.split(":")[0] for trial in found} == {*states.FORMS}
 
 
 @pytest.mark.slow
