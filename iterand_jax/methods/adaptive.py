@@ -45,12 +45,15 @@ def adaptive_threshold(
         or that ranks magnitudes.
 
     >>> method = adaptive_threshold(Subnetwork(sparsity=0.5))
-    >>> scores = {"a": jnp.array([[0.9, 0.8, 0.7, 0.6]]), "b": jnp.array([[0.5, 0.4]])}
+    >>> a, b = jnp.array([[0.9, 0.8, 0.7, 0.6]]), jnp.array([[0.5, 0.4]])
+    >>> scores = {"a": {"kernel": a}, "b": {"kernel": b}}
     >>> ones = jax.tree.map(jnp.ones_like, scores)
-    >>> method.params(scores, ones, 0)["a"].tolist()  # of all six the best three
+    >>> def seen(scores):
+    ...     return method.params(scores, ones, 0)["a"]["kernel"]
+    >>> seen(scores).tolist()  # of all six the best three
     [[1.0, 1.0, 1.0, 0.0]]
-    >>> gradient = jax.grad(lambda s: method.params(s, ones, 0)["a"][0, 0])(scores)
-    >>> gradient["a"].tolist(), gradient["b"].tolist()
+    >>> gradient = jax.grad(lambda scores: seen(scores)[0, 0])(scores)
+    >>> gradient["a"]["kernel"].tolist(), gradient["b"]["kernel"].tolist()
     ([[1.5, 0.5, 0.5, 0.5]], [[0.0, 0.0]])
     """
     return _adaptive(edge_popup, subnetwork, threshold_rate)
