@@ -23,4 +23,6 @@ def get_config():
         recipe.learning_rate = 0.01
     config.recipe.edge_popup.learning_rate = 0.2
     config.recipe.iterand.learning_rate = 0.2
+    config.recipe.adaptive_threshold.learning_rate = 0.2
+    config.recipe.adaptive_threshold_iterand.learning_rate = 0.2
     return config

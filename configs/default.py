@@ -116,6 +116,13 @@ FIELDS: dict[str, tuple[Any, str]] = {
         "recycling: the fraction of a layer that is overwritten by copies of its best",
     ),
     "threshold": (float, "signed_supermask: what |mask| has to be above"),
+    "threshold_rate": (
+        float,
+        "adaptive_threshold: the factor of the gradient of a leaf's threshold",
+    ),
+    "freezings": (int, "gem_miner: how often scores are frozen, every k_per steps"),
+    "gate_penalty": (float, "relaxed_bernoulli: of the expected number of gates"),
+    "gate_noise": (float, "relaxed_bernoulli: the deviation of the noise of gates"),
     "affine": (
         bool,
         "whether the network has biases and scales of normalization, which are trained "
@@ -192,6 +199,15 @@ def get_config() -> config_dict.ConfigDict:
     )
     config.recipe.recycling = recipe(sparsity=0.5, k_per=300, recycled_share=0.1)
     config.recipe.signed_supermask = recipe(threshold=0.01)
+    config.recipe.adaptive_threshold = recipe(sparsity=0.5, threshold_rate=1.0)
+    config.recipe.adaptive_threshold_iterand = recipe(
+        sparsity=0.5, threshold_rate=1.0, k_per=300, sampling_rate=0.1
+    )
+    # Every 5 of CIFAR-10's 100 epochs of 351 steps, the last one 5 before the end.
+    config.recipe.gem_miner = recipe(sparsity=0.5, k_per=1755, freezings=19)
+    config.recipe.relaxed_bernoulli = recipe(
+        gate_penalty=1e-5, gate_noise=0.5, weight_decay=0.0
+    )
     config.recipe.random = recipe(distribution="kaiming_uniform", sparsity=0.8)
     config.recipe.magnitude = recipe(distribution="kaiming_uniform", sparsity=0.8)
     return config.lock()  # a config file that sets a field not listed here is an error

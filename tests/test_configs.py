@@ -310,7 +310,8 @@ TRAINED.remove(("imagenet_resnet50_x2", "iterand"))  # at one width, imagenet_re
 def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
     config = load_tiny(name)
     config.method = method
-    config.recipe.iterand.k_per = 1
+    config.recipe.iterand.k_per = config.recipe.gem_miner.k_per = 1
+    config.recipe.gem_miner.freezings = 2
     if config.schedule == "warmup_cosine":
         config.warmup_epochs = config.final_epochs = 0
     if config.dataset.workers is not None:
@@ -324,7 +325,7 @@ def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
         result = results.write_result(run, outcome, tmp_path)
     assert int(outcome.state.step) == steps
     assert np.isfinite(result["test_loss"])
-    assert (result["redrawn"] > 0) == (method == "iterand")
+    assert (result["redrawn"] > 0) == (method in ("iterand", "gem_miner"))
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert [line["kind"] for line in lines] == ["step"] * steps + ["epoch"]
     state = workdirs.restore(tmp_path).state

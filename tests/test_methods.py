@@ -43,16 +43,17 @@ FIELDS = {
     "pruned_share": 0.25,
     "locked_share": 0.25,
     "recycled_share": 0.25,
+    "freezings": 2,
+    "gate_penalty": 1e-4,
 }
+EMERGES = ("signed_supermask", "relaxed_bernoulli")  # their sparsity is no argument
 
 
 def of_every_name(subnetwork):
-    """The methods that have a name; the sparsity of one of them emerges."""
+    """The methods that have a name."""
     whole = dataclasses.replace(subnetwork, sparsity=0.0)
     return {
-        name: build_method(
-            name, whole if name == "signed_supermask" else subnetwork, FIELDS
-        )
+        name: build_method(name, whole if name in EMERGES else subnetwork, FIELDS)
         for name in METHODS
     }
 
@@ -61,22 +62,28 @@ ALL = {**of_every_name(HALF), "fixed_mask": fixed_mask(MASKS)}
 every_method = pytest.mark.parametrize("name", list(ALL))
 
 
-def loss(method, trainable, frozen):
-    params = method.params(trainable, frozen, 0)
+def loss(method, trainable, frozen, key=KEY):
+    """Of a training step, with its noise and penalty."""
+    seen = method.params
+    if method.noisy is not None:
+        seen = functools.partial(method.noisy, key)
+    params = seen(trainable, frozen, 0)
     hidden = jnp.tanh(X @ params["a"]["kernel"] + params["a"]["bias"])
-    return jnp.mean((hidden @ params["b"]["kernel"] - Y) ** 2)
+    value = jnp.mean((hidden @ params["b"]["kernel"] - Y) ** 2)
+    return value if method.penalty is None else value + method.penalty(trainable)
 
 
 @functools.cache
-def train(method, steps=7):
+def train(method, steps=7, decay=0.1):
     """(trainable, frozen, losses, redrawn) of SGD with momentum and weight decay."""
-    optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9))
+    optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1, 0.9))
 
     @jax.jit
-    def step(trainable, frozen, state):
-        value, gradient = jax.value_and_grad(loss, 1)(method, trainable, frozen)
+    def step(trainable, frozen, state, key):
+        value, gradient = jax.value_and_grad(loss, 1)(method, trainable, frozen, key)
         updates, state = optimizer.update(gradient, state, trainable)
-        return optax.apply_updates(trainable, updates), state, value
+        trainable = method.project(optax.apply_updates(trainable, updates))
+        return trainable, state, value
 
     params = jax.tree.map(lambda leaf: leaf + 0.3, PARAMS)
     trainable, frozen = jax.jit(method.init)(KEY, params)
@@ -84,7 +91,8 @@ def train(method, steps=7):
     refresh = jax.jit(method.refresh)
     losses, redrawn = [], 0
     for i in range(steps):
-        trainable, state, value = step(trainable, frozen, state)
+        key = jax.random.fold_in(KEY, i)
+        trainable, state, value = step(trainable, frozen, state, key)
         losses.append(value)
         if method.refresh_every and (i + 1) % method.refresh_every == 0:
             frozen, count = refresh(KEY, i + 1, trainable, frozen)
@@ -138,6 +146,12 @@ def test_a_refresh_changes_nothing_but_what_iterand_redraws(name):
     new, redrawn = refresh(KEY, 3, trainable, frozen)
     assert redrawn.dtype == jnp.int32
     assert redrawn.shape == ()
+    if name == "gem_miner":  # it prunes more
+        assert method.refresh_every == 3
+        assert redrawn == round((1 - 0.5**0.5) * 300)
+        zero = jax.tree.map(lambda leaf: jnp.sum(leaf == 0), new)
+        assert zero["a"]["kernel"] + zero["b"]["kernel"] == redrawn
+        return
     assert_equal(params(trainable, new, 3), params(trainable, frozen, 3))
     if name == "recycling":
         assert method.refresh_every == 3
@@ -411,6 +425,21 @@ NOT_POSSIBLE = [
     ("signed_supermask", {}, {}, "sparsity=0.5 is not possible: the method signed"),
     ("signed_supermask", {"sparsity": 0.0}, {"threshold": 0}, "above 0; got 0"),
     ("recycling", {}, {"k_per": 1, "recycled_share": 2}, r"\[0, 1\]; got 2"),
+    ("gem_miner", {}, {"k_per": 3, "freezings": 0}, "how often .* at least 1; got 0"),
+    ("gem_miner", {"values": "binary"}, FIELDS, "'binary' is not .* gem_miner rounds"),
+    ("gem_miner", {"sparsity": {"*": 0.5}}, FIELDS, "sparsity=.* gem_miner rounds"),
+    ("gem_miner", {"sparsity": Schedule(to=0.5)}, FIELDS, "Schedule.* gem_miner rou"),
+    ("adaptive_threshold", {"pattern": "2:4"}, {}, "pattern='2:4' is not possible: an"),
+    ("adaptive_threshold", {"ranked_by": "magnitude"}, {}, "possible: an adaptive"),
+    ("adaptive_threshold", {}, {"threshold_rate": -1.0}, "of at least 0; got -1.0"),
+    ("relaxed_bernoulli", {}, {"gate_penalty": 0}, "the method relaxed_bernoulli rank"),
+    ("relaxed_bernoulli", {"sparsity": 0.0}, {"gate_penalty": -1}, "at least 0; got -"),
+    (
+        "relaxed_bernoulli",
+        {"sparsity": 0.0},
+        {"gate_penalty": 0, "gate_noise": 0.0},
+        "gate_noise is a number above 0; got 0.0",
+    ),
     ("random", {"scope": ("*",)}, {}, "scope=.* is not possible: the method random"),
     ("random", {"sparsity": Schedule(to=0.5)}, {}, "sparsity=Schedule.* is not poss"),
     ("magnitude", {"values": "scaled"}, {}, "values='scaled' is not possible: the m"),

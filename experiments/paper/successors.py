@@ -32,12 +32,15 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "locked_share": 0.04,
         "frozen_by": "erk",
     },
+    "adaptive_threshold": CUBIC,
+    "adaptive_threshold_iterand": CUBIC,
+    "gem_miner": {},
     "random_erk": {"method": "random", "layer_sparsities": "erk"},
     "magnitude": {**GLOBAL, **GRADUAL},
 }
 """The fields of a config that a method of the table sets, beside its own name."""
 
-EMERGES = ("signed_supermask",)
+EMERGES = ("signed_supermask", "relaxed_bernoulli")
 """The methods whose sparsity is no field of a config."""
 
 NETWORKS = {"conv6": {}, "conv6_quarter": {"network.width": 0.25}, "resnet18": {}}
@@ -63,6 +66,7 @@ EXPERIMENT = Experiment(
     note="No table of the paper. In the figure a line goes through the sparsities of a "
     "method, the largest on the left. `global` is one threshold for all layers, with a "
     "sparsity that rises cubically from 0.5 in the first tenth of the training; "
+    "adaptive thresholds move from such a common one; "
     "biprop trains biases and normalization beside its scores; random masks (ERK) and "
     "magnitudes (global, rising from 0 until half of the training) train the weights, "
     "which their tickets hold in float32. Learning rates are those of each network's "

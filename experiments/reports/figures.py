@@ -33,6 +33,10 @@ COLORS = {
     "multicoated": "#6f7a1e",
     "partially_frozen": "#c45a9b",
     "signed_supermask": "#7a5230",
+    "adaptive_threshold": "#1d3f7a",
+    "adaptive_threshold_iterand": "#7a1d1d",
+    "gem_miner": "#e0b400",
+    "relaxed_bernoulli": "#5fb37a",
     "random_erk": "#9a9a9a",
     "magnitude": "#2f8f5b",
 }

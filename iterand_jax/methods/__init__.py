@@ -9,9 +9,10 @@
 
 A train step needs no more: it differentiates the loss of `params` with respect to
 `trainable`, and every `refresh_every` steps the loop replaces `frozen` by its refresh.
-`redrawn`, an int32 scalar, counts the weights that the refresh resampled. Evaluation,
-mask churn, analysis and export call the same functions and never check the method's
-name.
+`redrawn`, an int32 scalar, counts the weights that the refresh resampled or changed.
+Evaluation, mask churn, analysis and export call the same functions and never check the
+method's name. A method may also have noise that the network sees in training alone
+(`noisy`), a term of the loss (`penalty`), and bounds of what is trained (`project`).
 
 The argument order is the same in the whole library: trainable before frozen, so scores
 before weights, and weights before fixed masks, since `jax.grad` differentiates with
@@ -28,6 +29,10 @@ respect to the first argument.
     partially_frozen  scores    weights, and what is pruned or locked in for ever
     recycling       scores      weights   the worst pruned copy the best kept ones
     signed_supermask  masks     weights   -
+    adaptive_threshold          scores    weights   -
+    adaptive_threshold_iterand  scores    weights   as iterand
+    gem_miner       scores      weights   the lowest scores are frozen, their weights 0
+    relaxed_bernoulli  gates    weights   -
     random          weights     masks     -
     magnitude       weights     nothing   -
 
@@ -42,10 +47,19 @@ sparsity that follows a schedule, of which each step has its own masks.
     partial      of which a part is fixed by the seed
     recycled     that copies its best weights over its worst
     signed       that turns signs
+    adaptive     whose layers have thresholds that adapt
+    mined        that rounds scores, and freezes the lowest
+    gates        of noisy gates
     named        methods by name, with their hyperparameters
 """
 
+from iterand_jax.methods.adaptive import (
+    adaptive_threshold,
+    adaptive_threshold_iterand,
+)
+from iterand_jax.methods.gates import relaxed_bernoulli
 from iterand_jax.methods.method import Method
+from iterand_jax.methods.mined import gem_miner
 from iterand_jax.methods.named import (
     METHODS,
     build_method,
@@ -73,11 +87,14 @@ from iterand_jax.methods.weights import (
 __all__ = [
     "METHODS",
     "Method",
+    "adaptive_threshold",
+    "adaptive_threshold_iterand",
     "biprop",
     "biprop_iterand",
     "build_method",
     "edge_popup",
     "fixed_mask",
+    "gem_miner",
     "gradual_magnitude",
     "iterand",
     "method_fields",
@@ -86,6 +103,7 @@ __all__ = [
     "random_pruning",
     "recycling",
     "register_method",
+    "relaxed_bernoulli",
     "sgd",
     "signed_supermask",
     "unfilled_mask",

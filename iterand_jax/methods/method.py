@@ -1,6 +1,7 @@
 """The trees and functions of a training method."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,10 @@ class Method:
         the weight, so that a ticket stores that.
       ranked: trainable -> what the masks rank, the largest of which they keep; for
         a method that trains scores.
+      noisy: (key, trainable, frozen, step) -> what the network sees in a training step
+        instead of params, with a key of the step; None for params.
+      penalty: trainable -> a scalar that is added to the loss; None without.
+      project: trainable -> what becomes of it after each update.
 
     >>> from iterand_jax.methods import edge_popup
     >>> subnetwork = Subnetwork(sparsity=0.5)
@@ -72,6 +77,11 @@ class Method:
     ranked: Callable[[PyTree], PyTree] = dataclasses.field(
         default_factory=lambda: _as_they_are
     )
+    noisy: Callable[[Array, PyTree, PyTree, Any], PyTree] | None = None
+    penalty: Callable[[PyTree], Array] | None = None
+    project: Callable[[PyTree], PyTree] = dataclasses.field(
+        default_factory=lambda: _as_they_are
+    )
 
 
 def check_subnetwork(subnetwork: Any) -> None:
@@ -81,3 +91,34 @@ def check_subnetwork(subnetwork: Any) -> None:
             f"a method takes a Subnetwork first, Subnetwork(sparsity=0.5) say; got "
             f"{described(subnetwork)}"
         )
+
+
+def check_fields(subnetwork: Any, why: str, **only: Any) -> None:
+    """Raises ValueError for fields of a subnetwork with another value than the only."""
+    check_subnetwork(subnetwork)
+    for field, possible in only.items():
+        value = getattr(subnetwork, field)
+        if value != possible:
+            raise ValueError(f"{field}={value!r} is not possible: {why}")
+
+
+def check_number(value: Any, name: str, *, or_zero: bool = False) -> None:
+    """Raises ValueError unless a number is above 0, or not below."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (real and 0 <= value < math.inf and (value or or_zero)):
+        possible = "of at least 0" if or_zero else "above 0"
+        raise ValueError(f"{name} is a number {possible}; got {described(value)}")
+
+
+def check_ranks_nothing(subnetwork: Any, name: str, why: str) -> None:
+    """Raises ValueError for fields of a subnetwork that say what is ranked."""
+    check_fields(
+        subnetwork,
+        f"the method {name} ranks nothing, {why}",
+        pattern=None,
+        sparsity=0.0,
+        scope=(),
+        coats=(),
+        ranked_by="score",
+        values="masked",
+    )

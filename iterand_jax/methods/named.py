@@ -4,7 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from iterand_jax.methods.adaptive import (
+    adaptive_threshold,
+    adaptive_threshold_iterand,
+)
+from iterand_jax.methods.gates import relaxed_bernoulli
 from iterand_jax.methods.method import Method
+from iterand_jax.methods.mined import gem_miner
 from iterand_jax.methods.partial import partially_frozen
 from iterand_jax.methods.recycled import recycling
 from iterand_jax.methods.scores import (
@@ -45,6 +51,10 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "partially_frozen": partially_frozen,
         "recycling": recycling,
         "signed_supermask": signed_supermask,
+        "adaptive_threshold": adaptive_threshold,
+        "adaptive_threshold_iterand": adaptive_threshold_iterand,
+        "gem_miner": gem_miner,
+        "relaxed_bernoulli": relaxed_bernoulli,
         "random": random_pruning,
         "magnitude": gradual_magnitude,
     },

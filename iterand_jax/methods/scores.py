@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from iterand_jax.methods.method import Method, check_subnetwork
+from iterand_jax.methods.method import Method, check_fields, check_subnetwork
 from iterand_jax.runtime.checks import check_at_least
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
 
@@ -156,12 +156,8 @@ def _binary(subnetwork: Subnetwork) -> Subnetwork:
 
 def _check_own(subnetwork: Subnetwork, name: str, **others: Any) -> None:
     """Raises ValueError for fields that a method sets itself."""
-    check_subnetwork(subnetwork)
-    for field, only in {"ranked_by": "score", "values": "masked", **others}.items():
-        value = getattr(subnetwork, field)
-        if value != only:
-            raise ValueError(
-                f"{field}={value!r} is not possible: {name} ranks magnitudes and says "
-                f"itself what a mask makes of a weight; possible: edge_popup and "
-                f"iterand"
-            )
+    why = (
+        f"{name} ranks magnitudes and says itself what a mask makes of a weight; "
+        f"possible: edge_popup and iterand"
+    )
+    check_fields(subnetwork, why, ranked_by="score", values="masked", **others)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from iterand_jax import masks
-from iterand_jax.methods.method import Method, check_subnetwork
+from iterand_jax.methods.method import Method, check_number, check_ranks_nothing
 from iterand_jax.methods.scores import edge_popup
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import map_pair
@@ -35,17 +35,10 @@ def signed_supermask(subnetwork: Subnetwork, *, threshold: float = 0.01) -> Meth
     >>> method.params(m, weights, 0)["kernel"].tolist()
     [1.0, -2.0, 0.0]
     """
-    check_subnetwork(subnetwork)
-    if not (isinstance(threshold, int | float) and 0 < threshold < float("inf")):
-        raise ValueError(f"threshold is a number above 0; got {threshold!r}")
-    plain = Subnetwork(0.0)
-    for field in ("pattern", "sparsity", "scope", "coats", "ranked_by", "values"):
-        value = getattr(subnetwork, field)
-        if value != getattr(plain, field):
-            raise ValueError(
-                f"{field}={value!r} is not possible: the method signed_supermask ranks "
-                f"nothing, what it removes follows from its threshold"
-            )
+    check_number(threshold, "threshold")
+    check_ranks_nothing(
+        subnetwork, "signed_supermask", "what it removes follows from its threshold"
+    )
 
     def signs(trained):
         return jax.tree.map(lambda m: _signed(threshold, m), trained)

@@ -17,6 +17,7 @@ that a leaf without scores has there, and None in the frozen one.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -187,9 +188,13 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
             raise _other_trees("scores")
         return split(scores, weights)
 
-    def joined(trainable, frozen):
+    def apart(trainable):
         moved = {p: w for p, w in leaves_of(trainable).items() if is_moved(p)}
-        return _without(trainable, moved), _put(frozen, moved), moved
+        return _without(trainable, moved), moved
+
+    def joined(trainable, frozen):
+        scores, moved = apart(trainable)
+        return scores, _put(frozen, moved), moved
 
     def params(trainable, frozen, step):
         scores, weights, moved = joined(trainable, frozen)
@@ -200,6 +205,19 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
         assert method.masks is not None
         scores, weights, _ = joined(trainable, frozen)
         return method.masks(scores, weights, step)
+
+    def noisy(key, trainable, frozen, step):
+        assert method.noisy is not None
+        scores, weights, moved = joined(trainable, frozen)
+        return _replaced(method.noisy(key, scores, weights, step), moved)
+
+    def penalty(trainable):
+        assert method.penalty is not None
+        return method.penalty(apart(trainable)[0])
+
+    def project(trainable):
+        scores, moved = apart(trainable)
+        return _put(method.project(scores), moved)
 
     def refresh(key, step, trainable, frozen):
         scores, weights, moved = joined(trainable, frozen)
@@ -213,6 +231,9 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
         weights=lambda t, f: method.weights(*joined(t, f)[:2]),
         masks=None if method.masks is None else masks,
         refresh=refresh,
+        noisy=None if method.noisy is None else noisy,
+        penalty=None if method.penalty is None else penalty,
+        project=project,
     )
 
 
@@ -232,6 +253,10 @@ def _with_fixed(method: Method, is_moved: Callable[[str], bool]) -> Method:
 
         return call
 
+    def noisy(key, weights, frozen, step):
+        assert method.noisy is not None
+        return of_whole(functools.partial(method.noisy, key))(weights, frozen, step)
+
     def refresh(key, step, weights, frozen):
         whole = _put(weights, frozen.fixed)
         own, redrawn = method.refresh(key, step, whole, frozen.own)
@@ -244,6 +269,7 @@ def _with_fixed(method: Method, is_moved: Callable[[str], bool]) -> Method:
         weights=of_whole(method.weights),
         masks=None if method.masks is None else of_whole(method.masks),
         refresh=refresh,
+        noisy=None if method.noisy is None else noisy,
     )
 
 

@@ -60,7 +60,7 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
         "validation": f"{result['validation_accuracy_last']:.2f} % at the end, "
         f"{result['validation_accuracy_best']:.2f} % at best",
         "kept": f"{kept:,} of {result['parameters']:,} weights",
-        "resampled": f"{result['redrawn']:,} weights were resampled in all",
+        "refreshed": f"{result['redrawn']:,} weights were resampled or changed in all",
         "time": f"{times}; {result['examples_per_second']:,.0f} examples/s",
         "start-up": _startup(result.get("startup", {})),
         "written": f"{workdir}/ (result.json, curves.png, metrics.jsonl, tensorboard/, "
@@ -74,7 +74,7 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
             f"{result['best_epoch']}, the best by validation"
         )
     if not result["redrawn"]:
-        del rows["resampled"]
+        del rows["refreshed"]
     if kept == result["parameters"]:
         rows["kept"] = f"all {kept:,} weights"
     if "stages" in result:

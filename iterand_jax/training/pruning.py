@@ -40,6 +40,10 @@ OF_METHODS = (
     "frozen_by",
     "recycled_share",
     "threshold",
+    "threshold_rate",
+    "freezings",
+    "gate_penalty",
+    "gate_noise",
 )
 """The fields of single methods that say how they prune."""
 
@@ -168,6 +172,12 @@ def check_steps(config: ConfigDict, steps: int) -> None:
     """Raises ValueError for a schedule in steps that is not within those of a run."""
     if _is_scheduled(config) and not waits_for_epochs(config):
         _check_within(config, steps, STEPS)
+    if config.freezings is not None and config.freezings * config.k_per > steps:
+        raise ValueError(
+            f"freezings={config.freezings}, every {config.k_per:,} steps, end at step "
+            f"{config.freezings * config.k_per:,}, and the training has {steps:,}; "
+            f"possible: a k_per of at most {steps // config.freezings:,}, or fewer"
+        )
 
 
 def check_method(config: ConfigDict, *, is_procedure: bool) -> None:

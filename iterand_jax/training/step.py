@@ -3,11 +3,12 @@
 A step computes the network's inputs with the feed (crops, normalization), takes the
 gradient of the loss of `method.params(trainable, frozen, step)` with respect to the
 trainable tree, and updates that with SGD. It depends on nothing else of the data and
-the method.
+the method, but what a method may add: noise, a penalty, a projection after the update.
 
 Every random draw has a key folded from the root key, a purpose and the step (`keyed`).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -191,21 +192,26 @@ def train_step(
         return jnp.mean(losses), (totals, updated.get("batch_stats", {}))
 
     # The masks are computed once, for any number of microbatches.
+    method, seen = task.method, task.method.params
+    if method.noisy is not None:
+        seen = functools.partial(method.noisy, keyed(root, "noise", state.step))
     params, to_trainable = jax.vjp(
-        lambda trainable: task.method.params(trainable, state.frozen, state.step),
-        state.trainable,
+        lambda trainable: seen(trainable, state.frozen, state.step), state.trainable
     )
     loss, totals, batch_stats, of_params = accumulated(
         loss_of, params, state.batch_stats, batch, parts=accumulate_steps
     )
     (gradients,) = to_trainable(of_params)
+    if method.penalty is not None:
+        of_penalty = jax.grad(method.penalty)(state.trainable)
+        gradients = jax.tree.map(jnp.add, gradients, of_penalty)
     updates, opt_state = task.optimizer.update(
         gradients, state.opt_state, state.trainable
     )
     first_bad = (state.bad_step < 0) & ~jnp.isfinite(loss)
     return State(
         step=state.step + 1,
-        trainable=optax.apply_updates(state.trainable, updates),
+        trainable=method.project(optax.apply_updates(state.trainable, updates)),
         frozen=state.frozen,
         batch_stats=batch_stats,
         opt_state=opt_state,

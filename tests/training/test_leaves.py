@@ -82,6 +82,34 @@ def test_a_fixed_leaf_of_trained_weights_gets_no_gradient():
     assert leaves_of(method.weights(weights, frozen)).keys() == whole.keys()
 
 
+def test_noise_penalty_and_projection_are_of_what_the_method_trains():
+    key = jax.random.key(0)
+    rules = leaves.parse(["b/*=trained"])
+    subnetwork = Subnetwork(0.0, rules=(rules[0].rule, *DEFAULT_RULES))
+    plain = build_method("relaxed_bernoulli", subnetwork, {"gate_penalty": 1.0})
+    bounded = dataclasses.replace(plain, project=lambda t: jax.tree.map(jnp.sign, t))
+    method = leaves.treated(bounded, rules)
+    gates, weights = start(method)
+    alone, whole = start(plain)
+    seen = method.noisy(key, gates, weights, 0)
+    np.testing.assert_array_equal(seen["b"]["kernel"], PARAMS["b"]["kernel"])
+    expected = plain.noisy(key, alone, whole, 0)
+    np.testing.assert_array_equal(seen["a"]["kernel"], expected["a"]["kernel"])
+    assert method.penalty(gates) == plain.penalty(alone)
+    half = {"a": gates["a"], "b": jax.tree.map(lambda leaf: leaf / 2, gates["b"])}
+    after = leaves_of(method.project(half))
+    np.testing.assert_array_equal(after["a/kernel"], np.sign(gates["a"]["kernel"]))
+    np.testing.assert_array_equal(after["b/kernel"], half["b"]["kernel"])
+
+    def negated(key, weights, frozen, step):
+        return jax.tree.map(jnp.negative, weights)
+
+    dense = dataclasses.replace(method_of("sgd"), noisy=negated)
+    fixed = leaves.treated(dense, leaves.parse(["b/*=fixed"]))
+    seen = fixed.noisy(key, *start(fixed), 0)
+    np.testing.assert_array_equal(seen["b"]["kernel"], -start(dense)[0]["b"]["kernel"])
+
+
 @pytest.mark.parametrize(
     ("name", "entries"), [("sgd", ["b/*=trained"]), ("edge_popup", ["b/*=fixed"])]
 )

@@ -75,6 +75,25 @@ RUNS = {
         "unpruned": ("Conv_0/kernel",),
     },
     "signed supermasks": {"method": "signed_supermask", "threshold": 0.1},
+    "adaptive thresholds": {
+        "method": "adaptive_threshold_iterand",
+        "k_per": 7,
+        "affine": True,
+        **SCHEDULE,
+    },
+    "gems": {
+        "method": "gem_miner",
+        "distribution": "kaiming_uniform",
+        "sparsity": 0.8,
+        "k_per": 7,
+        "freezings": 6,
+        "affine": True,
+    },
+    "relaxed gates": {
+        "method": "relaxed_bernoulli",
+        "gate_penalty": 1e-3,
+        "affine": True,
+    },
     "global biprop with a schedule, biases and resampling": {
         "method": "biprop_iterand",
         "scope": ("*",),
@@ -114,8 +133,11 @@ def test_a_run_resumes_and_its_ticket_is_what_the_network_sees(
     described = report.report(tmp_path / "parts")
     assert described.layers
     assert report.report(file).layers
-    if fields["method"] == "signed_supermask":  # it emerges
+    if fields["method"] in ("signed_supermask", "relaxed_bernoulli"):  # it emerges
         assert 0 < whole["sparsity_achieved"] < 1
+        return
+    if fields["method"] == "gem_miner":  # more than is frozen
+        assert achieved(run, 0.8) - 0.001 < whole["sparsity_achieved"] < 1
         return
     assert whole["sparsity_achieved"] == pytest.approx(
         achieved(run, resolve(config).sparsity), abs=0.01
@@ -225,6 +247,14 @@ def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_p
             r"coats=\(0.9,\) is not used by the method edge_popup",
         ),
         (
+            {**SCHEDULE, "method": "gem_miner"},
+            "sparsity=Schedule.* is not possible: the method gem_miner rounds",
+        ),
+        (
+            {"gate_noise": 0.5, "method": "edge_popup"},
+            "gate_noise=0.5 is not used by the method edge_popup",
+        ),
+        (
             {"sparsity": 0.5, "method": "signed_supermask"},
             "sparsity=0.5 is not used by the method signed_supermask",
         ),
@@ -273,6 +303,11 @@ def test_a_pattern_sets_the_sparsity_of_a_recipe(tiny_config):
         (
             {"scope": ("Conv_9/*",)},
             r"'Conv_9/\*' is the first to match none of the pruned leaves Conv_0/",
+        ),
+        (
+            {"method": "gem_miner", "k_per": 21, "freezings": 3},
+            "freezings=3, every 21 steps, end at step 63, and the training has 60; "
+            "possible: a k_per of at most 20, or fewer",
         ),
         (
             {**SCHEDULE, **IN_STEPS, "sparsity_end": 61},

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from flax import linen as nn
 
 from iterand_jax import Subnetwork, edge_popup, iterand, sgd
 from iterand_jax.data.feeds import Images
+from iterand_jax.keys import keyed
 from iterand_jax.training import step
 from iterand_jax.training.schedules import cosine
 
@@ -124,6 +126,46 @@ def test_one_step_is_the_gradient_of_the_mean_loss_of_its_batch(name, data):
     assert after.step == 1
     assert after.bad_step == -1
     assert jax.tree.all(jax.tree.map(jnp.array_equal, after.frozen, state.frozen))
+
+
+@pytest.mark.smoke
+def test_a_step_has_the_noise_the_penalty_and_the_projection_of_a_method(data):
+    """One step by hand; the noise is of the step, and what is evaluated has none."""
+
+    def noise(key):
+        return jax.random.normal(key, (4, 3))
+
+    def noisy(key, weights, frozen, step):
+        return jax.tree.map(lambda w: w * noise(key), weights)
+
+    own = dataclasses.replace(
+        METHODS["sgd"](),
+        noisy=noisy,
+        penalty=lambda weights: 0.5 * jnp.sum(weights["Dense_0"]["kernel"] ** 3),
+        project=lambda weights: jax.tree.map(lambda w: jnp.clip(w, -0.3, 0.3), weights),
+    )
+    task, root = make_task(own), jax.random.key(0)
+    before, images = init(task, root), data.images[:4].reshape(4, 4) / 255
+    state, buffer = before, 0.0
+    for count in range(2):
+        kernel = state.trainable["Dense_0"]["kernel"]
+        factor = noise(keyed(root, "noise", count))
+
+        def loss(kernel, factor=factor):
+            log_probability = jax.nn.log_softmax(images @ (kernel * factor))
+            return -jnp.mean(log_probability[jnp.arange(4), data.labels[:4]])
+
+        gradient = jax.grad(loss)(kernel) + 1.5 * kernel**2
+        after = jitted_step(task)(state, batch_of(data, jnp.arange(4)), root)
+        np.testing.assert_allclose(
+            after.window.loss, 4 * loss(kernel) + state.window.loss
+        )
+        buffer = gradient + 0.01 * kernel + 0.9 * buffer
+        expected = np.clip(kernel - 0.1 * buffer, -0.3, 0.3)
+        found = after.trainable["Dense_0"]["kernel"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        state = after
+    assert np.any(np.abs(found) == np.float32(0.3))
 
 
 def test_totals_restart_with_the_window_and_the_epoch(data):
