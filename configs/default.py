@@ -54,6 +54,12 @@ FIELDS: dict[str, tuple[Any, str]] = {
         "the platform's default (TF32 on recent NVIDIA GPUs, bfloat16 on TPUs, float32 "
         "on CPU)",
     ),
+    "deterministic": (
+        False,
+        "whether programs of a GPU have the same bits every time, also after they are "
+        "compiled again, at the cost of kernels that XLA chooses by timing; CPUs and "
+        "TPUs have them anyway",
+    ),
     # The method; its recipe has the values of fields that are None.
     "method": ("iterand", "one that has a recipe"),
     "distribution": (str, "D_param, which weights are sampled from"),

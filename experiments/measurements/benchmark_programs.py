@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from experiments.measurements import synthetic
 from iterand_jax import Subnetwork, iterand, topk_masks
-from iterand_jax.runtime import compilation
 from iterand_jax.selection import select_blocked, select_each
 from iterand_jax.training import parallel
 from iterand_jax.training.programs import compile_steps
@@ -89,7 +88,9 @@ def phases(run: DataRun, state: State, arguments: PyTree) -> dict[str, Program]:
         ),
     }
     if run.method.refresh_every:
-        refresh = parallel.compile_refresh(run.method, run.mesh, run.root, state)
+        refresh = parallel.compile_refresh(
+            run.method, run.mesh, run.root, state, run.compiler_options
+        )
         found["re-randomization"] = functools.partial(
             refresh, run.root, 300, state.trainable, state.frozen
         )
@@ -161,7 +162,7 @@ def _copy(scores, weights):
 
 
 def _compiled(run: DataRun, function: Callable, *arguments) -> Program:
-    options = compilation.compiler_options(run.config.dtype)
+    options = run.compiler_options
     return _jitted(function, *arguments, compiler_options=options)
 
 

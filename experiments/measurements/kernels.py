@@ -6,6 +6,7 @@
     --configs=cifar_conv6,cifar_resnet18   default: these two
     --chip=h100                            default: h200
     --dtype=float32                        default: bfloat16
+    --deterministic                        also with the config's field deterministic
     --before=FILE                          a record to print the change against
     --out=FILE                             write the record; default: only print
 
@@ -20,6 +21,7 @@ counts, temporary memory and what is fused are those of the chip.
 import argparse
 import collections
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -95,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--configs", default=",".join(CONFIGS))
     parser.add_argument("--chip", choices=CHIPS, default="h200")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--deterministic", action="store_true", help="also so")
     parser.add_argument("--before", type=files.path, help="a record to compare with")
     parser.add_argument("--out", type=files.path, help="where the record goes")
     flags = parser.parse_args(arguments)
@@ -102,9 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = json.loads(flags.before.read_text())["rows"] if flags.before else []
     found = []
     print(HEAD)
-    for name in flags.configs.split(","):
+    modes: Sequence[Mapping[str, Any]] = [{}]
+    if flags.deterministic:
+        modes = [{}, {"deterministic": True}]
+    for name, mode in itertools.product(flags.configs.split(","), modes):
         try:
-            found.append(row(name, flags.chip, flags.dtype))
+            found.append(row(name, flags.chip, flags.dtype, mode))
         except NoCompilerError as error:
             parser.error(str(error))
         print(line(found[-1], before), flush=True)
@@ -118,7 +124,7 @@ class NoCompilerError(RuntimeError):
 
 
 HEAD = (
-    f"{'config':<20}{'chip':<6}{'dtype':<10}{'kernels':>8}{'before':>8}"
+    f"{'config':<30}{'chip':<6}{'dtype':<10}{'kernels':>8}{'before':>8}"
     f"{'fusions':>9}{'calls':>7}{'in loops':>10}{'temporary':>11}{'compiled':>10}"
 )
 
@@ -128,8 +134,11 @@ def line(found: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str:
     same = ("config", "fields", "chip", "dtype")
     old = [r["kernels"] for r in before if all(r[k] == found[k] for k in same)]
     loops = " + ".join(f"{k} x {trips}" for k, trips in found["loops"]) or "none"
+    name = found["config"] + (
+        ", same bits" if "deterministic" in found["fields"] else ""
+    )
     return (
-        f"{found['config']:<20}{found['chip']:<6}{found['dtype']:<10}"
+        f"{name:<30}{found['chip']:<6}{found['dtype']:<10}"
         f"{found['kernels']:>8}{old[0] if old else '':>8}"
         f"{found['by_kind'].get('fusion', 0):>9}"
         f"{found['by_kind'].get('custom-call', 0):>7}{loops:>10}"
@@ -137,9 +146,9 @@ def line(found: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def row(name: str, chip: str, dtype: str) -> dict[str, Any]:
-    """The counts of one config's step."""
-    fields: Mapping[str, Any] = CONFIGS.get(name, {})
+def row(name: str, chip: str, dtype: str, mode: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts of one config's step, with further fields of the config."""
+    fields = {**CONFIGS.get(name, {}), **mode}
     start = time.perf_counter()
     lowered = lower(on_chip(synthetic.build(name, dtype=dtype, **fields), chip))
     compiled = lowered.compile()

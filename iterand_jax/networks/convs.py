@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.cpu.convolution import Conv
-from iterand_jax.networks.cpu.max_pool import max_pool
+from iterand_jax.networks.max_pool import max_pool
 
 
 class ConvNet(nn.Module):

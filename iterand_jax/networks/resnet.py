@@ -22,6 +22,7 @@ from jax import Array
 from iterand_jax.networks.conv_norm import ConvNorm
 from iterand_jax.networks.convs import as_logits, scaled
 from iterand_jax.networks.cpu.convolution import Conv
+from iterand_jax.networks.max_pool import max_pool
 
 EXPANSION = 4
 
@@ -132,7 +133,7 @@ class ResNet(nn.Module):
         kernel_size, strides = (7, 2) if self.imagenet_stem else (3, 1)
         x = nn.relu(conv_norm(stem, kernel_size, strides)(x, train=train))
         if self.imagenet_stem:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, window=3, padding=1)
         for stage, blocks in enumerate(self.stages):
             for index in range(blocks):
                 x = self.block(

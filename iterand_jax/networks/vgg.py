@@ -17,7 +17,7 @@ from jax import Array
 from iterand_jax.networks.conv_norm import ConvNorm
 from iterand_jax.networks.convs import as_logits, scaled
 from iterand_jax.networks.cpu.convolution import Conv
-from iterand_jax.networks.cpu.max_pool import max_pool
+from iterand_jax.networks.max_pool import max_pool
 
 
 class VGG(nn.Module):

@@ -102,12 +102,20 @@ def _remove_entries(program: str, since: float) -> None:
                 path.unlink()
 
 
-def compiler_options(dtype: str) -> dict[str, str]:
-    """Options for the compilation of steps that compute in a dtype.
+def compiler_options(dtype: str, *, deterministic: bool = False) -> dict[str, Any]:
+    """Options for the compilation of programs that compute in a dtype.
 
     On CPU, jaxlib 0.12.0 fuses chains of bfloat16 matrix products and returns garbage
     (seen with three products and 360 rows); this switches that fusion off.
+
+    Args:
+      dtype: of the activations.
+      deterministic: whether the same program has the same bits every time. On GPUs XLA
+        chooses kernels by timing them in each compilation, and adds up scatters in any
+        order; this chooses without timing and orders them. CPUs and TPUs need nothing.
     """
+    if deterministic and jax.default_backend() == "gpu":
+        return {"xla_gpu_deterministic_ops": True}
     version = tuple(map(int, jax.__version__.split(".")[:2]))
     if dtype != "bfloat16" or jax.default_backend() != "cpu" or version < (0, 11):
         return {}

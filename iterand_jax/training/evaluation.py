@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from iterand_jax.data.feeds import with_sharding
-from iterand_jax.runtime import compilation, hosts
+from iterand_jax.runtime import hosts
 from iterand_jax.training import parallel
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State, Totals, eval_step
@@ -48,7 +48,7 @@ class Evaluator:
         """Compiles the evaluation of a run, once for all its splits."""
         self._feed = run.feed
         replicated = parallel.replicated(run.mesh)
-        options = compilation.compiler_options(run.config.dtype)
+        options = run.compiler_options
         jit = functools.partial(jax.jit, compiler_options=options)
         step = functools.partial(eval_step, task=run)
         state = with_sharding(run.abstract, replicated)
@@ -62,7 +62,7 @@ class Evaluator:
                 shapes = *trees, state.batch_stats, stacked
                 self._whole = whole.lower(*shapes).compile()
                 return
-            params = jax.jit(run.method.params, out_shardings=replicated)
+            params = jit(run.method.params, out_shardings=replicated)
             weights = with_sharding(jax.eval_shape(params, *trees), replicated)
             self._params = params.lower(*trees).compile()
             for shapes in run.feed.eval_shapes():

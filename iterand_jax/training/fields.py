@@ -151,6 +151,7 @@ FIELDS: dict[str, Field] = {
     "unbiased_variances": _one_of(False, True),
     "dtype": _text(),
     "matmul_precision": _text(),
+    "deterministic": _one_of(False, True),
     "method": _text(),
     "distribution": _text(),
     "learning_rate": _number("(0, 1e+06]", _RATE),

@@ -9,7 +9,7 @@ For that the mesh must have Auto axes and the pmap its axis name.
 With several processes the mesh spans the devices of all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -82,12 +82,16 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
 
 
 def compile_refresh(
-    method: Method, mesh: Mesh, key: Array, state: State
+    method: Method,
+    mesh: Mesh,
+    key: Array,
+    state: State,
+    options: Mapping[str, Any] | None = None,
 ) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
     """`method.refresh` compiled for all devices, for trees like the state's.
 
     Returns (key, step, trainable, frozen) -> (frozen, redrawn); all but the step are
-    replicated over the mesh.
+    replicated over the mesh. The options are those of XLA's compiler.
     """
 
     def refresh(device, key, step, trainable, frozen):
@@ -100,7 +104,7 @@ def compile_refresh(
     local = np.arange(jax.local_device_count())
     compiled = on_devices.lower(
         local, key, np.int32(0), state.trainable, state.frozen
-    ).compile()
+    ).compile(dict(options or {}))
     # Once compiled it takes and returns arrays over the devices of all processes.
     devices = jax.make_array_from_process_local_data(batch_sharded(mesh), local)
 
@@ -159,7 +163,11 @@ def _sum_of_words(leaf: Array) -> Array:
 
 
 def compile_refresh_without_pmap(
-    method: Method, mesh: Mesh, key: Array, state: State
+    method: Method,
+    mesh: Mesh,
+    key: Array,
+    state: State,
+    options: Mapping[str, Any] | None = None,
 ) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
     """As `compile_refresh`, bit for bit, for a JAX version without pmap."""
     whole = PartitionSpec()
@@ -169,7 +177,7 @@ def compile_refresh_without_pmap(
     compiled = (
         jax.jit(on_devices)
         .lower(key, np.int32(0), state.trainable, state.frozen)
-        .compile()
+        .compile(dict(options or {}))
     )
 
     def call(key, step, trainable, frozen):

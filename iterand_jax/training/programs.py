@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from iterand_jax.runtime import compilation, hosts, modes
+from iterand_jax.runtime import hosts, modes
 from iterand_jax.training import parallel
 from iterand_jax.training.churn import mask_churn
 from iterand_jax.training.evaluation import Evaluator
@@ -110,7 +110,7 @@ def compile_programs(
     jobs: dict[str, Callable[[], Any]] = {"step": steps}
     if run.method.refresh_every:
         jobs["refresh"] = lambda: parallel.compile_refresh(
-            run.method, run.mesh, run.root, state
+            run.method, run.mesh, run.root, state, run.compiler_options
         )
     for name, function in (("numbers", _numbers), ("log", _log), ("copy", _copy)):
         jobs[name] = functools.partial(_compile, run, states, function)
@@ -138,7 +138,9 @@ def _compile(
 ) -> jax.stages.Compiled:
     """(run, states) -> arrays on every device, compiled for the states."""
     jitted = jax.jit(
-        functools.partial(function, run), out_shardings=parallel.replicated(run.mesh)
+        functools.partial(function, run),
+        out_shardings=parallel.replicated(run.mesh),
+        compiler_options=run.compiler_options,
     )
     return jitted.lower(tuple(states)).compile()
 
@@ -214,5 +216,5 @@ def steps(run: DataRun, *, looped: bool) -> jax.stages.Wrapped:
         train,
         donate_argnums=0,
         out_shardings=parallel.replicated(run.mesh),
-        compiler_options=compilation.compiler_options(run.config.dtype),
+        compiler_options=run.compiler_options,
     )

@@ -29,7 +29,7 @@ from iterand_jax.methods import Method, build_method
 from iterand_jax.networks import build_network
 from iterand_jax.networks.lstm import is_table
 from iterand_jax.rules import Rule, rules_of
-from iterand_jax.runtime import hosts, modes
+from iterand_jax.runtime import compilation, hosts, modes
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.training import leaves, parallel, pruning
 from iterand_jax.training.churn import packed_masks
@@ -93,6 +93,13 @@ class Run:
         return max(self.config.keep_best_checkpoints, self.config.test_best is not None)
 
     @property
+    def compiler_options(self) -> dict[str, Any]:
+        """Of XLA, for all programs of the run."""
+        return compilation.compiler_options(
+            self.config.dtype, deterministic=self.config.deterministic
+        )
+
+    @property
     def has_churn(self) -> bool:
         """Whether the method has masks that change while it trains."""
         return self.method.masks is not None and self.method.masks_change
@@ -125,11 +132,13 @@ class Run:
         """The masks of a state, nonzero for kept; None if the method has none."""
         if self.method.masks is None:
             return None
-        return jax.jit(self.method.masks)(state.trainable, state.frozen, state.step)
+        masks = jax.jit(self.method.masks, compiler_options=self.compiler_options)
+        return masks(state.trainable, state.frozen, state.step)
 
     def params(self, state: State) -> PyTree:
         """The effective parameters of a state, which the network is applied with."""
-        return jax.jit(self.method.params)(state.trainable, state.frozen, state.step)
+        params = jax.jit(self.method.params, compiler_options=self.compiler_options)
+        return params(state.trainable, state.frozen, state.step)
 
     def count(self, state: State) -> tuple[int, int]:
         """(parameters in all, parameters kept) of a state, ties included."""

@@ -1,4 +1,4 @@
-"""CPU implementations of convolution, batch normalization and max-pooling.
+"""CPU implementations of convolution and batch normalization.
 
 Each equals Flax's own up to rounding and replaces it in the networks; on other
 platforms Flax's own is used, or `networks.batch_norm`'s.
