@@ -9,7 +9,8 @@ made progress continued from the newest checkpoint that the fault left intact, o
 a later one. At the end the bits are compared: every leaf of the state, and every
 number of the log but the speed. The config is the default, with Conv6 at width 1/16.
 Many faults are spread over several runs, each compared at its end. The run has one
-process; the campaign `processes` does the same with two.
+process; the campaign `processes` does the same with two, and `recompiled` with a
+program that each start compiles again.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -48,10 +50,17 @@ FAULTS_OF_A_RUN = 10
 SECONDS = 1200  # timeout for a run to make progress, or to end
 
 
-def trials(count: int, seed: int, folder: Path, processes: int = 1) -> Iterator[Trial]:
+def trials(
+    count: int,
+    seed: int,
+    folder: Path,
+    *,
+    processes: int = 1,
+    recompiled: bool = False,
+) -> Iterator[Trial]:
     """This many faults, and for each run whether its end has the same bits."""
     epochs = EPOCHS_BEFORE + EPOCHS_OF_A_FAULT * min(count, FAULTS_OF_A_RUN)
-    run = Run(folder, processes=processes, epochs=epochs)
+    run = Run(folder, processes=processes, epochs=epochs, recompiled=recompiled)
     left = [KINDS[i % len(KINDS)] for i in range(count)]
     generator = random.Random(seed)
     while left:
@@ -83,11 +92,14 @@ class Run:
       folder: holds its workdirs.
       processes: their number; several have two devices each.
       epochs: of 20 steps; a checkpoint is written every 10 steps.
+      recompiled: whether each start has an empty compilation cache; then the config's
+        `deterministic` is set.
     """
 
     folder: Path
     processes: int
     epochs: int
+    recompiled: bool = False
 
     def _program(self) -> list[str]:
         """The command but the flags of the training."""
@@ -109,12 +121,17 @@ class Run:
             f"--config.epochs={self.epochs}",
             *("--config.recipe.iterand.k_per=7", "--config.log_every_steps=10"),
             "--config.checkpoint_every_steps=10",
+            f"--config.deterministic={self.recompiled}",
         ]
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        if self.recompiled:
+            cache = tempfile.mkdtemp(prefix="cache", dir=self.folder)
+            environment["JAX_COMPILATION_CACHE_DIR"] = cache
         with (
             open(self.folder / f"{name}.txt", "w+") as output,
             subprocess.Popen(
                 command,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=environment,
                 stdout=output,
                 stderr=output,
             ) as launcher,
