@@ -139,3 +139,13 @@ def test_a_full_disk_leaves_no_cut_program_and_no_complaint(tmp_path):
     assert done.returncode == 0
     assert done.stderr == ""
     assert not list((tmp_path / "iterand_jax").glob("jit__lambda*-cache"))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_the_same_bits_are_asked_for_where_they_are_not_there_anyway(
+    platform, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    asked = compilation.compiler_options("float32", deterministic=True)
+    assert asked == ({"xla_gpu_deterministic_ops": True} if platform == "gpu" else {})
+    assert compilation.compiler_options("float32") == {}

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from iterand_jax.data import datasets
+from iterand_jax.data.feeds import with_sharding
+from iterand_jax.runtime import compilation
 from iterand_jax.training import loop, parallel
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
+from iterand_jax.training.parallel import replicated
 from iterand_jax.training.programs import compile_programs
 from iterand_jax.training.replica import NonFiniteLossError
 from iterand_jax.training.step import sgd_optimizer
@@ -222,6 +225,28 @@ def test_a_workdir_older_than_a_field_of_the_config_is_continued(tiny_config, tm
     (tmp_path / "config.json").write_text(json.dumps(config))
     again = train_config(tiny_config(epochs=1), str(tmp_path))
     assert again == first
+
+
+@pytest.mark.parametrize(
+    "program", ["steps", "refresh", "numbers", "log", "copy", "evaluate"]
+)
+def test_each_program_of_a_run_is_compiled_with_its_options(
+    program, tiny_config, monkeypatch
+):
+    """With one that XLA lacks, none compiles."""
+    built = build(tiny_config(deterministic=True))
+    state = jax.eval_shape(built.init_state, built.root)
+    asked = []
+
+    def options(dtype, *, deterministic):
+        asked.append((dtype, deterministic))
+        return {"xla_has_no_such_option": True}
+
+    monkeypatch.setattr(compilation, "compiler_options", options)
+    programs = compile_programs(built, [with_sharding(state, replicated(built.mesh))])
+    with pytest.raises(Exception, match="xla_has_no_such_option"):
+        getattr(programs, program)
+    assert set(asked) == {("float32", True)}
 
 
 @pytest.mark.parametrize("chosen", ["default", "highest"])
