@@ -210,7 +210,12 @@ def steps(run: DataRun, *, looped: bool) -> jax.stages.Wrapped:
 
         if not looped:
             return advanced(states)
-        return lax.fori_loop(0, count, lambda _, s: advanced(s), states)
+        together, apart = scalars_together(states)
+        return apart(
+            lax.fori_loop(
+                0, count, lambda _, s: together(advanced(apart(s))), together(states)
+            )
+        )
 
     return jax.jit(
         train,
@@ -218,3 +223,38 @@ def steps(run: DataRun, *, looped: bool) -> jax.stages.Wrapped:
         out_shardings=parallel.replicated(run.mesh),
         compiler_options=run.compiler_options,
     )
+
+
+def scalars_together(
+    tree: PyTree,
+) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
+    """(together, apart): trees like this one with their scalars stacked, and back.
+
+    A scalar that a loop carries is a kernel of each step on a GPU, or two; a stack of
+    all of a dtype is one and a copy: of Conv6 five kernels less in a step.
+
+    >>> together, apart = scalars_together({"a": jnp.int32(1), "b": jnp.ones(3)})
+    >>> jax.tree.map(jnp.shape, together({"a": jnp.int32(2), "b": jnp.ones(3)}))
+    ([(1,)], [(3,)])
+    >>> int(apart(together({"a": jnp.int32(2), "b": jnp.ones(3)}))["a"])
+    2
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    others = [i for i, leaf in enumerate(leaves) if jnp.ndim(leaf)]
+    scalars: dict[Any, list[int]] = {}
+    for i in sorted({*range(len(leaves))} - {*others}):
+        scalars.setdefault(leaves[i].dtype, []).append(i)
+
+    def together(tree):
+        leaves = jax.tree.leaves(tree)
+        stacks = [jnp.stack([leaves[i] for i in of]) for of in scalars.values()]
+        return stacks, [leaves[i] for i in others]
+
+    def apart(carried):
+        stacks, whole = carried
+        found = dict(zip(others, whole, strict=True))
+        for of, stack in zip(scalars.values(), stacks, strict=True):
+            found |= zip(of, stack, strict=True)
+        return jax.tree.unflatten(treedef, [found[i] for i in range(len(leaves))])
+
+    return together, apart
