@@ -31,8 +31,11 @@ COLUMNS = 3
 
 
 def drawable(version: Version) -> list[Entry]:
-    """The entries that have a curve, with those lines alone."""
-    found = [e._replace(lines=[*filter(_curve, e.lines)]) for e in version.entries]
+    """The entries that have a curve, of two epochs or more, with those lines alone."""
+    found = [
+        entry._replace(lines=[line for line in entry.lines if len(_curve(line)) > 1])
+        for entry in version.entries
+    ]
     return [entry for entry in found if entry.lines]
 
 

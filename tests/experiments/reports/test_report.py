@@ -362,6 +362,8 @@ def test_learning_curves_are_of_runs_that_have_them(line, tmp_path):
         line(EDGE_POPUP, 0, 88.0, validation_accuracies=[1.0, 2.0]),  # cut short
         line(half, 0, 60.0, **curve),
     ]
+    one_epoch = [line(ITERAND, 0, 90.0, validation_accuracies=[10.0])]
+    assert not learning.drawable(write(tmp_path, one_epoch)[0])
     full, _ = write(tmp_path, lines)
     drawn = learning.drawable(full)
     assert [[made["seed"] for made in e.lines] for e in drawn] == [[0, 1], [0]]
