@@ -112,8 +112,10 @@ def test_without_refreshes_every_weight_is_of_the_first_draw():
     assert again["dense"]["kernel"].tobytes() == weights["dense"]["kernel"].tobytes()
 
 
-@pytest.mark.parametrize("distribution", list(DISTRIBUTIONS))
-@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize(
+    ("generator", "distribution"),
+    [*(("threefry2x32", name) for name in DISTRIBUTIONS), ("rbg", "kaiming_uniform")],
+)
 def test_weights_are_the_same_in_parts_of_any_size(
     generator, distribution, monkeypatch
 ):
@@ -121,7 +123,7 @@ def test_weights_are_the_same_in_parts_of_any_size(
     subnetwork = Subnetwork(0.5, distribution)
     key = jax.random.key(5, impl=generator)
     options = {"k_per": 3, "sampling_rate": 0.3}
-    sizes = (*range(1, 20), 31, 32, 33, 47, 48, 49)
+    sizes = (1, 3, 4, 5, 15, 16, 17, 20, 21, 33, 49)
     params = {f"n{n}": {"kernel": np.zeros((n, 1), np.float32)} for n in sizes}
     numbers = jax.tree.map(lambda w: np.arange(w.size).reshape(w.shape) % 4 - 1, params)
 
