@@ -238,3 +238,21 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(name, data):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, four
     )
+
+
+def test_the_loss_of_a_gpu_is_that_of_a_cpu(monkeypatch):
+    """By comparison with labels instead of an index, and NaN for what is no class."""
+    logits = 3 * jax.random.normal(jax.random.key(0), (7, 5))
+    labels = jnp.array([0, 4, 2, 2, 1, 3, 0])
+
+    def loss(logits):
+        return jnp.sum(step.objective(logits, labels)[0] * jnp.arange(1.0, 8))
+
+    expected = jax.value_and_grad(loss)(logits)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = jax.value_and_grad(loss)(logits)
+    for ours, cpu in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, cpu, rtol=1e-6, atol=1e-6)
+    losses, correct = step.objective(logits[:3], jnp.array([5, -1, 2]))
+    assert jnp.isnan(losses).tolist() == [True, True, False]
+    assert correct.tolist()[:2] == [False, False]
