@@ -6,6 +6,7 @@ and so are runs in different precision: with bfloat16 activations, or in float32
 CPU and on a GPU that computes products in TF32.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -208,11 +209,22 @@ def _lines(cell: Cell, ledger: Ledger) -> Iterator[Line]:
             yield from ledger.of(Run(own, seed, own.config(seed)))
 
 
+@functools.cache
+def _whole_config(
+    base: str, overrides: tuple[tuple[str, Any], ...]
+) -> Mapping[str, Any]:
+    """All fields of a cell's config, which several versions of a table ask for."""
+    return full_config(Cell({}, base, dict(overrides)).config(0).to_dict())
+
+
 def _departures(experiment: Experiment, cell: Cell) -> dict[str, tuple[Any, Any]]:
     """The fields in which a cell differs from the paper's run of its labels."""
     configs = {**experiment.miniature.configs, **experiment.configs}
     full = experiment.cell(cell.labels, configs)
-    ours, theirs = (full_config(which.config(0).to_dict()) for which in (cell, full))
+    ours, theirs = (
+        _whole_config(which.base, tuple(which.overrides.items()))
+        for which in (cell, full)
+    )
     return {
         field: (value, theirs[field])
         for field, value in ours.items()
