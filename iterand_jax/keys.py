@@ -57,6 +57,9 @@ def random_bits(key: Array, size: int, start: ArrayLike = 0) -> Array:
     Keys of other PRNG implementations than Threefry are passed to `jax.random.bits`,
     and have no start but 0: their words depend on the size (`is_threefry`).
 
+    Raises:
+      ValueError: another start of such a key, where it is known.
+
     >>> import jax, jax.numpy as jnp
     >>> key = jax.random.key(0)
     >>> bool(jnp.all(random_bits(key, 9) == jax.random.bits(key, (9,), jnp.uint32)))
@@ -64,6 +67,8 @@ def random_bits(key: Array, size: int, start: ArrayLike = 0) -> Array:
     """
     key = _typed(key)
     if not is_threefry(key):
+        if not isinstance(start, jax.core.Tracer) and start != 0:
+            raise ValueError(f"start={start} of a key that is not Threefry's")
         return jax.random.bits(key, (size,), jnp.uint32)
     return _bits_at(key, lax.iota(jnp.uint32, size) + jnp.asarray(start, jnp.uint32))
 

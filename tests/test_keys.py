@@ -32,3 +32,13 @@ def test_vmap_gives_each_key_its_own_bits():
     expected = [jax.random.bits(key, (6,)) for key in keys]
     mapped = jax.jit(jax.vmap(lambda key: random_bits(key, 6)))(keys)
     np.testing.assert_array_equal(mapped, expected)
+
+
+def test_bits_from_a_start_are_those_of_the_whole():
+    key = jax.random.key(3)
+    whole = jax.random.bits(key, (40,), "uint32")
+    for start, size in ((0, 40), (1, 7), (33, 7)):
+        part = random_bits(key, size, start)
+        assert part.tolist() == whole[start : start + size].tolist()
+    with pytest.raises(ValueError, match="start=1 of a key that is not Threefry's"):
+        random_bits(jax.random.key(3, impl="rbg"), 7, 1)

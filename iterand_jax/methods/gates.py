@@ -1,9 +1,11 @@
 """A method of random gates, whose expected number is penalized."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.special import ndtr
 
 from iterand_jax import masks
@@ -15,6 +17,8 @@ from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.trees import map_pair, map_paths
 
 __all__ = ["relaxed_bernoulli"]
+
+PyTree = Any
 
 
 def relaxed_bernoulli(
@@ -55,7 +59,6 @@ def relaxed_bernoulli(
     )
     check_number(gate_penalty, "gate_penalty", or_zero=True)
     check_number(gate_noise, "gate_noise")
-    normal = DISTRIBUTIONS["kaiming_normal"].sample
 
     def init(key, params):
         scores, weights = subnetwork.init(key, params)
@@ -70,13 +73,7 @@ def relaxed_bernoulli(
 
     def noisy(key, gates, weights, step):
         del step
-
-        def gate(path, mu):
-            own = leaf_key(key, path, "gates")  # fan-in 2: of variance 1
-            noise = placed_as(mu, normal, own, mu.shape, 2, mu.dtype)
-            return jnp.clip(mu + gate_noise * noise, 0, 1)
-
-        return gated(map_paths(gate, gates), weights)
+        return gated(_opened(key, gates, gate_noise), weights)
 
     def penalty(gates):
         expected = (jnp.sum(ndtr(mu / gate_noise)) for mu in jax.tree.leaves(gates))
@@ -92,3 +89,15 @@ def relaxed_bernoulli(
         noisy=noisy,
         penalty=penalty,
     )
+
+
+def _opened(key: Array, gates: PyTree, gate_noise: float) -> PyTree:
+    """The gates with noise of a step's key, clipped."""
+    normal = DISTRIBUTIONS["kaiming_normal"].sample
+
+    def gate(path, mu):
+        own = leaf_key(key, path, "gates")  # fan-in 2: of variance 1
+        noise = placed_as(mu, normal, own, mu.shape, 2, mu.dtype)
+        return jnp.clip(mu + gate_noise * noise, 0, 1)
+
+    return map_paths(gate, gates)

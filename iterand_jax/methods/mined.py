@@ -60,29 +60,16 @@ def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
     >>> method.project({"kernel": jnp.array([-0.5, 1.5])})["kernel"].tolist()
     [0.0, 1.0]
     """
-    why = "the method gem_miner rounds scores, and freezes the lowest of all leaves"
-    check_fields(
-        subnetwork, why, pattern=None, coats=(), ranked_by="score", values="masked"
-    )
-    sparsity = subnetwork.sparsity
-    if isinstance(sparsity, Mapping | Schedule):
-        raise ValueError(f"sparsity={sparsity!r} is not possible: {why}")
-    check_at_least(1, k_per, "k_per is the period in steps")
-    check_at_least(1, freezings, "freezings is how often scores are frozen")
+    sparsity = _check(subnetwork, k_per, freezings)
     together = dataclasses.replace(
         subnetwork,
-        sparsity=Schedule(to=float(sparsity), end=freezings, form="gradual"),
+        sparsity=Schedule(to=sparsity, end=freezings, form="gradual"),
         scope=subnetwork.scope or ("*",),
     )
 
     def init(key, params):
         scores, weights = subnetwork.init(key, params)
-
-        def start(path, score):  # the numbers that the scores were made of
-            own = leaf_key(key, path, "scores")
-            return placed_as(score, UNIFORM.sample, own, score.shape, 1, score.dtype)
-
-        return map_paths(start, scores), weights
+        return _uniform(key, scores), weights
 
     def find_masks(scores, weights, step):
         del step
@@ -114,6 +101,30 @@ def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
         refresh_every=k_per,
         project=lambda scores: jax.tree.map(lambda s: jnp.clip(s, 0, 1), scores),
     )
+
+
+def _check(subnetwork: Subnetwork, k_per: int, freezings: int) -> float:
+    """The sparsity after all freezings; raises ValueError as `gem_miner` says."""
+    why = "the method gem_miner rounds scores, and freezes the lowest of all leaves"
+    check_fields(
+        subnetwork, why, pattern=None, coats=(), ranked_by="score", values="masked"
+    )
+    sparsity = subnetwork.sparsity
+    if isinstance(sparsity, Mapping | Schedule):
+        raise ValueError(f"sparsity={sparsity!r} is not possible: {why}")
+    check_at_least(1, k_per, "k_per is the period in steps")
+    check_at_least(1, freezings, "freezings is how often scores are frozen")
+    return float(sparsity)
+
+
+def _uniform(key: Array, scores: PyTree) -> PyTree:
+    """The numbers in (0, 1) that scores were made of."""
+
+    def start(path, score):
+        own = leaf_key(key, path, "scores")
+        return placed_as(score, UNIFORM.sample, own, score.shape, 1, score.dtype)
+
+    return map_paths(start, scores)
 
 
 def _with_weights(
