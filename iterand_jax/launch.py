@@ -28,7 +28,8 @@ from iterand_jax.runtime import cli
 from iterand_jax.runtime.signals import heeded
 
 COMMAND = (sys.executable, "-m", "iterand_jax.main")
-_PARTING_SECONDS = 10
+_PARTING_SECONDS = 10  # beyond the heartbeat, for an exit by oneself
+_READING_SECONDS = 10  # for the last lines of processes that have ended
 # A separate process, since this one cannot handle SIGKILL: its stdin is closed when we
 # end, for any reason. Unlike Linux's parent-death signal it also reaches the children's
 # children, and it works on other systems.
@@ -169,7 +170,7 @@ def _follow(
     # The limit is for a child that left its process group and holds an output open.
     stopping.cancel()
     for thread in reading:
-        thread.join(_PARTING_SECONDS)
+        thread.join(_READING_SECONDS)
     return status
 
 

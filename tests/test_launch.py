@@ -156,7 +156,7 @@ def unread(tmp_path):
     os.mkfifo(path)
     held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     script = HOLD.format(path=path) + LONG
-    launcher = launch(script, change="launch._PARTING_SECONDS = 60")
+    launcher = launch(script, change="launch._READING_SECONDS = 60")
     assert select.select([held], [], [], 60)[0]
     os.close(held)
     yield launcher
@@ -179,15 +179,14 @@ def test_a_signal_ends_the_wait_for_a_reader_who_never_comes(unread):
 
 
 def test_an_end_is_told_though_somebody_else_holds_the_output():
-    launcher = launch(
-        f"""
+    script = f"""
 import signal, subprocess, sys
 if {FIRST}:
     print(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
     sys.exit(3)
 signal.pause()
 """
-    )
+    launcher = launch(script, change="launch._READING_SECONDS = 1")
     holder = int(launcher.stdout.readline().removeprefix("[0] "))
     try:
         _, said = launcher.communicate(timeout=60)
