@@ -17,7 +17,7 @@ from experiments.measurements.faults.limited import Limited
 from experiments.measurements.faults.trial import Trial
 from iterand_jax.trees import leaves_of
 
-TIMES, SMALLEST = 10, 8
+TIMES, SMALLEST = 10, 4
 PROMISE = (
     f"Loading a ticket takes at most {TIMES} times the memory of its network in "
     f"float32, of one of less than {SMALLEST} MB as much as of one of {SMALLEST} MB"
@@ -34,8 +34,11 @@ class Size(NamedTuple):
 
 
 SIZES = (
+    Size("conv2", 0.0625),
     Size("conv6", 0.25),
+    Size("resnet18", 0.125),
     Size("conv2", 1),
+    Size("conv6", 0.625),
     Size("conv6", 1),
     Size("resnet18", 0.5),
     Size("lstm", 1),
