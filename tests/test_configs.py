@@ -185,8 +185,15 @@ def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name, papers_num
         assert told <= papers_numbers[name.split("_", 1)[1].removesuffix("_imp")]
 
 
+# The largest networks take seconds to trace.
+LARGE = {name for name in CONFIGS if re.search("resnet(50|101)", name)}
+
+
 @pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in CONFIGS],
+)
 def test_a_config_builds_the_papers_run(name, method):
     paper = CONFIGS[name]
     config = load(name)
@@ -222,6 +229,7 @@ def test_a_config_builds_the_papers_run(name, method):
     assert bool(others) == sgd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMP)
 def test_magnitude_pruning_has_the_recipe_that_the_paper_refers_to(name):
     """Four trainings; only VGG11's last layer is left whole."""

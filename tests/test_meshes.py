@@ -97,6 +97,7 @@ def test_trees_in_shards_have_the_bits_and_the_place_of_whole_ones():
     """)
 
 
+@pytest.mark.slow
 def test_a_kernel_on_four_devices_of_a_default_mesh_is_that_of_one_device():
     """One axis of four devices, Explicit by default, over the inputs or outputs."""
     on_four_devices("""
@@ -133,6 +134,7 @@ def test_a_kernel_on_four_devices_of_a_default_mesh_is_that_of_one_device():
     """)
 
 
+@pytest.mark.slow
 def test_init_keeps_the_device_of_parameters_that_were_put_on_one():
     on_four_devices("""
         last = jax.devices()[-1]
@@ -146,6 +148,7 @@ def test_init_keeps_the_device_of_parameters_that_were_put_on_one():
     """)
 
 
+@pytest.mark.slow
 def test_a_stack_or_an_ensemble_may_be_sharded_along_itself():
     """As experts and replicas are, with Explicit axes beside Auto ones, too."""
     on_four_devices("""
@@ -190,6 +193,7 @@ def test_a_stack_or_an_ensemble_may_be_sharded_along_itself():
     """)
 
 
+@pytest.mark.slow
 def test_the_selection_of_shards_exchanges_counts_only():
     """No operation between devices carries more than the counts of one pass."""
     on_four_devices(r"""
@@ -211,6 +215,7 @@ def test_the_selection_of_shards_exchanges_counts_only():
     """)
 
 
+@pytest.mark.slow
 def test_manual_axes_rank_each_shard_beside_axes_of_the_other_kinds():
     on_four_devices("""
         scores = SCORES["a"]["kernel"]
@@ -255,6 +260,7 @@ def test_shards_of_stacks_and_schedules_work_under_vmap_and_a_traced_sparsity():
     """)
 
 
+@pytest.mark.slow
 def test_a_threshold_of_all_leaves_is_found_in_shards_of_any_axes():
     """Leaves that are sharded differently, or not at all, count as one."""
     on_four_devices("""

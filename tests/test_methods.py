@@ -510,6 +510,7 @@ def test_weights_in_the_place_of_scores_are_refused_by_a_leafs_path():
             call()
 
 
+@pytest.mark.slow
 def test_smaller_scores_at_the_same_rate_are_a_larger_rate():
     """Masks depend on the order of scores alone: eight times smaller scores at a rate,
     with momentum and without decay, are these scores at eight times the rate."""

@@ -130,6 +130,7 @@ CASES = [
 """Every fourteenth, which is fast, is of another method and distribution."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "distribution", "pattern"), CASES)
 def test_every_method_keeps_exactly_n_of_m(name, options, distribution, pattern):
     subnetwork = Subnetwork(distribution=distribution, pattern=pattern, **options)

@@ -221,6 +221,8 @@ def _departures(experiment: Experiment, cell: Cell) -> dict[str, tuple[Any, Any]
     """The fields in which a cell differs from the paper's run of its labels."""
     configs = {**experiment.miniature.configs, **experiment.configs}
     full = experiment.cell(cell.labels, configs)
+    if (cell.base, cell.overrides) == (full.base, full.overrides):
+        return {}
     ours, theirs = (
         _whole_config(which.base, tuple(which.overrides.items()))
         for which in (cell, full)

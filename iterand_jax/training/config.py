@@ -1,5 +1,6 @@
 """Configs: resolving defaults, and one-line errors before anything compiles."""
 
+import functools
 import itertools
 import json
 from collections.abc import Iterable, Mapping
@@ -333,11 +334,21 @@ def to_json(config: ConfigDict) -> str:
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved config, with the defaults of fields that are newer than it."""
-    whole = default.get_config().to_dict()
-    del whole["recipe"]
+    whole = {
+        field: {**value} if isinstance(value, dict) else value
+        for field, value in _defaults().items()
+    }
     for field, value in saved.items():
         nested = isinstance(value, Mapping) and isinstance(whole.get(field), dict)
         whole[field] = {**whole[field], **value} if nested else value
+    return whole
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+    """The default of each field; reports ask for them once for each line and cell."""
+    whole = default.get_config().to_dict()
+    del whole["recipe"]
     return whole
 
 

@@ -91,6 +91,7 @@ def test_what_stays_the_same_is_drawn_so(number):
     assert set(_sparkline(np.full(number, 0.25))) == {BARS[-1]}
 
 
+@pytest.mark.slow
 def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
     folder = workdir("run", distribution="kaiming_uniform")
     found = report.report(folder)
@@ -142,6 +143,7 @@ def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
     assert all(share == 1 for share, _ in same.overlaps.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["signed_constant", "kaiming_uniform"])
 def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
     folder, path = workdir("run", distribution=distribution), tmp_path / "ticket"
@@ -173,6 +175,7 @@ def test_a_ticket_at_a_url_tells_what_its_file_does(workdir, tmp_path):
         report.report(folder, "memory://analyzed/no")
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_repository_of_the_hub(workdir, tmp_path):
     export(workdir("run"), "ticket", tmp_path / "ticket")
     command = helpers.command("analyze", "--ticket=hf://user/repo@v1")
@@ -211,6 +214,7 @@ def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
     figure.draw(found, tmp_path / "unknown.png")
 
 
+@pytest.mark.slow
 def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_path):
     folder = workdir("run", method="sgd", fixed_sparsity=0.5)
     found = report.report(folder)
@@ -251,6 +255,7 @@ def test_a_layer_that_keeps_nothing_has_dashes(workdir, tmp_path):
     figure.draw(found, tmp_path / "empty.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["signed_constant", "kaiming_uniform"])
 def test_the_figure_draws_what_there_is(distribution, workdir, tmp_path):
     folder = workdir("run", distribution=distribution)
@@ -304,6 +309,7 @@ def test_colours_of_churn_are_means_over_as_many_steps_as_a_column_has(
         assert axes.get_xlim() == (0, 10 * number)
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused(workdir):
     small = workdir("small", method="edge_popup")
     large = workdir("large", method="edge_popup", **{"network.width": 0.125})
@@ -316,6 +322,7 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
             report.report(path)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
     folder = workdir("run")
     command = [sys.executable, "-m", "iterand_jax.analyze"]

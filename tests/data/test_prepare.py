@@ -395,6 +395,7 @@ def start_two(start, data_dir):
     return first, second
 
 
+@pytest.mark.slow
 def test_a_second_process_waits_and_finds_the_dataset_made(cifar10, start):
     _, data_dir = cifar10
     first, second = start_two(start, data_dir)
@@ -404,6 +405,7 @@ def test_a_second_process_waits_and_finds_the_dataset_made(cifar10, start):
     assert datasets.open_source("cifar10", data_dir).sizes == {"train": 10, "test": 2}
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_preparations_leave_nothing(cifar10, start):
     archive, data_dir = cifar10
     partial = Path(data_dir, "downloads", f"{CIFAR10_ARCHIVE}.partial")

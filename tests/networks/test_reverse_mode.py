@@ -119,6 +119,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_vjp_of_a_vjp_is_the_forward_derivative(layer, monkeypatch):
     """As the error says; its other ways out have tests of their own."""

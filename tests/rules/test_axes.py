@@ -153,6 +153,7 @@ def test_what_the_rules_do_not_know_is_refused_in_one_line(params, rules, messag
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_cells_of_equinox_are_pruned_by_the_default_rules():
     for cell in (eqx.nn.LSTMCell(3, 5, key=KEY), eqx.nn.GRUCell(3, 5, key=KEY)):
         subnetwork = Subnetwork(rules=OUTPUTS_FIRST_RULES)

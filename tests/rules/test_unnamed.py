@@ -96,6 +96,7 @@ class Network(nn.Module):
         return x @ self.param("w", nn.initializers.lecun_normal(), (8, 5))
 
 
+@pytest.mark.slow
 def test_of_a_linen_module_only_its_own_leaves_are_reported():
     x = jnp.ones((1, 7, 8))
     params = Network().init(KEY, x)["params"]

@@ -72,6 +72,7 @@ def test_a_run_is_packed_replayed_and_evaluated(
     assert path.stat().st_size < dense / 8
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_step_is_exported(tiny_config, tmp_path):
     train_config(tiny_config(epochs=2, keep_checkpoints=2), str(tmp_path))
     path = tmp_path / "out.safetensors"
@@ -262,6 +263,7 @@ def test_a_format_holds_what_the_run_found(
     check(output, run)
 
 
+@pytest.mark.slow
 def test_the_command_writes_into_the_workdir(run_of):
     run = run_of("conv2")
     flags = ["--format=safetensors", f"--workdir={run.folder}"]
@@ -282,6 +284,7 @@ def test_what_is_exported_to_a_url_is_what_is_exported_to_a_path(run_of, tmp_pat
         exporting.export(run.folder, "ticket", "nowhere://a")
 
 
+@pytest.mark.slow
 def test_a_ticket_is_written_as_its_run_is(run_of, tmp_path, capsys):
     run, store = run_of("conv2"), fsspec.filesystem("memory")
     ticket = tmp_path / "ticket.safetensors"

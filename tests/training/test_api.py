@@ -65,6 +65,7 @@ def test_the_same_call_continues_a_workdir(by_name):
     assert again.record == result.record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["iterand", "edge_popup", "sgd"])
 def test_a_network_of_ones_own_is_trained_on_arrays(method, digits, tmp_path):
     data, test = digits

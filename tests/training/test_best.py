@@ -23,6 +23,7 @@ def test_the_best_epoch_is_the_newest_of_equal_ones():
     assert record.best_epoch("loss") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["accuracy", "loss"])
 def test_a_run_tests_its_best_epoch_also_when_it_was_interrupted(
     by, tiny_config, tmp_path, monkeypatch
@@ -82,6 +83,7 @@ def test_a_run_ends_although_the_checkpoint_of_its_best_epoch_is_damaged(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_tested_later_if_its_checkpoint_cannot_be_read_now(
     tiny_config, tmp_path, monkeypatch
 ):

@@ -113,6 +113,7 @@ def test_an_earlier_run_with_attention_is_read_as_it_was_drawn_and_not_continued
     assert of_attention(draws.fan_ins) == EARLIER
 
 
+@pytest.mark.slow
 def test_a_run_records_its_fan_ins_and_continues_with_no_others(
     attention_config, tmp_path
 ):
@@ -172,6 +173,7 @@ def restart(make):
     return lambda folder: train_config(make(log_every_steps=20), str(folder))
 
 
+@pytest.mark.slow
 def test_what_computed_each_part_of_a_run_is_kept(tiny_config, tmp_path):
     config, folder = tiny_config(epochs=2, log_every_steps=20), tmp_path / "run"
     with (
@@ -197,6 +199,7 @@ def test_what_computed_each_part_of_a_run_is_kept(tiny_config, tmp_path):
     assert alone["state_sha256"] == result["state_sha256"]
 
 
+@pytest.mark.slow
 def test_what_computed_an_earlier_part_is_unknown_if_its_checkpoint_does_not_say_it(
     tiny_config, tmp_path
 ):

@@ -72,6 +72,7 @@ def test_the_train_step_is_traced_once(tiny_config, tmp_path):
     assert traces == [(64, 8, 8, 1)]
 
 
+@pytest.mark.slow
 def test_iterand_without_sampling_is_edge_popup(tiny_config, tmp_path):
     iterand = train(tiny_config(sampling_rate=0.0), tmp_path / "iterand")
     edge_popup = train(tiny_config(method="edge_popup"), tmp_path / "edge_popup")
@@ -79,6 +80,7 @@ def test_iterand_without_sampling_is_edge_popup(tiny_config, tmp_path):
     assert iterand.state_sha256 == edge_popup.state_sha256
 
 
+@pytest.mark.slow
 def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
     seen = set()
     for batch_size in (7, 360):
@@ -206,6 +208,7 @@ def test_a_run_saves_by_time_by_default_where_epochs_are_short(monkeypatch):
     assert parallel.checkpoint_seconds(0, 0) == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_activations_only(tiny_config, tmp_path):
     outcome = train(tiny_config(dtype="bfloat16", epochs=1), tmp_path)
     floating = {

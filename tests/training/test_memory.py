@@ -28,6 +28,7 @@ def test_the_report_is_printed_before_the_first_step_when_asked(
     assert "evaluation" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "parameters"),
     [

@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import jax
+import pytest
 
 from iterand_jax.runtime import modes
 from iterand_jax.training.train import train_config
@@ -43,6 +44,7 @@ def test_a_root_key_is_that_of_threefry_without_an_offset():
         assert shifted.tolist() == [0, 7]
 
 
+@pytest.mark.slow
 def test_a_run_continued_in_other_modes_has_the_bits_of_one_that_was_not(
     tiny_config, tmp_path
 ):

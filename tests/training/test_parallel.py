@@ -19,6 +19,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(size):
         parallel.check_batch_size(size, parallel.device_mesh())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [parallel.compile_refresh, parallel.compile_refresh_without_pmap]
 )

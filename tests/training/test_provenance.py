@@ -82,6 +82,7 @@ def test_a_commit_is_changed_by_code_and_not_by_results(tmp_path, monkeypatch):
     assert provenance.commit() == f"{revision}+changes"
 
 
+@pytest.mark.slow
 def test_a_result_names_every_device_that_trained_it(
     tiny_config, tmp_path, monkeypatch
 ):

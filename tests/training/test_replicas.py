@@ -63,6 +63,7 @@ def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
         workdirs.restore(tmp_path / "group")
 
 
+@pytest.mark.slow
 def test_what_one_of_them_has_finished_is_not_trained_again(tiny_config, tmp_path):
     folder = tmp_path / "seed_4"
     first = train_config(tiny_config(seed=4, epochs=1), str(folder))
@@ -138,6 +139,7 @@ class Perceptron(nn.Module):
         return nn.Dense(self.num_classes, use_bias=self.affine)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("replicas", "dtype"), [(1, "float32"), (2, "float32"), (1, "bfloat16")]
 )

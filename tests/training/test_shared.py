@@ -61,6 +61,7 @@ def test_runs_of_one_form_share_programs_and_data_and_train_as_alone(
         assert alone["test_loss"] == result["test_loss"]
 
 
+@pytest.mark.slow
 def test_only_the_newest_programs_are_kept(counted, tiny_config, tmp_path):
     shared = Shared(number=1)
     for i, method in enumerate(["sgd", "edge_popup", "sgd"]):

@@ -119,6 +119,7 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
     assert ticket.description.network["affine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rewind_epochs", [0, 1])
 def test_a_retraining_begins_with_early_weights(rewind_epochs, imp_config, tmp_path):
     config = imp_config(**{"recipe.imp.rewind_epochs": rewind_epochs})

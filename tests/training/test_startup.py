@@ -104,6 +104,7 @@ def test_what_fails_to_compile_is_an_error_of_who_asks_for_it(tiny_config, monke
         programs.wait()
 
 
+@pytest.mark.slow
 def test_a_program_is_cached_or_not(tmp_path):
     def double(x):
         return 2 * x + jnp.sin(x)

@@ -102,6 +102,7 @@ def taken(megabytes):
         return "refused"
 
 
+@pytest.mark.slow
 def test_calls_have_limits_of_memory_and_time():
     before = resource.getrlimit(resource.RLIMIT_AS)
     with limited.Limited(megabytes=200, seconds=1, ready=imported) as child:

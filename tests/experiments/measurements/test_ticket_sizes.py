@@ -30,6 +30,7 @@ def test_sizes_of_a_tiny_network():
     assert found["iterand_as_measured"] < worst < found["float32"]
 
 
+@pytest.mark.slow
 def test_the_draws_of_a_run_are_resampled(tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ticket_sizes, "NETWORKS", ())
     config = tiny_config(distribution="kaiming_uniform", epochs=1)

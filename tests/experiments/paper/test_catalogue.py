@@ -200,6 +200,7 @@ def test_a_miniature_is_short_and_needs_no_imagenet(name):
     assert methods >= ({"iterand"} if name == "figure2" else {"iterand", "edge_popup"})
 
 
+@pytest.mark.slow
 def test_steps_and_work_by_hand(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))  # the official sizes
     cells = EXPERIMENTS["table3"].cells()

@@ -161,6 +161,7 @@ def _append_many(path, lines):
         ledger.append(path, one)
 
 
+@pytest.mark.slow
 def test_processes_that_append_at_once_lose_and_double_nothing(line, tmp_path):
     path = tmp_path / "table3.jsonl"
     lines = [line(CELL, seed, 75.0) for seed in range(12)]
