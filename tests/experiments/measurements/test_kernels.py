@@ -8,10 +8,10 @@ import jax
 import pytest
 
 from experiments.measurements import kernels, synthetic
+from iterand_jax import configs
 
-RECORD = json.loads(
-    (Path(__file__).parents[3] / "results/benchmarks/kernels.json").read_text()
-)
+RECORDS = Path(__file__).parents[3] / "results/benchmarks"
+RECORD = json.loads((RECORDS / "kernels.json").read_text())
 PROGRAM = """\
 HloModule jit_train
 
@@ -89,7 +89,10 @@ def test_the_record_is_of_the_step_of_today(row):
 
 def test_the_same_bits_cost_no_kernel_of_an_image_network():
     """Of text it does: the gradient of an embedding is a scatter, in order then."""
-    pairs = zip(RECORD["rows"][::2], RECORD["rows"][1::2], strict=True)
+    others = json.loads((RECORDS / "kernels_of_other_configs.json").read_text())
+    rows = RECORD["rows"] + others["rows"]
+    assert {row["config"] for row in rows} == {*configs.names()} - {"default"}
+    pairs = zip(rows[::2], rows[1::2], strict=True)
     for row, same_bits in pairs:
         assert same_bits["fields"] == row["fields"] | {"deterministic": True}
         assert same_bits["operations"] == row["operations"]
