@@ -63,12 +63,12 @@ def test_two_processes_have_the_losses_of_one_and_the_first_alone_tells(tmp_path
 @pytest.mark.slow
 def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
     kinds = ("kill while saving", "terminate", "flip a bit")  # others: one process's
-    run = faults.Run(tmp_path, processes=2, epochs=30)
+    run = faults.Run(tmp_path, processes=2, epochs=12)
     record = faults.campaign(run, kinds, random.Random(0))
     assert record["injected"] == record["survived"] == dict.fromkeys(kinds, 1)
     assert record["same"]
     assert record["bytes_compared"] > 10_000
-    assert record["lines_compared"] == 30 * 3
+    assert record["lines_compared"] == 12 * 3
     for done in record["rounds"]:
         terminated = done["fault"] == "terminate"
         assert done["status"] == (75 if terminated else 128 + 9)
