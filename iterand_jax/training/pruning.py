@@ -173,10 +173,16 @@ def check_steps(config: ConfigDict, steps: int) -> None:
     if _is_scheduled(config) and not waits_for_epochs(config):
         _check_within(config, steps, STEPS)
     if config.freezings is not None and config.freezings * config.k_per > steps:
+        often = steps // config.freezings
+        possible = (
+            f"a k_per of at most {often:,}, or fewer"
+            if often
+            else f"at most {steps:,} freezings"
+        )
         raise ValueError(
             f"freezings={config.freezings}, every {config.k_per:,} steps, end at step "
             f"{config.freezings * config.k_per:,}, and the training has {steps:,}; "
-            f"possible: a k_per of at most {steps // config.freezings:,}, or fewer"
+            f"possible: {possible}"
         )
 
 

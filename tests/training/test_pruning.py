@@ -310,6 +310,10 @@ def test_a_pattern_sets_the_sparsity_of_a_recipe(tiny_config):
             "possible: a k_per of at most 20, or fewer",
         ),
         (
+            {"method": "gem_miner", "k_per": 1, "freezings": 61},
+            "and the training has 60; possible: at most 60 freezings",
+        ),
+        (
             {**SCHEDULE, **IN_STEPS, "sparsity_end": 61},
             "to sparsity_end=61, in steps, and the training has 60",
         ),
