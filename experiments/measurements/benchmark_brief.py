@@ -2,7 +2,8 @@
 
 `python -m experiments.benchmark --seconds=N` runs it. Of a small network and a large
 one it times, in alternation, steps of IteRand and of SGD and of three seeds in one
-program (of the small one); the same by the options of `GRAPHS`; then masks, the
+program (of the small one), and whole runs of the command, with the start and the loop
+beside the program; the steps by the options of `GRAPHS`; then masks, the
 re-randomization and a copy of as many bytes, a profile of the step, and PyTorch's.
 Each part is printed and written when it is done. A part is left out, and named, where
 it would end after the deadline if it took as long as the longest until then.
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 
 from experiments.measurements import benchmark_programs as programs
 from experiments.measurements import records, synthetic
+from experiments.measurements.benchmark_runs import RUNS, whole_runs
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
 from iterand_jax.runtime.timing import Times, interleaved
@@ -91,7 +93,7 @@ def measure(
 
     record: dict[str, Any] = {"seconds": 0, "left_out": []}
     longest = 0.0  # of the parts until now
-    for name, function in _parts(quick, peer):
+    for name, function in _parts(quick, peer, record):
         if passed() + longest > seconds:
             record["left_out"].append(name)
             say(f"{name}: left out")
@@ -111,26 +113,37 @@ def measure(
 
 
 def _parts(
-    quick: bool, peer: Any
+    quick: bool, peer: Any, record: Mapping[str, Any]
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
-    """What is measured, that first which decides most."""
+    """What is measured, what decides most first; the record has the parts before."""
     networks = QUICK if quick else NETWORKS
     small, large = networks
-    order: list[tuple[str, Callable[[Build], Mapping[str, Any]]]] = [
-        *((small, _steps), (small, _graphs)),
-    ]
-    if not quick:  # they compile for minutes, and test what those of the small do
-        order += [(large, _steps), (large, _graphs)]
+    order: list[tuple[str, Callable[..., Mapping[str, Any]]]] = [(small, _steps)]
+    if quick:  # the large ones compile for minutes, and test what the small do
+        order += [("digits", _runs), (small, _graphs)]
+    else:
+        order += [(small, _runs), (large, _steps), (large, _runs), ("digits", _runs)]
+        order += [(small, _graphs), (large, _graphs)]
     order += [(large, _phases), (large, _profile), (small, _profile)]
     if peer:
         order += [(network, functools.partial(_peer, peer)) for network in networks]
     for network, function in order:
+        what = getattr(function, "__name__", "_peer").removeprefix("_")
+        if function is _runs:
+            yield f"{network}: {what}", functools.partial(_runs, network, record)
+            continue
         config, fields = networks[network]
         build = functools.partial(
             synthetic.build, config, **{"dtype": "bfloat16", **fields}
         )
-        what = getattr(function, "__name__", "_peer").removeprefix("_")
         yield f"{network}: {what}", functools.partial(function, build)
+
+
+def _runs(network: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The start and the loop of the command, beside the program measured before."""
+    steps = record.get(f"{network}: steps", {})
+    program = steps.get("iterand, as it is", {})
+    return whole_runs(*RUNS[network], program.get("median"))
 
 
 def _steps(build: Build) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import benchmark
 from experiments.measurements import benchmark_brief as brief
+from experiments.measurements import benchmark_runs
 
 
 def test_a_part_that_would_end_after_the_deadline_is_left_out(monkeypatch, capsys):
@@ -25,7 +26,7 @@ def test_a_part_that_would_end_after_the_deadline_is_left_out(monkeypatch, capsy
         raise MemoryError("17 GiB")
 
     parts = [("a", taking(40)), ("b", failing), ("c", taking(20)), ("d", taking(1))]
-    monkeypatch.setattr(brief, "_parts", lambda quick, peer: iter(parts))
+    monkeypatch.setattr(brief, "_parts", lambda quick, peer, record: iter(parts))
     seen = []
     record = brief.measure(seconds=100, written=lambda r: seen.append(dict(r)))
     assert record["left_out"] == ["d"]  # at 61 s, as a part may take 40
@@ -70,15 +71,43 @@ def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys):
     assert found["left_out"] == []
     assert found["commit"]
     parts = [name for name in found if ": " in name]
-    assert parts[:2] == ["conv2: steps", "conv2: graphs"]
-    assert len(parts) == 5
+    assert parts[:3] == ["conv2: steps", "digits: runs", "conv2: graphs"]
+    assert len(parts) == 6
     assert not any("error" in found[name] for name in parts)
     steps = found["conv2: steps"]
     assert steps["iterand, as it is"]["median"] > 0
     assert steps["sgd, as it is"]["median"] > 0
     assert steps["iterand x 3, as it is"]["median"] > 0
+    cold, warm = (found["digits: runs"][f"{x} a cache"] for x in ("without", "with"))
+    for run in (cold, warm):
+        assert 0 < run["loop (ms a step)"] < 1e3 * run["process (s)"] / 600
+        assert 0 < run["first step (s)"] < run["process (s)"]
+        assert {"imports", "dataset"} <= run["start (s)"].keys()
     # CPUs have no graphs: an option is refused by name, or has no effect.
     graphs = found["conv2: graphs"]
     assert {"iterand, one graph", "sgd, one graph"} <= {*graphs, *graphs["refused"]}
     assert found["vgg11: phases"]["masks"]["samples"] == 7
     assert "conv2: steps: iterand, as it is" in capsys.readouterr().out
+
+
+def test_the_loop_of_a_run_is_compared_with_its_program(monkeypatch):
+    result = {
+        "seconds": {"first step": 3.0, "training": 1.5, "evaluation": 0.5},
+        "startup": {"data": {"begin": 0.25, "end": 1.0}},
+        "steps": 1000,
+    }
+    monkeypatch.setattr(benchmark_runs, "_run", lambda *_: (7.0, result))
+    record = {"conv6: steps": {"iterand, as it is": {"median": 1e-3}}}
+    assert brief._runs("conv6", record)["with a cache"] == {
+        "process (s)": 7.0,
+        "first step (s)": 3.0,
+        "loop (ms a step)": 2.0,
+        "loop / program": 2.0,
+        "start (s)": {"data": [0.25, 1.0]},
+    }
+    assert "loop / program" not in brief._runs("conv6", {})["with a cache"]
+
+
+def test_a_run_that_fails_says_its_last_line():
+    with pytest.raises(RuntimeError, match=r"status 2: .*there is no config nope"):
+        benchmark_runs.whole_runs("nope", {})
