@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict
 from experiments.paper.experiment import full_epochs
 from experiments.sweeps.runs import Run
 from iterand_jax.runtime.locks import alone
-from iterand_jax.training.config import completed, differences, to_json
+from iterand_jax.training.config_json import completed, differences, to_json
 from iterand_jax.training.fields import shown
 from iterand_jax.training.saved import MOST_LEVELS, is_flat, is_usual, one_line
 

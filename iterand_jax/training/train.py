@@ -31,6 +31,7 @@ from iterand_jax.training import run as building
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.checkpoint_folder import saved_steps
 from iterand_jax.training.config import NOTHING_GIVEN, Given
+from iterand_jax.training.config_json import to_json
 from iterand_jax.training.replica import Callback
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.shared import Shared
@@ -71,11 +72,11 @@ def train_config(
     startup = Startup(started)
     startup.add("imports", startup.started)
     config = configs.resolve(config, given)
-    workdir = workdir or _default_workdir(config, configs.to_json(config))
+    workdir = workdir or _default_workdir(config, to_json(config))
     if not hosts.are_alone():
         hosts.check_same(
             {
-                "the config": configs.to_json(config),
+                "the config": to_json(config),
                 "the commit": provenance.commit(),
                 **{f"the version of {n}": v for n, v in provenance.versions().items()},
             }

@@ -17,14 +17,8 @@ from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.training import drawn, procedures, saved
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.config import (
-    NOTHING_GIVEN,
-    Given,
-    completed,
-    differences,
-    replicas_of,
-    to_json,
-)
+from iterand_jax.training.config import NOTHING_GIVEN, Given, replicas_of
+from iterand_jax.training.config_json import completed, differences, to_json
 from iterand_jax.training.run import DataRun, Run, build, describe
 from iterand_jax.training.step import State
 

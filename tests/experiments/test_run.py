@@ -19,7 +19,8 @@ from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import InterruptedRunError, stop_requests
 from iterand_jax.training import provenance
-from iterand_jax.training.config import resolve, to_json
+from iterand_jax.training.config import resolve
+from iterand_jax.training.config_json import to_json
 from tests.experiments.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

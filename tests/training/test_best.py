@@ -7,7 +7,8 @@ import pytest
 
 from iterand_jax.training import printed, results, workdir
 from iterand_jax.training.checkpoint import Checkpoints
-from iterand_jax.training.config import resolve, to_json
+from iterand_jax.training.config import resolve
+from iterand_jax.training.config_json import to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.record import Record
 from iterand_jax.training.replica import Replica

@@ -14,7 +14,8 @@ from iterand_jax.methods import Method, build_method, edge_popup
 from iterand_jax.rules import DEFAULT_RULES
 from iterand_jax.training import exporting, leaves, train, workdir
 from iterand_jax.training import run as building
-from iterand_jax.training.config import resolve, to_json
+from iterand_jax.training.config import resolve
+from iterand_jax.training.config_json import to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.replica import MISSING_FILE
 from iterand_jax.trees import leaves_of

@@ -10,7 +10,8 @@ import pytest
 from iterand_jax import load_ticket
 from iterand_jax.data.text import VOCABULARY_FILE
 from iterand_jax.training import exporting, loop
-from iterand_jax.training.config import resolve, to_json
+from iterand_jax.training.config import resolve
+from iterand_jax.training.config_json import to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.step import train_step

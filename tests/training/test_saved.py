@@ -8,7 +8,8 @@ import pytest
 from iterand_jax.configs import load
 from iterand_jax.runtime import hosts
 from iterand_jax.training import saved
-from iterand_jax.training.config import resolve, to_json
+from iterand_jax.training.config import resolve
+from iterand_jax.training.config_json import to_json
 from iterand_jax.training.workdir import finished_result, read_config, restore
 
 

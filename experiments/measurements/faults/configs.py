@@ -12,7 +12,8 @@ from experiments.measurements.faults.trial import REFUSED, Trial
 from iterand_jax.configs import default, load, names
 from iterand_jax.training import fields
 from iterand_jax.training import run as building
-from iterand_jax.training.config import resolve, to_json
+from iterand_jax.training.config import resolve
+from iterand_jax.training.config_json import to_json
 
 PROMISE = (
     "A config with any values in any fields is refused in one line that names the "

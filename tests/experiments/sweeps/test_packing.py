@@ -15,7 +15,7 @@ from experiments.measurements.faults import mutators
 from experiments.sweeps import packing, work
 from experiments.sweeps.runs import jobs_of, runs_of
 from iterand_jax.training import provenance
-from iterand_jax.training.config import to_json
+from iterand_jax.training.config_json import to_json
 from tests import helpers
 from tests.experiments.conftest import TINY
 
