@@ -134,6 +134,7 @@ CONFIGS = {
 }
 
 
+RECOMMENDED = "cifar_resnet18_recommended"
 IMP = {"cifar_vgg11_imp": "vgg11", "cifar_resnet20_imp": "resnet20"}
 
 
@@ -157,7 +158,7 @@ def fake(dataset, read=None, sizes=None):
 @pytest.mark.smoke
 def test_every_config_file_is_in_the_table():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "default"}
-    assert files == CONFIGS.keys() | IMP.keys()
+    assert files == CONFIGS.keys() | IMP.keys() | {RECOMMENDED}
 
 
 @pytest.mark.smoke
@@ -166,11 +167,11 @@ def test_every_network_has_a_config():
     assert named == set(NETWORKS) - {"conv8"}  # which the paper does not have
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *IMP])
+@pytest.mark.parametrize("name", [*CONFIGS, *IMP, RECOMMENDED])
 def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name, papers_numbers):
     head = importlib.import_module(f"configs.{name}").__doc__
     assert "python -m iterand_jax.main" in head
-    if name == "digits":
+    if name in ("digits", RECOMMENDED):
         assert "Not an experiment of the paper" in head
         return
     assert re.search(

@@ -124,7 +124,7 @@ class NoCompilerError(RuntimeError):
 
 
 HEAD = (
-    f"{'config':<37}{'chip':<6}{'dtype':<10}{'kernels':>8}{'before':>8}"
+    f"{'config':<38}{'chip':<6}{'dtype':<10}{'kernels':>8}{'before':>8}"
     f"{'fusions':>9}{'calls':>7}  {'in loops':<10}{'temporary':>11}{'compiled':>10}"
 )
 
@@ -138,7 +138,7 @@ def line(found: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str:
         ", same bits" if "deterministic" in found["fields"] else ""
     )
     return (
-        f"{name:<37}{found['chip']:<6}{found['dtype']:<10}"
+        f"{name:<38}{found['chip']:<6}{found['dtype']:<10}"
         f"{found['kernels']:>8}{old[0] if old else '':>8}"
         f"{found['by_kind'].get('fusion', 0):>9}"
         f"{found['by_kind'].get('custom-call', 0):>7}  {loops:<10}"
