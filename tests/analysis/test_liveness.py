@@ -88,15 +88,13 @@ def test_weights_are_live_where_ways_lead_through_them(convolutional, seed):
     assert any((mask & ~found).any() for mask, found in zip(kept, live, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share"),
     [
         ("conv2", 0.1),
         ("lstm", 0.1),
-        *(
-            pytest.param(name, 0.02, marks=pytest.mark.slow)
-            for name in helpers.ONE_OF_A_KIND
-        ),
+        *((name, 0.02) for name in helpers.ONE_OF_A_KIND),
     ],
 )
 def test_the_logits_need_no_dead_channel(name, share):

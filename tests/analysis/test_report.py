@@ -117,6 +117,7 @@ def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
     assert len(widths) == 1, printed
 
 
+@pytest.mark.slow
 def test_sparse_layers_have_dead_channels(workdir):
     found = report.report(workdir("run", sparsity=0.97, method="edge_popup"))
     dead = sum(layer.dead_inputs + layer.dead_outputs for layer in found.layers)
@@ -127,6 +128,7 @@ def test_sparse_layers_have_dead_channels(workdir):
     assert "not shown: no weight was resampled" in printed
 
 
+@pytest.mark.slow
 def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
     workdir,
 ):
@@ -190,6 +192,7 @@ def test_the_command_reads_a_repository_of_the_hub(workdir, tmp_path):
     assert (tmp_path / "analysis.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
     """As of a run on a device whose inverse error function rounds differently."""
     export(workdir("run", distribution="kaiming_uniform"), "ticket", tmp_path / "whole")

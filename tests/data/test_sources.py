@@ -214,6 +214,7 @@ def test_a_damaged_cache_is_decoded_again_and_mended(damage, prepared, own_cache
     assert file.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_no_damaged_byte_of_a_cache_is_an_error_or_another_array(own_cache):
     labels = np.arange(10, dtype=np.int32)
 

@@ -118,6 +118,7 @@ def test_on_accelerators_each_pass_is_one_reduction(monkeypatch):
     assert program.count("stablehlo.reduce(") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affine", [False, True])
 def test_second_derivatives_are_flaxs(affine, platform):
     """A Hessian times a vector, by `jvp` of `grad` and by `grad` of `grad`."""

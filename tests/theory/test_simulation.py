@@ -91,6 +91,7 @@ def test_network_window_event(improved):
     assert_consistent(count, theory.thm_window_fail(F222, 0.5, 80, [2, 1], **options))
 
 
+@pytest.mark.slow
 def test_literal_and_fast_draws_of_the_conclusion_agree():
     exact = theory.conclusion_fail_d2(0.3, 12)[2]
     for estimate in (

@@ -33,10 +33,8 @@ def accuracy_of(ticket):
     return 100 * np.mean(np.argmax(ticket.apply(images), axis=-1) == labels)
 
 
-@pytest.mark.parametrize(
-    "distribution",
-    [pytest.param("kaiming_uniform", marks=pytest.mark.slow), "signed_constant"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", ["kaiming_uniform", "signed_constant"])
 def test_a_run_is_packed_replayed_and_evaluated(
     distribution, tiny_config, tmp_path, capsys
 ):

@@ -112,6 +112,7 @@ def test_without_refreshes_every_weight_is_of_the_first_draw():
     assert again["dense"]["kernel"].tobytes() == weights["dense"]["kernel"].tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("generator", "distribution"),
     [*(("threefry2x32", name) for name in DISTRIBUTIONS), ("rbg", "kaiming_uniform")],

@@ -11,6 +11,7 @@ from iterand_jax.training.evaluation import Evaluator
 from tests import helpers
 
 
+@pytest.mark.slow
 def test_evaluation_reads_the_running_statistics(normalized_config):
     """The loss depends on the running mean, not on the other images of the batch."""
     source = datasets.open_source("digits")

@@ -148,6 +148,7 @@ class Stack(nn.Module):
         return nn.Dense(self.num_classes, use_bias=False)(x)
 
 
+@pytest.mark.slow
 def test_an_earlier_run_of_a_stack_is_evaluated_with_its_one_threshold(
     attention_config, tmp_path, monkeypatch
 ):

@@ -91,6 +91,7 @@ def test_the_evaluation_counts_every_image_once_whatever_the_batch(tiny_config):
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["iterand", "sgd"])
 def test_an_evaluation_in_one_dispatch_has_the_sums_of_its_batches(method, tiny_config):
     found = []
@@ -267,6 +268,7 @@ def test_the_precision_of_products_is_the_configs(chosen, tiny_config):
         assert asked == (chosen == "highest")
 
 
+@pytest.mark.slow
 def test_the_test_set_is_read_once_after_the_last_step(tiny_config, tmp_path):
     source = datasets.open_source("digits")
     reads = []

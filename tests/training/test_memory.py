@@ -13,6 +13,7 @@ from iterand_jax.training.config import resolve
 from tests import helpers
 
 
+@pytest.mark.slow
 def test_the_report_is_printed_before_the_first_step_when_asked(
     tiny_config, tmp_path, capsys
 ):

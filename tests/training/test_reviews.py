@@ -20,13 +20,14 @@ from tests import helpers
 SOURCE = helpers.reviews_source()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "method"),
     [
-        pytest.param("lstm", "sgd", marks=pytest.mark.slow),
-        pytest.param("lstm", "edge_popup", marks=pytest.mark.slow),
+        ("lstm", "sgd"),
+        ("lstm", "edge_popup"),
         ("lstm", "iterand"),
-        pytest.param("bilstm", "iterand", marks=pytest.mark.slow),
+        ("bilstm", "iterand"),
     ],
 )
 def test_a_batch_in_parts_gives_the_update_of_the_whole(
@@ -92,6 +93,7 @@ def test_a_step_is_traced_once_for_each_shape(reviews_config, tmp_path):
     assert traces == [(8, 6), (8, 15)]
 
 
+@pytest.mark.slow
 def test_the_evaluation_counts_every_review_once_whatever_the_batch(reviews_config):
     seen = set()
     for batch_size in (7, 64):

@@ -145,6 +145,7 @@ def test_a_retraining_begins_with_early_weights(rewind_epochs, imp_config, tmp_p
         )
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_last_step_or_none(imp_config, tmp_path, monkeypatch):
     def killed(*arguments):
         raise helpers.Killed

@@ -7,6 +7,7 @@ from iterand_jax.training.evaluation import Evaluator
 from tests import helpers
 
 
+@pytest.mark.slow
 def test_an_evaluation_counts_all_but_bad_images(streamed_config):
     bad = set()
     built = helpers.build(streamed_config(), helpers.numbered_source(bad=bad))
