@@ -41,6 +41,7 @@ device = topologies.get_topology_desc(
 ).devices
 mesh = jax.sharding.Mesh(np.array(device), ("all",))
 WHOLE = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+FUSED, LAST = r" fusion\(", "\n}"
 LAUNCHED = r" (fusion|custom-call|copy|sort|scatter|reduce|dot)\("
 
 
@@ -51,9 +52,16 @@ def array(*shape, dtype="float32"):
 def kernels(function, *arguments, options=None, **jit):
     """(kernels outside loops, kernels of a loop's body, its trips) of the program."""
     lowered = jax.jit(function, **jit).trace(*arguments).lower(lowering_platforms=("cuda",))
-    text = lowered.compile(compiler_options=options).as_text()
+    compiled = lowered.compile(compiler_options=options)
+    text, memory = compiled.as_text(), compiled.memory_analysis()
     entry = text[text.index("\nENTRY") :]
     found = [len(re.findall(LAUNCHED, entry.split("\n}")[0]))]
+    passed = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    costs.append(
+        f"{len(re.findall(FUSED, entry.split(LAST)[0]))} fusions, "
+        f"{passed - memory.alias_size_in_bytes:,} bytes in and out, "
+        f"{memory.temp_size_in_bytes:,} between"
+    )
     for body, rest in re.findall(r" while\(.*?body=%?([\w.\-]+)(.*)", entry):
         start = re.search(rf"\n%?{re.escape(body)} ", text).start()
         trips = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
@@ -89,6 +97,7 @@ def pairs(*trees):
     return list(zip(*in_order(*trees)))
 
 
+costs = []
 N, EXACT = 1 << 14, {"xla_gpu_exclude_nondeterministic_ops": True}
 numbers, places = array(N), array(N, dtype="int32")
 rows = array(2_000, 100), array(32, 200, dtype="int32"), array(32, 200, 100)
@@ -126,9 +135,9 @@ seen = {
         lambda tree: jnp.concatenate([x.ravel() for x in tree]), tree
     ),
 }
-for name, counts in seen.items():
-    loop_of = f"and {counts[1]} in a loop of {counts[2]}" if len(counts) > 1 else ""
-    print(f"{name}: {counts[0]}", loop_of)
+for (name, counts), cost in zip(seen.items(), costs, strict=True):
+    loop_of = f" and {counts[1]} in a loop of {counts[2]}" if len(counts) > 1 else ""
+    print(f"{name}: {counts[0]}{loop_of}; {cost}")
 assert seen["top_k, k = 16"] == (1,)
 assert seen["top_k, k = 17"][0] > 1
 assert seen["sum by segments"] == seen["sum by segments, 8 seeds"] == (2,)
