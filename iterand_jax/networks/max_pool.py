@@ -23,11 +23,11 @@ def max_pool(x: Array, *, window: int = 2, stride: int = 2, padding: int = 0) ->
     for axis in (2, 1):  # the first in a window is that of the first row
         # An edge again instead of -inf: no window's maximum changes, nor who gets its
         # gradient, and converters to ONNX know how to write it for a free batch size.
-        first, last = (
+        before, after = (
             [lax.slice_in_dim(x, i, i + 1, axis=axis)] * padding
             for i in (0, x.shape[axis] - 1)
         )
-        x = jnp.concatenate([*first, x, *last], axis)
+        x = jnp.concatenate([*before, x, *after], axis)
         last = x.shape[axis] - window
         parts = (
             lax.slice_in_dim(x, i, i + last // stride * stride + 1, stride, axis)
