@@ -11,13 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterand_jax import Subnetwork, masks, rules_of
+from iterand_jax import Subnetwork, masks
 from iterand_jax.distributions import DISTRIBUTIONS
 from iterand_jax.methods import build_method
-from iterand_jax.networks import NETWORKS, build_network
 from iterand_jax.rules import Schedule
 from iterand_jax.trees import leaves_of
-from tests import helpers
 
 KEY = jax.random.key(0)
 SHAPES = {"a": (3, 3, 4, 6), "b": (20, 30), "c": (30, 5)}
@@ -278,25 +276,3 @@ def test_a_value_may_be_a_function():
         )
     method = build_method("edge_popup", half, {})
     assert method.rescales
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", helpers.ONE_OF_A_KIND)
-def test_every_network_is_pruned_by_one_threshold(name):
-    inputs = (jnp.zeros((1, 64, 64, 3)),)
-    if NETWORKS.get(name).takes_texts:
-        inputs = (jnp.zeros((1, 4), int), jnp.full(1, 4))
-    network = build_network(name, num_classes=10, width=1 / 16)
-    params = jax.eval_shape(network.init, KEY, *inputs)["params"]
-    subnetwork = Subnetwork(
-        0.9, "kaiming_normal", rules_of(network, *inputs), scope=("*",)
-    )
-    method = build_method("biprop", subnetwork, {})
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-    scores, weights = jax.jit(method.init)(KEY, params)
-    found = leaves_of(jax.jit(method.masks)(scores, weights, 0))
-    every = np.concatenate([np.ravel(np.abs(s)) for s in leaves_of(scores).values()])
-    least = np.sort(every)[round(0.9 * every.size)]
-    for path, mask in found.items():
-        expected = np.abs(leaves_of(scores)[path]) >= least
-        np.testing.assert_array_equal(np.asarray(mask) != 0, expected)

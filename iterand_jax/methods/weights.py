@@ -114,7 +114,9 @@ def gradual_magnitude(subnetwork: Subnetwork) -> Method:
     Gradual magnitude pruning (Zhu and Gupta 2017): the masks of a step keep the largest
     weights, by the sparsity of that step (a `Schedule`, cubic in the paper). A pruned
     weight gets no gradient and may come back: momentum and weight decay alone change
-    it. Masks are those of every step, and not of every hundredth as in the paper.
+    it. Masks are those of every step, and not of every hundredth as in the paper. Of
+    weights that tie at the border all are kept: of a signed constant, until the first
+    update, the whole network.
 
     With `scope=("*",)` one threshold is that of all leaves.
 
