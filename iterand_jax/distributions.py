@@ -86,7 +86,7 @@ class Distribution(NamedTuple):
             )
             rate = sampling_rate if traced else float(sampling_rate)
             return redraw(self, key, weights, fan_in, rate)
-        uniform, chosen = _chosen(words, sampling_rate)
+        uniform, chosen = _chosen(words, sampling_rate, word_bound(sampling_rate))
         return self.from_uniform(uniform, fan_in).astype(weights.dtype), chosen
 
 
@@ -106,23 +106,31 @@ def first_uniform(key: Array, size: int, start: ArrayLike = 0) -> Array:
 
 
 def redrawn_uniform(
-    key: Array, size: int, sampling_rate: Scalar, start: ArrayLike = 0
+    key: Array,
+    size: int,
+    sampling_rate: Scalar,
+    bound: ArrayLike,
+    start: ArrayLike = 0,
 ) -> tuple[Array, Array]:
     """The uniform numbers of `Distribution.redraw` and the choice, as `first_uniform`.
+
+    The bound is `word_bound` of the rate, so that both can be traced.
 
     >>> import jax
     >>> key, constant = jax.random.key(0), DISTRIBUTIONS["signed_constant"]
     >>> _, chosen = constant.redraw(key, jax.numpy.zeros((2, 3)), 8, 0.5)
-    >>> chosen[1].tolist() == redrawn_uniform(key, 3, 0.5, start=3)[1].tolist()
+    >>> _, part = redrawn_uniform(key, 3, 0.5, word_bound(0.5), start=3)
+    >>> chosen[1].tolist() == part.tolist()
     True
     """
-    return _chosen(_words(key, (size,), start=start), sampling_rate)
+    return _chosen(_words(key, (size,), start=start), sampling_rate, bound)
 
 
-def _chosen(words: Array, sampling_rate: Scalar) -> tuple[Array, Array]:
-    bound = jnp.asarray(sampling_rate, jnp.float32)
-    chosen = words.astype(jnp.uint32) < _word_bound(sampling_rate)
-    return _uniform(words, bound), chosen
+def _chosen(
+    words: Array, sampling_rate: Scalar, bound: ArrayLike
+) -> tuple[Array, Array]:
+    chosen = words.astype(jnp.uint32) < bound
+    return _uniform(words, jnp.asarray(sampling_rate, jnp.float32)), chosen
 
 
 def _words(
@@ -139,7 +147,12 @@ def _words(
     return words.astype(jnp.int32).reshape(shape)
 
 
-def _word_bound(sampling_rate: Scalar) -> Array:
+def word_bound(sampling_rate: Scalar) -> Array:
+    """The number of words, of 2**31, that choose a weight: exact of a number of Python.
+
+    >>> int(word_bound(0.1)), round(0.1 * 2**31)
+    (214748365, 214748365)
+    """
     if isinstance(sampling_rate, jax.core.Tracer):
         return jnp.round(sampling_rate * 2.0**WORD_BITS).astype(jnp.uint32)
     return jnp.uint32(round(float(sampling_rate) * 2**WORD_BITS))

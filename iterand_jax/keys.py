@@ -48,7 +48,16 @@ def leaf_key(key: Array, path: str, purpose: str) -> Array:
     >>> bool(keys[0] == keys[1])
     False
     """
-    return jax.random.fold_in(key, zlib.crc32(f"{purpose}:{path}".encode()))
+    return jax.random.fold_in(key, leaf_number(path, purpose))
+
+
+def leaf_number(path: str, purpose: str) -> int:
+    """What `leaf_key` folds into a key.
+
+    >>> leaf_number("conv/kernel", "weights")
+    2027390985
+    """
+    return zlib.crc32(f"{purpose}:{path}".encode())
 
 
 def random_bits(key: Array, size: int, start: ArrayLike = 0) -> Array:

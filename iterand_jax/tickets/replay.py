@@ -23,22 +23,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from iterand_jax.distributions import (
     Distribution,
     first_uniform,
     get_distribution,
     redrawn_uniform,
+    word_bound,
 )
-from iterand_jax.keys import is_threefry, keyed, leaf_key
+from iterand_jax.keys import is_threefry, keyed, leaf_key, leaf_number
+from iterand_jax.selection import Scalar
 from iterand_jax.trees import map_paths
 
 __all__ = ["last_redraws"]
 
 PyTree = Any
 NO_DRAW = -1
-SMALL, LARGE = 2**12, 2**17
-"""Weights in the parts of leaves that are rebuilt at once."""
+SMALL, LARGE = 2**13, 2**17
+"""Weights in the parts of leaves that are rebuilt at once.
+
+Large parts are for leaves of four of them: several cores share one, and what compiling
+its program takes, 10 MB, is little beside such a leaf.
+"""
 
 
 class Drawn(Protocol):
@@ -174,8 +181,9 @@ def drawn(
 ) -> PyTree:
     """The float32 weights, rebuilt bit for bit from `draw_numbers`.
 
-    Leaves are rebuilt in parts of two sizes, so that two programs are compiled for all
-    of them, and a part's arrays stay in a core's cache.
+    Leaves are rebuilt in parts of two sizes, by programs whose arguments are all that
+    differs between leaves and tickets: two are compiled in a process, for all of them,
+    and a part's arrays stay in a core's cache.
 
     Returns:
       NumPy arrays in the shapes of the numbers, None for leaves that are not sampled.
@@ -183,14 +191,14 @@ def drawn(
 
     def one_leaf(path, leaf, draws):
         first = leaf_key(init_key, path, "weights")
-        keys = _redraw_keys(key, path, step, k_per)
+        refreshes = _Refreshes.of(key, path, step, k_per, sampling_rate)
         whole = np.asarray(leaf).reshape(-1)
         weights = np.empty(whole.shape, np.float32)
         for start, size in _parts(first, whole.size):
             part = np.full(size, NO_DRAW, np.int32)
             chosen = whole[start : start + size]
             part[: chosen.size] = chosen
-            uniform = _last_uniform(first, keys, start, part, float(sampling_rate))
+            uniform = _last_uniform(first, refreshes, np.uint32(start), part)
             drawn = draws.distribution.from_uniform(uniform, draws.fan_in)
             weights[start : start + size] = np.asarray(drawn)[: chosen.size]
         return weights.reshape(leaf.shape)
@@ -282,31 +290,69 @@ def _parts(key: Array, size: int) -> Iterator[tuple[int, int]]:
         return
     start = 0
     while start < size:
-        part = LARGE if size - start > LARGE // 4 else SMALL
+        part = LARGE if size >= 4 * LARGE and size - start > LARGE // 4 else SMALL
         yield start, part
         start += part
 
 
-@functools.partial(jax.jit, static_argnames="sampling_rate")
+class _Refreshes(NamedTuple):
+    """The refreshes of a leaf as arguments of a program, which is that of any.
+
+    Attributes:
+      key: the run's root key.
+      number: what folds the leaf into the key of a step.
+      k_per: steps from one refresh to the next.
+      times: their number.
+      rate: r.
+      bound: `word_bound` of r.
+    """
+
+    key: Array
+    number: ArrayLike
+    k_per: ArrayLike
+    times: ArrayLike
+    rate: Scalar
+    bound: ArrayLike
+
+    @classmethod
+    def of(
+        cls, key: Array, path: str, step: int, k_per: int, sampling_rate: float
+    ) -> "_Refreshes":
+        times = step // k_per if k_per else 0
+        return cls(
+            key,
+            np.uint32(leaf_number(path, "redraw")),
+            np.uint32(k_per if times else 0),
+            np.int32(times),
+            jnp.float32(sampling_rate),
+            word_bound(float(sampling_rate)),
+        )
+
+
+@jax.jit
 def _last_uniform(
-    first: Array, keys: Array, start: int, numbers: Array, sampling_rate: float
+    first: Array, refreshes: _Refreshes, start: Array, numbers: Array
 ) -> Array:
     """The uniform numbers that weights come from, of the draws with their numbers.
 
     Args:
       first: the key of the first draw of the leaf.
-      keys: those of its refreshes.
+      refreshes: of the leaf.
       start: index in the leaf of the first weight.
       numbers: of draws, as `draw_numbers` counts them.
-      sampling_rate: r.
     """
 
-    def redraw(carry, key):
+    def redraw(index, carry):
         uniform, times_chosen = carry
-        fresh, chosen = redrawn_uniform(key, len(numbers), sampling_rate, start)
+        step = (index + 1).astype(jnp.uint32) * refreshes.k_per
+        key = jax.random.fold_in(refreshes.key, step)
+        key = jax.random.fold_in(key, refreshes.number)
+        fresh, chosen = redrawn_uniform(
+            key, len(numbers), refreshes.rate, refreshes.bound, start
+        )
         times_chosen += chosen
         last = chosen & (times_chosen == numbers)
-        return (jnp.where(last, fresh, uniform), times_chosen), None
+        return jnp.where(last, fresh, uniform), times_chosen
 
-    initial = first_uniform(first, len(numbers), start)
-    return lax.scan(redraw, (initial, jnp.zeros_like(numbers)), keys)[0][0]
+    initial = first_uniform(first, len(numbers), start), jnp.zeros_like(numbers)
+    return lax.fori_loop(np.int32(0), refreshes.times, redraw, initial)[0]
