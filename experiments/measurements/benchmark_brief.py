@@ -3,8 +3,9 @@
 `python -m experiments.benchmark --seconds=N` runs it. Of a small network and a large
 one it times, in alternation, steps of IteRand and of SGD and of three seeds in one
 program (of the small one), and whole runs of the command, with the start and the loop
-beside the program; the steps by the options of `GRAPHS`; then masks, the
-re-randomization and a copy of as many bytes, a profile of the step, and PyTorch's.
+beside the program; masks, the re-randomization and a copy of as many bytes; steps of
+ResNet50 on images of ImageNet's size; then the steps by the options of `GRAPHS`,
+profiles, and PyTorch's. At the end it says which of the targets are met.
 Each part is printed and written when it is done. A part is left out, and named, where
 it would end after the deadline if it took as long as the longest until then.
 """
@@ -25,6 +26,10 @@ import jax.numpy as jnp
 
 from experiments.measurements import benchmark_programs as programs
 from experiments.measurements import records, synthetic
+from experiments.measurements.benchmark_report import (
+    accelerator_targets,
+    target_table,
+)
 from experiments.measurements.benchmark_runs import RUNS, whole_runs
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
@@ -51,6 +56,7 @@ of steps in one launch. In XLA_FLAGS, "+CONVOLUTION,+WHILE,+CONDITIONAL" says th
 NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "conv6": ("cifar_conv6", {"network.width": 0.25}),
     "resnet18": ("cifar_resnet18", {}),
+    "resnet50": ("imagenet_resnet50", {"batch_size": 256}),
 }
 TINY = {"network.width": 1 / 16, "batch_size": 8, "sizes": {"train": 100, "test": 10}}
 QUICK: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -69,7 +75,8 @@ def run(seconds: float, out: Path | None, *, quick: bool, peer: Any = None) -> N
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out, json.dumps(origin | dict(record), indent=1) + "\n")
 
-    measure(seconds=seconds, written=written, quick=quick, peer=peer)
+    record = measure(seconds=seconds, written=written, quick=quick, peer=peer)
+    print(target_table(accelerator_targets(record)))
 
 
 def measure(
@@ -117,16 +124,17 @@ def _parts(
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
     """What is measured, what decides most first; the record has the parts before."""
     networks = QUICK if quick else NETWORKS
-    small, large = networks
+    small, large, *largest = networks
     order: list[tuple[str, Callable[..., Mapping[str, Any]]]] = [(small, _steps)]
     if quick:  # the large ones compile for minutes, and test what the small do
-        order += [("digits", _runs), (small, _graphs)]
+        order += [("digits", _runs), (small, _graphs), (large, _phases)]
     else:
         order += [(small, _runs), (large, _steps), (large, _runs), ("digits", _runs)]
+        order += [(large, _phases), *((network, _imagenet) for network in largest)]
         order += [(small, _graphs), (large, _graphs)]
-    order += [(large, _phases), (large, _profile), (small, _profile)]
+    order += [(large, _profile), (small, _profile)]
     if peer:
-        order += [(network, functools.partial(_peer, peer)) for network in networks]
+        order += [(name, functools.partial(_peer, peer)) for name in (small, large)]
     for network, function in order:
         what = getattr(function, "__name__", "_peer").removeprefix("_")
         if function is _runs:
@@ -151,12 +159,18 @@ def _steps(build: Build) -> dict[str, Any]:
     return _timed(build, ("as it is",))
 
 
+def _imagenet(build: Build) -> dict[str, Any]:
+    """Seconds of a step of IteRand and SGD that takes a tenth of a second."""
+    return _timed(build, ("as it is",), most=5)
+
+
 def _graphs(build: Build) -> dict[str, Any]:
     """The same by the other options: apart, as these are not XLA's defaults."""
     return _timed(build, ("one graph", "convolutions in graphs"))
 
 
-def _timed(build: Build, graphs: Sequence[str]) -> dict[str, Any]:
+def _timed(build: Build, graphs: Sequence[str], most: int = 50) -> dict[str, Any]:
+    """Times by the options of `GRAPHS`, with at most so many steps in a call."""
     runs = {method: build(method=method) for method in ("iterand", "sgd")}
     chosen = [("iterand", 1), ("sgd", 1)]
     if runs["iterand"].config.network.width < 1:  # one that does not fill a GPU
@@ -168,7 +182,7 @@ def _timed(build: Build, graphs: Sequence[str]) -> dict[str, Any]:
         for name in graphs
         for method, seeds in chosen
     }
-    if "as it is" in graphs:
+    if "as it is" in graphs and most > 5:
         same_bits = build(method="iterand", deterministic=True)
         kinds["iterand, deterministic"] = same_bits, 1, {}
     calls: dict[str, Callable[[], Any]] = {}
@@ -184,19 +198,20 @@ def _timed(build: Build, graphs: Sequence[str]) -> dict[str, Any]:
 
     # The first one tunes the convolutions, which are those of all others.
     first, *others = kinds
-    add(first, lambda: training(*kinds[first]))
+    add(first, lambda: training(*kinds[first], most))
     with ThreadPoolExecutor(cores()) as pool:
-        futures = {kind: pool.submit(training, *kinds[kind]) for kind in others}
+        futures = {kind: pool.submit(training, *kinds[kind], most) for kind in others}
         for kind, future in futures.items():
             add(kind, future.result)
-    return {**_plain(interleaved(calls, 7, units)), "refused": refused}
+    times = _plain(interleaved(calls, 7, units))
+    return {**times, "batch_size": runs["sgd"].config.batch_size, "refused": refused}
 
 
 def training(
-    run: DataRun, seeds: int, options: Mapping[str, str]
+    run: DataRun, seeds: int, options: Mapping[str, str], most: int = 50
 ) -> tuple[Callable[[], Any], int]:
-    """`benchmark_programs.training`, with compiler options."""
-    count = parallel.steps_per_dispatch()
+    """`benchmark_programs.training`, with compiler options and `most` steps a call."""
+    count = min(most, parallel.steps_per_dispatch())
     batch = synthetic.batch(run.feed.train_shapes()[0])
     state = programs.first_state(run)
     states = tuple(jax.tree.map(jnp.copy, state) for _ in range(seeds))

@@ -8,12 +8,12 @@ import pytest
 from experiments import benchmark
 from experiments.measurements import benchmark_report
 from iterand_jax.runtime import timing
-from iterand_jax.training import parallel, provenance
+from iterand_jax.training import provenance
 
 REPLICAS = {"alone": {"median": 0.3}, "of three": {"median": 0.25}}
 
 
-def record(platform, **networks):
+def record(**networks):
     """A record of medians in seconds."""
 
     def medians_of(**medians):
@@ -25,7 +25,6 @@ def record(platform, **networks):
     ]
     step = {"compiled": {"process": 8.0}, "cached": {"process": 2.0}}
     return {
-        "platform": platform,
         "networks": {k: {"times": medians_of(**m)} for k, m in networks.items()},
         "first_step": {"conv6": step},
         "replicas": {"times": REPLICAS},
@@ -33,8 +32,8 @@ def record(platform, **networks):
     }
 
 
-def judged(*arguments, **networks):
-    found = benchmark_report.targets(record(*arguments, **networks))
+def judged(**networks):
+    found = benchmark_report.targets(record(**networks))
     return [(t.measured and round(t.measured, 6), t.verdict) for t in found]
 
 
@@ -44,8 +43,6 @@ EVERYWHERE = [
     (1.5, "met"),
     (pytest.approx(7 / 3), "not met"),
 ]
-NO_GPU = [(None, "not measured: no GPU")] * 4
-NO_CPU = [(None, "not measured: no CPU")] * 2
 
 
 @pytest.mark.smoke
@@ -59,56 +56,55 @@ def test_the_targets_of_a_cpu_are_judged_by_ratios_of_medians():
         "floor": 0.01,
         "peer iterand": 3.0,
     }
-    assert judged("cpu", conv6=conv6, resnet18=resnet18) == [
+    assert judged(conv6=conv6, resnet18=resnet18) == [
         (0.025, "met"),
         (15.0, "not met"),
         (0.00025, "met"),
         (0.8, "not met"),
         (1.5, "met"),
-        *NO_GPU,
         *EVERYWHERE,
     ]
     slower = resnet18 | {"all masks": 0.07, "floor": 0.015, "re-randomization": 1.3}
-    assert judged("cpu", resnet18=slower) == [
+    assert judged(resnet18=slower) == [
         (0.035, "not met"),
         (pytest.approx(86.666667), "not met"),
         (pytest.approx(0.002167), "not met"),
         (None, "not measured"),
         (1.5, "met"),
-        *NO_GPU,
         *EVERYWHERE,
     ]
 
 
-def test_the_targets_of_a_gpu_are_judged_by_ratios_of_medians_and_seconds():
-    conv6 = {"iterand": 0.004}
-    resnet18 = {
-        "iterand": 0.0108,
-        "sgd": 0.01,
-        "all masks": 0.0004,
-        "re-randomization": 0.0004,
-        "floor": 0.0001,
-    }
-    resnet50 = {"iterand": 0.106, "sgd": 0.1}
-    assert judged("gpu", conv6=conv6, resnet18=resnet18, resnet50=resnet50) == [
-        (0.037037, "met"),
-        (4.0, "met"),
-        (0.000123, "met"),
-        *NO_CPU,
-        (1.08, "met"),
-        (1.06, "not met"),
-        (140.4, "met"),
-        (379.08, "met"),
-        *EVERYWHERE,
+def test_the_targets_of_an_accelerator_are_judged_by_what_was_measured():
+    def of(**seconds):
+        return {
+            name.replace("_", " ") + ", as it is": {"median": s}
+            for name, s in seconds.items()
+        }
+
+    cold = {"first step (s)": 19.0}
+    warm = {"first step (s)": 9.0, "loop / program": 1.04}
+    found = benchmark_report.accelerator_targets(
+        {
+            "conv6: steps": of(iterand=2e-4, sgd=2e-4, iterand_x_3=1e-4),
+            "resnet18: steps": of(iterand=2.5e-3, sgd=2e-3),
+            "resnet18: runs": {"without a cache": cold, "with a cache": warm},
+            "resnet18: phases": {"masks": {"median": 9e-5}},
+            "resnet50: imagenet": {**of(iterand=0.08, sgd=0.08), "batch_size": 256},
+            "conv6: runs": {"error": "MemoryError: 17 GiB"},
+        }
+    )
+    assert [(t.measured and round(t.measured, 6), t.verdict) for t in found] == [
+        *[(19.0, "met"), (9.0, "not met"), (None, "not measured")],
+        *[(1.04, "not met"), (None, "not measured")],
+        *[(1.25, "not met"), (1.0, "met"), (1.0, "met")],
+        *[(2.5, "not met"), (0.2, "met"), (0.09, "met"), (None, "not measured")],
+        *[(2.0, "met"), (3200.0, "met")],
     ]
-    nothing = [(None, "not measured")]
-    assert judged("gpu") == nothing * 3 + NO_CPU + nothing * 4 + EVERYWHERE
-
-
-def test_the_table_says_what_no_gpu_leaves_out():
-    table = benchmark_report.target_table(benchmark_report.targets(record("cpu")))
-    (line,) = [line for line in table.splitlines() if line.startswith("resnet50")]
-    assert re.search(r" - +<= 1\.05  not measured: no GPU$", line)
+    nothing = benchmark_report.accelerator_targets({})
+    assert {t.verdict for t in nothing} == {"not measured"}
+    table = benchmark_report.target_table(nothing)
+    assert re.search(r"resnet50: images/s +- +>= 3000  not measured$", table)
 
 
 def test_the_re_randomization_is_a_share_of_the_steps_between_two():
@@ -173,15 +169,8 @@ def test_a_call_that_is_not_counted_takes_the_misses_of_the_program_before(monke
     assert {(t.median, t.slowest) for t in times.values()} == {(1.0, 1.0)}
 
 
-def test_a_gpu_measures_larger_networks_in_bfloat16():
-    networks = benchmark.plan("gpu", quick=False).networks
-    assert networks["resnet50"][1] == {"dtype": "bfloat16", "batch_size": 256}
-    assert {fields["dtype"] for _, fields in networks.values()} == {"bfloat16"}
-    assert list(benchmark.plan("cpu", quick=False).networks) == ["conv6", "resnet18"]
-
-
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
-    def interrupted(platform, **options):
+    def interrupted(**options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(benchmark, "measure", interrupted)
@@ -190,11 +179,16 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_peer_is_refused_where_it_does_not_belong(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "_python", lambda script, environment: "gpu")
-    with pytest.raises(SystemExit):
-        benchmark.main(["--peer"])
-    assert "PyTorch on cpu; the platform is gpu" in capsys.readouterr().err
+def test_an_accelerator_is_measured_within_a_deadline(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        benchmark.benchmark_brief,
+        "run",
+        lambda seconds, *_, **__: asked.append(seconds),
+    )
+    monkeypatch.setattr(benchmark.jax, "default_backend", lambda: "gpu")
+    assert benchmark.main([]) == benchmark.main(["--seconds=500"]) == 0
+    assert asked == [200, 500]
 
 
 @pytest.mark.slow
@@ -232,16 +226,3 @@ def test_a_quick_run_measures_and_records_everything(tmp_path, capsys):
     assert "ResNet18's masks / its step" in printed
     assert f"wrote {out}" in printed
     assert out.with_suffix(".txt").read_text() in printed
-
-
-@pytest.mark.slow
-def test_what_a_gpu_would_measure_runs(monkeypatch):
-    """On a CPU, with its bfloat16 and with several steps in a call."""
-    monkeypatch.setattr(parallel, "steps_per_dispatch", lambda: 3)
-    found = benchmark.measure("gpu", quick=True)
-    (network,) = found["networks"].values()
-    assert network["dtype"] == "bfloat16"
-    assert network["steps_per_call"] == 3
-    verdicts = [t.verdict for t in benchmark_report.targets(found)]
-    assert verdicts.count("not measured: no CPU") == 2
-    assert "not measured: no GPU" not in verdicts
