@@ -21,13 +21,8 @@ def max_pool(x: Array, *, window: int = 2, stride: int = 2, padding: int = 0) ->
     [[5.0, 7.0], [13.0, 15.0]]
     """
     for axis in (2, 1):  # the first in a window is that of the first row
-        # An edge again instead of -inf: no window's maximum changes, nor who gets its
-        # gradient, and converters to ONNX know how to write it for a free batch size.
-        before, after = (
-            [lax.slice_in_dim(x, i, i + 1, axis=axis)] * padding
-            for i in (0, x.shape[axis] - 1)
-        )
-        x = jnp.concatenate([*before, x, *after], axis)
+        if padding:
+            x = _with_edges(x, axis, padding)
         last = x.shape[axis] - window
         parts = (
             lax.slice_in_dim(x, i, i + last // stride * stride + 1, stride, axis)
@@ -35,6 +30,19 @@ def max_pool(x: Array, *, window: int = 2, stride: int = 2, padding: int = 0) ->
         )
         x = functools.reduce(_first_larger, parts)
     return x
+
+
+def _with_edges(x: Array, axis: int, padding: int) -> Array:
+    """An array whose edges are there again, this often.
+
+    That changes no window's maximum, nor who gets its gradient. -inf would do as well,
+    but converters to ONNX do not know how to write it around a free batch size.
+    """
+    size = x.shape[axis]
+    before, after = (
+        [lax.slice_in_dim(x, i, i + 1, axis=axis)] * padding for i in (0, size - 1)
+    )
+    return jnp.concatenate([*before, x, *after], axis)
 
 
 def _first_larger(a: Array, b: Array) -> Array:
