@@ -28,19 +28,50 @@ _GONE = "Unable to find the step"
 _NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """False for an error that Orbax logs with its traceback before it raises it.
+class _OrbaxLog:
+    """What of Orbax's log is shown: a filter of absl's logger.
 
-    It does both, several times for one error; whoever waits for the save reports it in
-    one line. Of a folder that was removed it warns before, too: that metadata are not
-    there, nor the step that it was to delete. Its other warnings are shown, as that an
-    old checkpoint cannot be deleted.
+    Orbax logs an error with its traceback before it raises it, several times for one;
+    whoever waits for the save reports it in one line. Of a folder that was removed in
+    the middle of a save it warns before, of each thing that it misses. So what it warns
+    of during a save is held until that is done, and dropped with a save that fails.
+    Warnings of metadata that are not there, or of a step that it was to delete, are
+    never shown.
     """
-    parts = Path(record.pathname).parts
-    if "orbax" not in parts:
-        return True
-    is_gone = "metadata" in parts or str(record.msg).startswith(_GONE)
-    return record.levelno < (logging.WARNING if is_gone else logging.ERROR)
+
+    def __init__(self) -> None:
+        self._saving = False
+        self._held: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown now."""
+        parts = Path(record.pathname).parts
+        if "orbax" not in parts or record.levelno < logging.WARNING:
+            return True
+        is_gone = "metadata" in parts or str(record.msg).startswith(_GONE)
+        if is_gone or record.levelno >= logging.ERROR:
+            return False
+        if self._saving:
+            self._held.append(record)
+        return not self._saving
+
+    def hold(self) -> None:
+        """From now on warnings are held."""
+        self._saving = True
+
+    def drop(self) -> None:
+        """The save has failed."""
+        self._held.clear()
+
+    def show(self) -> None:
+        """The save is done."""
+        self._saving, held = False, [*self._held]
+        self._held.clear()
+        for record in held:
+            absl_logging.get_absl_logger().handle(record)
+
+
+_ORBAX_LOG = _OrbaxLog()
 
 
 def _drop_closed_loops() -> None:
@@ -128,7 +159,7 @@ class CheckpointFolder:
         if keep_steps:
             policies.append(preservation.CustomSteps(keep_steps))
         # Only where checkpoints are ours: a program that imports this has its own logs.
-        absl_logging.get_absl_logger().addFilter(_is_not_of_orbax)
+        absl_logging.get_absl_logger().addFilter(_ORBAX_LOG)
         _drop_closed_loops()
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -165,6 +196,7 @@ class CheckpointFolder:
             self._scores[step] = score
         with self._writing():
             self._check_is_there()
+            _ORBAX_LOG.hold()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -225,6 +257,7 @@ class CheckpointFolder:
         with self._writing():
             self._manager.wait_until_finished()
             self._check_is_there()
+        _ORBAX_LOG.show()
 
     def _check_is_there(self) -> None:
         """Raises FileNotFoundError if the folder was removed since it was opened.
@@ -244,6 +277,7 @@ class CheckpointFolder:
         try:
             yield
         except Exception as error:
+            _ORBAX_LOG.drop()
             raise OSError(
                 f"a checkpoint cannot be written in {self._folder}: {_reason(error)}; "
                 f"{self._kept()}"
@@ -258,6 +292,7 @@ class CheckpointFolder:
         try:
             with self._writing():
                 self._manager.close()
+            _ORBAX_LOG.show()
         finally:
             if self._held is not None:
                 os.close(self._held)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 
 from iterand_jax.training import checkpoint_folder
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
@@ -467,15 +468,29 @@ def test_a_run_on_a_full_disk_says_so_and_continues_when_there_is_space(tmp_path
     assert "continuing from the checkpoint" in done.stdout
 
 
-def test_of_orbax_only_what_is_raised_too_is_not_logged():
-    def is_shown(level, path, text="text"):
-        record = logging.LogRecord("absl", level, path, 1, text, (), None)
-        return checkpoint_folder._is_not_of_orbax(record)
+def test_of_orbax_only_what_is_raised_too_is_not_logged(monkeypatch):
+    log, shown = checkpoint_folder._OrbaxLog(), []
+    monkeypatch.setattr(absl_logging.get_absl_logger(), "handle", shown.append)
+
+    def record(level, path, text="text"):
+        return logging.LogRecord("absl", level, path, 1, text, (), None)
 
     orbax = "/lib/orbax/checkpoint/_src/"
-    assert not is_shown(logging.ERROR, orbax + "checkpointers/checkpointer.py")
-    assert not is_shown(logging.WARNING, orbax + "metadata/checkpoint.py")
-    assert is_shown(logging.WARNING, orbax + "path/deleter.py")
+    warning = record(logging.WARNING, orbax + "path/deleter.py")
     gone = "Unable to find the step %d for deletion or renaming, err=%s"
-    assert not is_shown(logging.WARNING, orbax + "path/deleter.py", gone)
-    assert is_shown(logging.ERROR, "/home/runs_of_orbax/lib/other/module.py")
+    assert not log.filter(
+        record(logging.ERROR, orbax + "checkpointers/checkpointer.py")
+    )
+    assert not log.filter(record(logging.WARNING, orbax + "metadata/checkpoint.py"))
+    assert not log.filter(record(logging.WARNING, orbax + "path/deleter.py", gone))
+    assert log.filter(record(logging.ERROR, "/home/runs_of_orbax/lib/other/module.py"))
+    assert log.filter(warning)
+    log.hold()
+    assert not log.filter(warning)
+    assert log.filter(record(logging.INFO, orbax + "path/deleter.py"))
+    log.drop()  # the save failed, and said so
+    assert not log.filter(warning)
+    log.show()  # the next one did not
+    log.show()
+    assert shown == [warning]
+    assert log.filter(warning)
