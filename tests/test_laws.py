@@ -309,18 +309,18 @@ def check_counts(own, subnetwork, params):
 def cells():
     """The cells of the table, each marked for the run that it is part of.
 
-    The slow suite has a diagonal: each method with each network but ImageNet's, with
-    scopes and distributions in turn. The rest is exhaustive; networks of more of the
-    same blocks are in it with one cell for each method.
+    The slow suite has a diagonal: each method with each network, with scopes and
+    distributions in turn. The rest is exhaustive. Networks of ImageNet, and of more of
+    the same blocks, have the cell in turn alone, in the exhaustive run.
     """
     how = [*itertools.product(SCOPES, DISTRIBUTIONS)]
     for (i, name), (j, of) in itertools.product(
         enumerate(METHODS), enumerate(NETWORKS)
     ):
+        small = of in ONE_OF_A_KIND and not of.startswith("imagenet")
         for k, (scope, distribution) in enumerate(how):
             in_turn = k == (i + j) % len(how)
-            if in_turn or of in ONE_OF_A_KIND:
-                small = of in ONE_OF_A_KIND and not of.startswith("imagenet")
+            if in_turn or small:
                 slow = in_turn and small
                 mark = pytest.mark.slow if slow else pytest.mark.exhaustive
                 told = "-".join((name, of, *scope, distribution))
