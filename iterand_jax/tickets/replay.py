@@ -33,7 +33,6 @@ from iterand_jax.distributions import (
     word_bound,
 )
 from iterand_jax.keys import is_threefry, keyed, leaf_key, leaf_number
-from iterand_jax.selection import Scalar
 from iterand_jax.trees import map_paths
 
 __all__ = ["last_redraws"]
@@ -311,7 +310,7 @@ class _Refreshes(NamedTuple):
     number: ArrayLike
     k_per: ArrayLike
     times: ArrayLike
-    rate: Scalar
+    rate: Array
     bound: ArrayLike
 
     @classmethod
