@@ -189,7 +189,7 @@ def on_chip(run: DataRun, chip: str) -> DataRun:
         devices = topologies.get_topology_desc(
             platform="cuda", topology_name="", target_config=target, topology="1x1x1"
         ).devices
-    except RuntimeError as error:  # also JAX's NotImplementedError, which is one
+    except RuntimeError as error:  # every error of a missing plugin is one
         version = jax.lib.__version__
         raise NoCompilerError(
             f"no compiler for CUDA here ({error}); possible: pip install "

@@ -295,23 +295,14 @@ def _parts(key: Array, size: int) -> Iterator[tuple[int, int]]:
 
 
 class _Refreshes(NamedTuple):
-    """The refreshes of a leaf as arguments of a program, which is that of any.
+    """The refreshes of a leaf as arguments of a program, which is that of any."""
 
-    Attributes:
-      key: the run's root key.
-      number: what folds the leaf into the key of a step.
-      k_per: steps from one refresh to the next.
-      times: their number.
-      rate: r.
-      bound: `word_bound` of r.
-    """
-
-    key: Array
-    number: ArrayLike
+    key: Array  # the run's root key
+    number: ArrayLike  # what folds the leaf into the key of a step
     k_per: ArrayLike
     times: ArrayLike
     rate: Array
-    bound: ArrayLike
+    bound: ArrayLike  # `word_bound` of the rate
 
     @classmethod
     def of(

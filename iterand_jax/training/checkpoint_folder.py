@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,81 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from iterand_jax.training import orbax_log
 from iterand_jax.trees import leaves_of, path_string, sha256
 
 PyTree = Any
 _LOGGER = logging.getLogger(__name__)
 _CHECKSUM = "record_sha256"
-_GONE = "Unable to find the step"
 _NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-
-class _OrbaxLog:
-    """What of Orbax's log is shown: a filter of absl's logger.
-
-    Orbax logs an error with its traceback before it raises it, several times for one;
-    whoever waits for the save reports it in one line. Of a folder that was removed in
-    the middle of a save it warns before, of each thing that it misses. So what it warns
-    of during a save is held until that is done, and dropped with a save that fails.
-    Warnings of metadata that are not there, or of a step that it was to delete, are
-    never shown.
-    """
-
-    def __init__(self) -> None:
-        self._saving = False
-        self._held: list[logging.LogRecord] = []
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is shown now."""
-        parts = Path(record.pathname).parts
-        if "orbax" not in parts or record.levelno < logging.WARNING:
-            return True
-        is_gone = "metadata" in parts or str(record.msg).startswith(_GONE)
-        if is_gone or record.levelno >= logging.ERROR:
-            return False
-        if self._saving:
-            self._held.append(record)
-        return not self._saving
-
-    def hold(self) -> None:
-        """From now on warnings are held."""
-        self._saving = True
-
-    def drop(self) -> None:
-        """The save has failed."""
-        self._held.clear()
-
-    def show(self) -> None:
-        """The save is done."""
-        self._saving, held = False, [*self._held]
-        self._held.clear()
-        for record in held:
-            absl_logging.get_absl_logger().handle(record)
-
-
-_ORBAX_LOG = _OrbaxLog()
-
-
-def _drop_closed_loops() -> None:
-    """Drops the tracebacks of callbacks that come when Orbax's event loop is closed.
-
-    Of a save that fails on a full disk, TensorStore ends its other writes after Orbax
-    has given up, one traceback each; the save's own error is raised.
-    """
-    show = sys.unraisablehook
-    if getattr(show, "drops_closed_loops", False):
-        return
-
-    def dropping(unraisable: Any) -> None:
-        error = unraisable.exc_value
-        if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
-            show(unraisable)
-
-    dropping.drops_closed_loops = True  # type: ignore[attr-defined]
-    sys.unraisablehook = dropping
 
 
 def zeros(abstract: PyTree) -> PyTree:
@@ -159,8 +92,7 @@ class CheckpointFolder:
         if keep_steps:
             policies.append(preservation.CustomSteps(keep_steps))
         # Only where checkpoints are ours: a program that imports this has its own logs.
-        absl_logging.get_absl_logger().addFilter(_ORBAX_LOG)
-        _drop_closed_loops()
+        orbax_log.install()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -196,7 +128,7 @@ class CheckpointFolder:
             self._scores[step] = score
         with self._writing():
             self._check_is_there()
-            _ORBAX_LOG.hold()
+            orbax_log.LOG.hold()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -257,7 +189,7 @@ class CheckpointFolder:
         with self._writing():
             self._manager.wait_until_finished()
             self._check_is_there()
-        _ORBAX_LOG.show()
+        orbax_log.LOG.show()
 
     def _check_is_there(self) -> None:
         """Raises FileNotFoundError if the folder was removed since it was opened.
@@ -277,7 +209,7 @@ class CheckpointFolder:
         try:
             yield
         except Exception as error:
-            _ORBAX_LOG.drop()
+            orbax_log.LOG.drop()
             raise OSError(
                 f"a checkpoint cannot be written in {self._folder}: {_reason(error)}; "
                 f"{self._kept()}"
@@ -292,7 +224,7 @@ class CheckpointFolder:
         try:
             with self._writing():
                 self._manager.close()
-            _ORBAX_LOG.show()
+            orbax_log.LOG.show()
         finally:
             if self._held is not None:
                 os.close(self._held)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-from iterand_jax.training import checkpoint_folder
+from iterand_jax.training import orbax_log
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.checkpoint_folder import (
     CheckpointFolder,
@@ -469,7 +469,7 @@ def test_a_run_on_a_full_disk_says_so_and_continues_when_there_is_space(tmp_path
 
 
 def test_of_orbax_only_what_is_raised_too_is_not_logged(monkeypatch):
-    log, shown = checkpoint_folder._OrbaxLog(), []
+    log, shown = orbax_log.OrbaxLog(), []
     monkeypatch.setattr(absl_logging.get_absl_logger(), "handle", shown.append)
 
     def record(level, path, text="text"):
