@@ -149,6 +149,11 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "accumulate_steps": (1, "microbatches per step, to save memory"),
     "eval_batch_size": (512, "examples evaluated at once, over all devices"),
     "momentum": (0.9, "of SGD"),
+    "clip_norm": (
+        float,
+        "the greatest Euclidean norm of the gradient of everything trainable: a longer "
+        "one is scaled to it, before weight decay; None: no limit",
+    ),
     "schedule": ("cosine", "of the learning rate"),
     "warmup_epochs": (int, "warmup_cosine: of linear warm-up"),
     "final_epochs": (int, "warmup_cosine: after the cosine, at final_learning_rate"),

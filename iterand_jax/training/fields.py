@@ -191,6 +191,7 @@ FIELDS: dict[str, Field] = {
     "accumulate_steps": _whole(1, 65536, "each has at least one example of a batch"),
     "eval_batch_size": _whole(1, 65536, _AT_ONCE),
     "momentum": _number("[0, 1)", "with 1 and beyond it nothing decays"),
+    "clip_norm": _number("(0, 1e+06]", _RATE),
     "schedule": _text(),
     "warmup_epochs": _whole(0, MOST_EPOCHS, _EPOCHS),
     "final_epochs": _whole(0, MOST_EPOCHS, _EPOCHS),

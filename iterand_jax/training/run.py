@@ -375,5 +375,8 @@ def _optimizer(
     config: ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     return sgd_optimizer(
-        schedule, momentum=config.momentum, weight_decay=config.weight_decay
+        schedule,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
     )

@@ -92,12 +92,23 @@ def zero_totals() -> Totals:
 
 
 def sgd_optimizer(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float
+    schedule: optax.Schedule,
+    *,
+    momentum: float,
+    weight_decay: float,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """SGD with momentum; the decay is added to the gradient of everything trainable."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum)
-    )
+    """SGD with momentum; the decay is added to the gradient of everything trainable.
+
+    Args:
+      schedule: the learning rate by step.
+      momentum: the factor of the sum of the gradients before.
+      weight_decay: the factor of the weights in their gradient.
+      clip_norm: the greatest norm of a gradient, before the decay; None: no limit.
+    """
+    clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(*clip, decay, optax.sgd(schedule, momentum=momentum))
 
 
 def init_state(

@@ -347,6 +347,7 @@ def test_a_field_that_means_nothing_to_the_method_is_refused(method, field, valu
             r"weight_decay must be a number in \[0, .*; got -0.0001",
         ),
         ("momentum", 1.0, r"momentum must be a number in \[0, 1\) .*; got 1"),
+        ("clip_norm", 0.0, r"clip_norm must be a number in \(0, .*; got 0"),
         (
             "dataset.validation_fraction",
             1.0,

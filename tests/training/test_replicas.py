@@ -19,11 +19,13 @@ SEEDS = (3, 4, 5)
 
 
 @pytest.mark.slow
-def test_each_reproduces_its_own_single_run(tiny_config, tmp_path):
+@pytest.mark.parametrize("fields", [{}, {"clip_norm": 0.05}])
+def test_each_reproduces_its_own_single_run(fields, tiny_config, tmp_path):
     """To the last bit, here; other compilers or devices might round otherwise."""
-    together = train(tiny_config(seed=3, replicas=3, epochs=2), tmp_path / "together")
+    fields = fields | {"epochs": 2}
+    together = train(tiny_config(seed=3, replicas=3, **fields), tmp_path / "together")
     for seed, outcome in zip(SEEDS, together, strict=True):
-        (alone,) = train(tiny_config(seed=seed, epochs=2), tmp_path / "alone")
+        (alone,) = train(tiny_config(seed=seed, **fields), tmp_path / "alone")
         assert outcome.state_sha256 == alone.state_sha256
         assert outcome.record.redrawn == alone.record.redrawn
         assert outcome.test_loss == alone.test_loss

@@ -98,6 +98,19 @@ def test_sgd_update_is_pytorchs():
     np.testing.assert_allclose(params, weights, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("norm", "factor"), [(None, 1), (10, 1), (5, 1), (1, 0.2)])
+def test_a_gradient_longer_than_the_norm_is_scaled_to_it(norm, factor):
+    """Over all leaves, (3, 4) has a norm of 5; the decay is added to what remains."""
+    optimizer = step.sgd_optimizer(
+        optax.constant_schedule(1.0), momentum=0.0, weight_decay=0.1, clip_norm=norm
+    )
+    params = {"a": jnp.array([2.0]), "b": jnp.array(-1.0)}
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array(4.0)}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-(3 * factor + 0.2)], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], -(4 * factor - 0.1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_one_step_is_the_gradient_of_the_mean_loss_of_its_batch(name, data):
     task = make_task(METHODS[name]())
