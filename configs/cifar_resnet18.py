@@ -22,7 +22,8 @@ def get_config():
     for recipe in config.recipe.values():
         recipe.learning_rate = 0.1
         recipe.weight_decay = 5e-4
-    config.recipe.relaxed_bernoulli.weight_decay = 0.0  # it has a penalty of its own
+    gates = config.recipe.relaxed_bernoulli  # have a penalty and a rate of their own
+    gates.weight_decay, gates.learning_rate = 0.0, 10.0
     for recipe in (config.recipe.edge_popup, config.recipe.iterand):
         recipe.sparsity = 0.6
     return config

@@ -206,7 +206,13 @@ def get_config() -> config_dict.ConfigDict:
     )
     config.recipe.multicoated = recipe(sparsity=0.7, coats=(0.9212, 0.9685))
     config.recipe.partially_frozen = recipe(
-        sparsity=0.8, pruned_share=0.5, locked_share=0.1, frozen_by="uniform"
+        sparsity=0.8,
+        pruned_share=0.5,
+        locked_share=0.1,
+        frozen_by="equal_edges",
+        scope=("*",),
+        ranked_by="magnitude",
+        kept_values="scaled",
     )
     config.recipe.recycling = recipe(sparsity=0.5, k_per=300, recycled_share=0.1)
     config.recipe.signed_supermask = recipe(threshold=0.01)
@@ -216,8 +222,10 @@ def get_config() -> config_dict.ConfigDict:
     )
     # Every 5 of CIFAR-10's 100 epochs of 351 steps, the last one 5 before the end.
     config.recipe.gem_miner = recipe(sparsity=0.5, k_per=1755, freezings=19)
+    # A gate has to move by 1/2 to be open or shut, by gradients that have its weight as
+    # a factor: a hundred times the rate of scores, whose range is the weights' own.
     config.recipe.relaxed_bernoulli = recipe(
-        gate_penalty=1e-5, gate_noise=0.5, weight_decay=0.0
+        gate_penalty=1e-5, gate_noise=0.5, weight_decay=0.0, learning_rate=10.0
     )
     config.recipe.random = recipe(distribution="kaiming_uniform", sparsity=0.8)
     config.recipe.magnitude = recipe(distribution="kaiming_uniform", sparsity=0.8)

@@ -21,6 +21,10 @@ def get_config():
         recipe.learning_rate = 0.4
     for recipe in (config.recipe.iterand, config.recipe.biprop_iterand):
         recipe.k_per = 10
+    for recipe in (config.recipe.biprop, config.recipe.biprop_iterand):
+        recipe.sparsity = 0.5
+    gems = config.recipe.gem_miner
+    gems.k_per, gems.freezings = 100, 5  # after every 5 of the 30 epochs
     config.epochs = 30
     config.batch_size = 64
     config.log_every_steps = 10

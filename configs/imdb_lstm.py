@@ -34,6 +34,9 @@ def get_config():
         recipe.weight_decay = 0.0
     for recipe in (config.recipe.sgd, config.recipe.random, config.recipe.magnitude):
         recipe.learning_rate = 1.0
+    config.recipe.relaxed_bernoulli.learning_rate = 10.0
+    gems = config.recipe.gem_miner
+    gems.k_per, gems.freezings = 1365, 2  # after 5 and 10 of the 15 epochs
     config.recipe.iterand.k_per = 45  # floor(270 / 6)
     config.recipe.iterand.sampling_rate = 1.0
     config.epochs = 15

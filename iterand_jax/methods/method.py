@@ -25,6 +25,10 @@ def _as_they_are(trainable):
     return trainable
 
 
+def _on_all(function, frozen):
+    return function(frozen)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """A training method; see `iterand_jax.methods`.
@@ -54,6 +58,8 @@ class Method:
         instead of params, with a key of the step; None for params.
       penalty: trainable -> a scalar that is added to the loss; None without.
       project: trainable -> what becomes of it after each update.
+      on_weights: (function of a tree of weights, frozen) -> frozen with its weights as
+        the function returns them; for a method that trains scores.
 
     >>> from iterand_jax.methods import edge_popup
     >>> subnetwork = Subnetwork(sparsity=0.5)
@@ -81,6 +87,9 @@ class Method:
     penalty: Callable[[PyTree], Array] | None = None
     project: Callable[[PyTree], PyTree] = dataclasses.field(
         default_factory=lambda: _as_they_are
+    )
+    on_weights: Callable[[Callable[[PyTree], PyTree], PyTree], PyTree] = (
+        dataclasses.field(default_factory=lambda: _on_all)
     )
 
 

@@ -118,6 +118,9 @@ def partially_frozen(
             ranked(scores, frozen), frozen.weights
         ),
         weights=lambda scores, frozen: frozen.weights,
+        on_weights=lambda function, frozen: frozen._replace(
+            weights=function(frozen.weights)
+        ),
         masks=lambda scores, frozen, step: ranking.at(step).masks(
             ranked(scores, frozen)
         ),

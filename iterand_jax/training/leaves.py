@@ -131,7 +131,7 @@ def treated(
 
     Args:
       method: any whose trainable tree has the structure of the network's parameters
-        and, where it trains scores, its frozen tree too.
+        and, where it trains scores, the weights in its frozen tree too.
       treatments: which leaves are not pruned; `method` prunes none of them.
       given: paths of leaves whose weights start as the network has them, pruned or not,
         instead of drawn.
@@ -168,7 +168,7 @@ def _given(method: Method, paths: Sequence[str]) -> Callable[..., Any]:
         leaves = {path: leaves_of(params)[path] for path in paths}
         if method.trains_weights:
             return _put(trainable, leaves), frozen
-        return trainable, _put(frozen, leaves)
+        return trainable, method.on_weights(lambda w: _put(w, leaves), frozen)
 
     return init
 
@@ -176,17 +176,17 @@ def _given(method: Method, paths: Sequence[str]) -> Callable[..., Any]:
 def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
     """A method that trains scores, and the weights of these leaves."""
 
-    def split(scores, weights):
-        moved = {p: w for p, w in leaves_of(weights).items() if is_moved(p)}
-        if leaves_of(scores).keys() & moved.keys():
-            raise _other_trees("scores")
-        return _put(scores, moved), _without(weights, moved)
+    def removed(frozen, moved):
+        return method.on_weights(lambda weights: _without(weights, moved), frozen)
 
     def init(key, params):
-        scores, weights = method.init(key, params)
-        if not leaves_of(params).keys() == leaves_of(weights).keys():
+        scores, frozen = method.init(key, params)
+        weights = leaves_of(method.weights(scores, frozen))
+        moved = {p: w for p, w in weights.items() if is_moved(p)}
+        scored = leaves_of(scores).keys() & moved.keys()
+        if scored or leaves_of(params).keys() != weights.keys():
             raise _other_trees("scores")
-        return split(scores, weights)
+        return _put(scores, moved), removed(frozen, moved)
 
     def apart(trainable):
         moved = {p: w for p, w in leaves_of(trainable).items() if is_moved(p)}
@@ -194,22 +194,23 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
 
     def joined(trainable, frozen):
         scores, moved = apart(trainable)
-        return scores, _put(frozen, moved), moved
+        put = method.on_weights(lambda weights: _put(weights, moved), frozen)
+        return scores, put, moved
 
     def params(trainable, frozen, step):
-        scores, weights, moved = joined(trainable, frozen)
+        scores, whole, moved = joined(trainable, frozen)
         # A method stops gradients at the weights that it does not train.
-        return _replaced(method.params(scores, weights, step), moved)
+        return _replaced(method.params(scores, whole, step), moved)
 
     def masks(trainable, frozen, step):
         assert method.masks is not None
-        scores, weights, _ = joined(trainable, frozen)
-        return method.masks(scores, weights, step)
+        scores, whole, _ = joined(trainable, frozen)
+        return method.masks(scores, whole, step)
 
     def noisy(key, trainable, frozen, step):
         assert method.noisy is not None
-        scores, weights, moved = joined(trainable, frozen)
-        return _replaced(method.noisy(key, scores, weights, step), moved)
+        scores, whole, moved = joined(trainable, frozen)
+        return _replaced(method.noisy(key, scores, whole, step), moved)
 
     def penalty(trainable):
         assert method.penalty is not None
@@ -220,9 +221,9 @@ def _with_trained(method: Method, is_moved: Callable[[str], bool]) -> Method:
         return _put(method.project(scores), moved)
 
     def refresh(key, step, trainable, frozen):
-        scores, weights, moved = joined(trainable, frozen)
-        weights, redrawn = method.refresh(key, step, scores, weights)
-        return _without(weights, moved), redrawn
+        scores, whole, moved = joined(trainable, frozen)
+        whole, redrawn = method.refresh(key, step, scores, whole)
+        return removed(whole, moved), redrawn
 
     return dataclasses.replace(
         method,
@@ -292,7 +293,8 @@ def _put(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
 
 def _other_trees(what: str) -> ValueError:
     return ValueError(
-        f"unpruned: the method does not train {what} in a tree of the network's "
-        f"structure, so it cannot be said of single leaves what becomes of them; "
-        f"possible: patterns without {' and '.join(f'={how}' for how in TREATMENTS)}"
+        f"unpruned, affine: the method does not train {what} in a tree of the "
+        f"network's structure, so it cannot be said of single leaves what becomes of "
+        f"them; possible: affine=None, and patterns without "
+        f"{' and '.join(f'={how}' for how in TREATMENTS)}"
     )

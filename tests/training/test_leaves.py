@@ -150,7 +150,7 @@ def test_a_method_with_other_trees_is_refused():
 
     method: Method = dataclasses.replace(popup, init=flat)
     method = leaves.treated(method, leaves.parse(["b/*=trained"]))
-    with pytest.raises(ValueError, match="unpruned: the method does not train scores"):
+    with pytest.raises(ValueError, match="affine: the method does not train scores"):
         start(method)
 
 

@@ -57,6 +57,7 @@ RUNS = {
         "frozen_by": "equal_edges",
         "ranked_by": "magnitude",
         "kept_values": "scaled",
+        "affine": True,
     },
     "recycled weights": {
         "method": "recycling",
