@@ -172,6 +172,18 @@ def test_what_is_no_config_is_one_line(name, text, words, fails, tmp_path, monke
 def test_fields_that_do_not_exist_are_one_line(fails):
     fails(program(), ["--config=digits", "--config.depth=3"], "config field 'depth'")
     fails(program(), ["--config.seed=x"], "config.seed", "x")
+    where = "; --help lists all"
+    fails(program(), ["--config.xyz=3"], f"unknown config field 'xyz'{where}")
+    closest = "'network.widht'; closest: network.width, "
+    fails(program(), ["--config.network.widht=1"], closest, where)
+    fails(program(), ["--config.recipe.sgd.k=1"], "'recipe.sgd.k'; closest: recipe.sgd")
+    fails(program(), ["--config.seed.x=1"], "'seed.x'; closest: seed; ")
+
+
+def test_unknown_flags_are_one_line_with_the_closest(fails):
+    where = "; --help lists all\n"
+    fails(program("workdir"), ["--wrkdir=w"], "--wrkdir; closest: --workdir" + where)
+    fails(program("workdir"), ["--xyz"], "unknown flag --xyz" + where)
 
 
 @pytest.fixture
@@ -237,6 +249,7 @@ def test_help_of_main_shows_all_there_is_to_choose_from(command, capsys):
     words = {*shown.replace(",", " ").split()}
     assert words >= {*configs.names(), *METHODS, "imp", *NETWORKS, *DATASETS}
     assert words >= {*DISTRIBUTIONS}
+    assert "Method of the configs cifar_resnet20_imp, cifar_vgg11_imp:\n  imp" in shown
     for field, (value, meaning) in default.FIELDS.items():
         kind = f"None, or {value.__name__}" if isinstance(value, type) else repr(value)
         _, found, text = shown.partition(f"  --config.{field} = {kind}\n")
@@ -270,7 +283,8 @@ def test_the_commands_are_listed_and_run(command, capfd, fails):
         assert command(commands, name, "--help") == 0
         assert capfd.readouterr().out.startswith(module.__doc__.strip())
     fails(commands, ["train"], "'train'", "main, evaluate")
-    fails(commands, ["evaluate"], "workdir")
+    fails(commands, ["evaluate"], "give --workdir=PATH\n")
+    fails(commands, ["convert"], "give --network=TEXT and --output=PATH\n")
 
 
 @pytest.mark.parametrize(
