@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 _REPEAT = ";\n    repeat this option"  # absl's help for a repeatable flag
+_LONGEST = 70  # characters of the possible values on the line of a flag itself
 
 
 class PathParser(flags.ArgumentParser):
@@ -64,7 +65,10 @@ def help_text(
         text = (flag.help or "").split(_REPEAT)[0]
         if isinstance(flag.parser, flags.EnumParser):
             text = text.partition(">: ")[2]
-        if flag.default not in (None, [], "", False) and "default: " not in text:
+            if _form(flag).endswith("=NAME"):
+                text += f"; possible: {', '.join(flag.parser.enum_values)}"
+        told = flag.default in (None, [], "") or "default: " in text
+        if not told and flag.default is not False:
             text += f"; default: {flag.default}"
         if name in required:
             text += "; required"
@@ -84,7 +88,8 @@ def _form(flag: flags.Flag) -> str:
     }
     value = kinds.get(type(flag.parser), "TEXT")
     if isinstance(flag.parser, flags.EnumParser):
-        value = "|".join(flag.parser.enum_values)
+        every = "|".join(flag.parser.enum_values)
+        value = every if len(every) <= _LONGEST else "NAME"
     return f"--{flag.name}={value}"
 
 
@@ -106,7 +111,8 @@ def unknown_field(arguments: Iterable[str], error: Exception) -> str:
     If all exist, as where one is in a group that another sets to None, what the error
     says.
     """
-    known = [*_fields(flags.FLAGS["config"].parser.loaded)]
+    parser: Any = flags.FLAGS["config"].parser
+    known = [*_fields(parser.loaded)]
     given = (argument.lstrip("-").partition("=")[0] for argument in arguments)
     fields = (name[7:] for name in given if name.startswith("config."))
     name = next((field for field in fields if field not in known), str(error))

@@ -1,5 +1,6 @@
 """What commands share: paths, configs, imports and help; README's and users' files."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,14 @@ from iterand_jax.runtime import cli
 
 MODULES = (main, evaluate, analyze, export, convert, launch, prepare)
 ROOT = Path(__file__).parents[2]
+EVERY = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("iterand_jax", "experiments")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if 'if __name__ == "__main__":' in path.read_text()
+]
+"""The commands; `iterand_jax.__main__` runs one of them by its name."""
+EVERY.remove("iterand_jax.__main__")
 OWN = """
 from iterand_jax.configs import {start} as start
 
@@ -59,22 +68,6 @@ def program(*names, then=lambda: None):
         __name__="program", run=lambda: cli.run(body, define_flags), values=values
     )
     return run
-
-
-@pytest.fixture
-def fails(command, capfd):
-    """Asserts that a command ends in one line: (module, flags, words)."""
-
-    def check(module, given, *words):
-        assert command(module, *given) == cli.BAD_INPUT
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        for word in words:
-            assert word in err
-
-    return check
 
 
 def test_the_home_is_found_in_paths_and_nothing_else_is_changed(command, monkeypatch):
@@ -230,8 +223,9 @@ def test_what_cannot_be_imported_is_one_line(name, text, words, seen, fails):
     assert Path(name).stem == "json" or Path(name).stem not in sys.modules
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_help_shows_the_commands_own_flags(module, command, capsys):
+@pytest.mark.parametrize("name", EVERY)
+def test_help_shows_the_commands_own_flags(name, command, capsys):
+    module = importlib.import_module(name)
     assert command(module, "--help", "--nope", "--config=nope") == 0
     shown, err = capsys.readouterr()
     assert err == ""
@@ -241,6 +235,12 @@ def test_help_shows_the_commands_own_flags(module, command, capsys):
     assert "repeat this option" not in section
     assert "verbosity" not in shown  # absl's own
     assert all(len(line) <= 88 for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_mistakes_of_every_command_have_one_style(name, fails):
+    module = importlib.import_module(name)
+    fails(module, ["--xyz=1"], "error: unknown flag --xyz; --help lists all\n")
 
 
 def test_help_of_main_shows_all_there_is_to_choose_from(command, capsys):
