@@ -161,7 +161,7 @@ def main() -> None:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, again="goes on from --out, if given")
+    cli.run(main, define_flags, again="goes on from --out", cached=False)
 
 
 if __name__ == "__main__":
