@@ -1,11 +1,5 @@
 """Benchmarks the library on this machine: `python -m experiments.benchmark`.
 
-    --peer        also time PyTorch's step; needs the extra `peer`
-    --seconds=N   what decides most about a training, that first, within N seconds: see
-                  `benchmark_brief`; on an accelerator 200 by default, on a CPU the rest
-    --quick       tiny sizes: checks that it runs, the times mean nothing
-    --out=DIR     write DIR/DEVICE.json, .txt and .png; default: only print
-
 It times whole steps of IteRand and SGD and their phases, masks, the re-randomization
 against a copy of as many bytes, the time to a first step, and how all of these scale
 with width, batch size and number of parameters; and it reports which of the project's
@@ -14,7 +8,6 @@ minimum and maximum are recorded. The data are random. Without --seconds, nothin
 written before all measurements are done.
 """
 
-import argparse
 import json
 import os
 import re
@@ -23,10 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import flags
 
 from experiments.measurements import (
     benchmark_brief,
@@ -35,7 +30,7 @@ from experiments.measurements import (
     synthetic,
 )
 from experiments.measurements import benchmark_programs as programs
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
 from iterand_jax.runtime.timing import Times, interleaved
@@ -92,40 +87,45 @@ def plan(*, quick: bool) -> Plan:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints tables and targets, and writes them, the record and the plot."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark")
-    parser.add_argument("--peer", action="store_true", help="PyTorch's step too")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes")
-    parser.add_argument("--seconds", type=float, help="what decides most, until then")
-    parser.add_argument(
-        "--out",
-        type=files.path,
-        help="the folder that the record, tables and plot go to",
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_boolean(
+        "peer", False, "also time PyTorch's step; needs the extra `peer`"
     )
-    flags = parser.parse_args(arguments)
-    peer = _peer(parser) if flags.peer else None
-    seconds = flags.seconds
+    flags.DEFINE_float(
+        "seconds",
+        None,
+        "what decides most about a training, that first, within so many seconds; "
+        f"default: {ON_ACCELERATORS} on an accelerator, all the rest on a CPU",
+    )
+    flags.DEFINE_boolean(
+        "quick", False, "tiny sizes: checks that it runs, the times mean nothing"
+    )
+    cli.define_path(
+        "out", None, "write OUT/DEVICE.json, .txt and .png; default: only print"
+    )
+
+
+def main() -> None:
+    """Measures, prints tables and targets, and writes them, the record and the plot."""
+    quick, seconds = flags.FLAGS.quick, flags.FLAGS.seconds
+    folder = flags.FLAGS.out and Path(flags.FLAGS.out)
+    peer = _peer() if flags.FLAGS.peer else None
     if seconds is None and jax.default_backend() != "cpu":
         seconds = ON_ACCELERATORS
     if seconds is not None:
         name = f"{file_name(provenance.device())}-brief.json"
-        out = flags.out / name if flags.out else None
-        benchmark_brief.run(seconds, out, quick=flags.quick, peer=peer)
-        return 0
-    try:
-        record = measure(quick=flags.quick, peer=peer)
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
-        return 130
+        out = folder / name if folder else None
+        benchmark_brief.run(seconds, out, quick=quick, peer=peer)
+        return
+    record = measure(quick=quick, peer=peer)
     report = benchmark_report.report(record)
     print(report)
-    if flags.out:
-        out = flags.out / f"{file_name(record['device'])}.json"
+    if folder:
+        out = folder / f"{file_name(record['device'])}.json"
         records.write(out, record)
         write_atomically(out.with_suffix(".png"), benchmark_report.plot(record))
         write_atomically(out.with_suffix(".txt"), report + "\n")
-    return 0
 
 
 def file_name(device: str) -> str:
@@ -295,11 +295,13 @@ def _python(script: str, environment: Mapping[str, str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def _peer(parser: argparse.ArgumentParser) -> Any:
+def _peer() -> Any:
     try:
         from experiments.measurements import benchmark_peer
     except ModuleNotFoundError as error:
-        parser.error(f"--peer needs PyTorch ({error}): pip install -e '.[peer]'")
+        raise ValueError(
+            f"--peer needs PyTorch ({error}): pip install -e '.[peer]'"
+        ) from None
     return benchmark_peer
 
 
@@ -329,5 +331,10 @@ def _size(run: DataRun) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(run.weights(run.abstract)))
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again", cached=False)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

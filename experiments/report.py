@@ -166,5 +166,10 @@ def devices(found: Mapping[str, Sequence[Version]]) -> str:
     return "\n".join(dict.fromkeys(texts)) or "Nothing has been run yet."
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, positional=1, again="starts again")
+
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, positional=1)
+    run()

@@ -240,5 +240,10 @@ def _fingerprint(dataset: str, data_dir: str | None) -> str | None:
         return None
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command; ends the process."""
     cli.run(main, define_flags, positional=1)
+
+
+if __name__ == "__main__":
+    run()

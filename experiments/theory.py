@@ -5,7 +5,6 @@ on two cores. The page's prose is `theorem/template.md`; every measured number i
 comes from this run.
 """
 
-import argparse
 import os
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from string import Template
 
 import jax
 import numpy as np
+from absl import flags
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
@@ -29,34 +29,37 @@ from experiments.theorem.measurements import (
     Scale,
 )
 from iterand_jax import theory
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 
 TEMPLATE = Path(__file__).with_name("theorem") / "template.md"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    cli.define_path("out", None, "the folder to write to; default: only print")
+    flags.DEFINE_boolean("quick", False, "tiny, to test the code")
+
+
+def main() -> None:
     """Runs every measurement, draws the figures and writes the page."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.theory")
-    parser.add_argument("--out", type=files.path, help="the folder to write to")
-    parser.add_argument("--quick", action="store_true", help="tiny, to test the code")
-    flags = parser.parse_args(arguments)
-    scale = QUICK if flags.quick else FULL
+    scale = QUICK if flags.FLAGS.quick else FULL
     start = time.monotonic()
     data = {name: getattr(measurements, name)(scale) for name in FIGURES}
     page = Template(TEMPLATE.read_text()).substitute(
         **tables(data, scale), provenance=provenance(time.monotonic() - start)
     )
-    if not flags.out:
+    if not flags.FLAGS.out:
         print(page)
         return
-    folder = flags.out / "figures" / "theory"
+    out = Path(flags.FLAGS.out)
+    folder = out / "figures" / "theory"
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():
         figure = draw(data[name])
         figure.savefig(folder / f"{name}.png", dpi=110)
         plt.close(figure)
-    (flags.out / "theory.md").write_text(page)
-    print(f"wrote {flags.out / 'theory.md'}")
+    (out / "theory.md").write_text(page)
+    print(f"wrote {out / 'theory.md'}")
 
 
 def tables(data: Data, scale: Scale) -> dict[str, str]:
@@ -256,5 +259,10 @@ def provenance(seconds: float) -> str:
     )
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
+
+
 if __name__ == "__main__":
-    main()
+    run()

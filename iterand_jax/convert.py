@@ -15,8 +15,8 @@ VALUES = ("masked", "binary", "scaled")
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("network", None, "the name of a network", required=True)
-    cli.define_path("output", None, "the ticket, a file or its URL", required=True)
+    flags.DEFINE_string("network", None, "the name of a network")
+    cli.define_path("output", None, "the ticket, a file or its URL")
     flags.DEFINE_float("width", 1.0, "the width factor of the network")
     flags.DEFINE_float("sparsity", None, "the share of weights that scores remove")
     flags.DEFINE_float("kept", None, "instead of it the share that they keep")
@@ -95,6 +95,7 @@ def run() -> None:
     cli.run(
         main,
         define_flags,
+        required=("network", "output"),
         positional=1,
         again="starts again",
         loads=("iterand_jax.tickets.conversion",),

@@ -13,7 +13,7 @@ from iterand_jax.runtime import cli
 def define_flags() -> None:
     """Defines the flags of this command."""
     cli.define_data_dir()
-    cli.define_path("workdir", None, "the folder of the run", required=True)
+    cli.define_path("workdir", None, "the folder of the run")
     flags.DEFINE_integer("step", None, "which checkpoint; default: the newest")
 
 
@@ -37,6 +37,7 @@ def run() -> None:
     cli.run(
         main,
         define_flags,
+        required=("workdir",),
         again="starts again",
         loads=("iterand_jax.training.evaluation",),
     )

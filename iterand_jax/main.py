@@ -11,7 +11,7 @@ interrupted run, and reports that a finished one is finished.
 from absl import flags
 
 from iterand_jax.configs import default, load
-from iterand_jax.runtime import cli, hosts
+from iterand_jax.runtime import cli, flag_text, hosts
 
 
 def define_flags() -> None:
@@ -45,16 +45,16 @@ def more_help() -> str:
     from iterand_jax.training.choices import choices
 
     parts = [
-        f"{heading}:\n{cli.indented(', '.join(names), 2)}"
+        f"{heading}:\n{flag_text.indented(', '.join(names), 2)}"
         for heading, names in choices().items()
     ]
     parts.append("Fields of a config, with their defaults in configs/default.py:")
     for field, (value, meaning) in default.FIELDS.items():
         kind = f"None, or {value.__name__}" if isinstance(value, type) else repr(value)
-        parts[-1] += f"\n  --config.{field} = {kind}\n{cli.indented(meaning, 6)}"
+        parts[-1] += f"\n  --config.{field} = {kind}\n{flag_text.indented(meaning, 6)}"
     for method, recipe in default.get_config().recipe.items():
         values = ", ".join(f"{field} = {value!r}" for field, value in recipe.items())
-        parts[-1] += f"\n  --config.recipe.{method}.*\n{cli.indented(values, 6)}"
+        parts[-1] += f"\n  --config.recipe.{method}.*\n{flag_text.indented(values, 6)}"
     return "\n\n".join(parts)
 
 

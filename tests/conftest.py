@@ -12,6 +12,7 @@ from absl import app, flags
 
 from experiments.paper import catalogue
 from iterand_jax.configs import digits
+from iterand_jax.runtime import cli
 
 
 def pytest_configure(config):
@@ -71,6 +72,22 @@ def command(monkeypatch):
                 delattr(flags.FLAGS, name)
 
     return run
+
+
+@pytest.fixture
+def fails(command, capfd):
+    """Asserts that a command ends in one line: (module, flags, *words, out="")."""
+
+    def check(module, given, *words, out=""):
+        assert command(module, *given) == cli.BAD_INPUT
+        printed, err = capfd.readouterr()
+        assert printed == out
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        for word in words:
+            assert word in err
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -183,7 +183,10 @@ def source_of(module):
     return Path(spec.origin).read_text()
 
 
-SHARED = (ROOT / "iterand_jax" / "runtime" / "cli.py").read_text()
+SHARED = "".join(
+    (ROOT / path).read_text()
+    for path in ("iterand_jax/runtime/cli.py", "experiments/measurements/records.py")
+)
 FIELDS = {*default.get_config().to_dict()} | {
     f"{outer}.{inner}"
     for outer, fields in default.get_config().to_dict().items()

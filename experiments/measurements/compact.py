@@ -2,16 +2,12 @@
 
     python -m experiments.measurements.compact
 
-    --workdir=DIR   a finished run; each option adds one
-    --out=FILE      write the record after each, and go on from it; default: only print
-
 Tickets of random masks and weights with the layers' own sparsities, that is, nothing
 was trained: a channel is dead by chance. Beside each, the multiply-adds that are left
 by the analysis alone, which knows of paths but of no values. Times are medians of a
 call with 16 examples, of the ticket's program and the smaller one by turns.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +15,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
 from experiments.measurements import records
 from iterand_jax.analysis.liveness import live_weights
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.tickets.compact import folder, removal
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
@@ -135,23 +132,37 @@ def read(out: Path | None) -> dict[str, list[dict[str, Any]]]:
     return {name: record.get(name, []) for name in ("random", "runs")}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    cli.define_path("workdir", None, "a finished run; each adds one", several=True)
+    cli.define_path(
+        "out",
+        None,
+        "write the record to this file after each, and go on from it; "
+        "default: only print",
+    )
+
+
+def main() -> None:
     """Prints and writes the measurements."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.compact")
-    parser.add_argument("--workdir", type=files.path, action="append", default=[])
-    parser.add_argument("--out", type=files.path, help="where the record goes")
-    flags = parser.parse_args(arguments)
-    found = read(flags.out)
+    out = flags.FLAGS.out and Path(flags.FLAGS.out)
+    found = read(out)
     cells = [(n, w, p) for n, w in NETWORKS for p in SPARSITIES]
     for name, width, sparsity in cells[len(found["random"]) :]:
         found["random"].append(of_random(name, width, sparsity))
         print(row(found["random"][-1]), flush=True)
-        records.write(flags.out, {**found, **records.origin()})
-    found["runs"] = [of_run(workdir) for workdir in flags.workdir] or found["runs"]
+        records.write(out, {**found, **records.origin()})
+    workdirs = map(Path, flags.FLAGS.workdir or ())
+    found["runs"] = [of_run(workdir) for workdir in workdirs] or found["runs"]
     for line in found["runs"]:
         print(row(line), flush=True)
-    records.write(flags.out, {**found, **records.origin()})
+    records.write(out, {**found, **records.origin()})
+
+
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="goes on from --out", cached=False)
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -2,26 +2,23 @@
 
     python -m experiments.measurements.gallery
 
-    --workdir=DIR   where the runs are; finished ones are not trained again
-    --out=DIR       where the tickets and the page go; default: results/gallery
-    --only=NAME     one entry; its line of the ledger replaces the earlier one
-
 Each entry is a config of the package and what is changed in it: small and short, so
 that all take some minutes on two CPU cores. For each, --out has a folder with what
 `export --format=hub` writes (ticket, model card, config.json and the curves), and
 ledger.jsonl has a line. README.md shows all that are in the ledger.
 """
 
-import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 import iterand_jax
 from iterand_jax import configs
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli, files
 from iterand_jax.training import card, exporting
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import read_result
@@ -139,24 +136,40 @@ def page(lines: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    cli.define_path(
+        "workdir", "runs/gallery", "the folder of the runs; finished ones are kept"
+    )
+    cli.define_path(
+        "out", "results/gallery", "the folder that the tickets and the page go to"
+    )
+    flags.DEFINE_enum(
+        *("only", None, [*RUNS]),
+        "one entry; its line of the ledger replaces the earlier one",
+    )
+
+
+def main() -> None:
     """Trains what is not trained yet, and writes tickets, ledger and page."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.gallery")
-    parser.add_argument("--workdir", type=files.path, default=Path("runs/gallery"))
-    parser.add_argument("--out", type=files.path, default=Path("results/gallery"))
-    parser.add_argument("--only", choices=list(RUNS))
-    flags = parser.parse_args(arguments)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    for name in [flags.only] if flags.only else list(RUNS):
-        (flags.workdir / name).mkdir(parents=True, exist_ok=True)
-        line = make(name, flags.workdir / name, flags.out)
-        lines = read(flags.out) | {name: line}
+    only, out = flags.FLAGS.only, Path(flags.FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in [only] if only else list(RUNS):
+        workdir = Path(flags.FLAGS.workdir) / name
+        workdir.mkdir(parents=True, exist_ok=True)
+        line = make(name, workdir, out)
+        lines = read(out) | {name: line}
         text = "".join(json.dumps(lines[n]) + "\n" for n in RUNS if n in lines)
-        files.write_atomically(flags.out / LEDGER, text)
-        files.write_atomically(flags.out / PAGE, page(lines))
-        loaded = iterand_jax.load_ticket(flags.out / name / TICKET)
+        files.write_atomically(out / LEDGER, text)
+        files.write_atomically(out / PAGE, page(lines))
+        loaded = iterand_jax.load_ticket(out / name / TICKET)
         print(loaded)
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags)
+
+
 if __name__ == "__main__":
-    main()
+    run()

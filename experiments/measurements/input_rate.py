@@ -2,9 +2,6 @@
 
     python -m experiments.measurements.input_rate
 
-    --workers=0,1,2,4    default: 0, and powers of 2 up to the number of cores
-    --out=FILE           write the record; default: only print
-
 It writes synthetic JPEG files, prepares them as ImageNet, and times Grain making
 training batches of 128 from them, without training at the same time. The photographs
 are noise whose amplitude falls as 1/f^1.2, about as a photograph's does, of 500 x 375
@@ -13,22 +10,22 @@ average. The time to decode depends on both numbers. The files are in memory: a 
 disk is not measured.
 """
 
-import argparse
 import contextlib
 import io
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 from PIL import Image
 
 from experiments.measurements import records
 from iterand_jax.data import imagenet, prepare
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.runtime.hosts import cores
 
 NEEDED = 2500  # images/s of ResNet50 on an A100
@@ -39,13 +36,23 @@ IMAGES = 512  # per epoch
 QUALITY = 93  # of JPEG
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_list(
+        "workers",
+        None,
+        "numbers of processes, with commas, as 0,1,2,4; default: 0, and powers of 2 up "
+        "to the number of cores",
+    )
+    records.define_out()
+
+
+def main() -> None:
     """Measures, prints a table and the settings to use, and writes the record."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.input_rate")
-    parser.add_argument("--workers", help="numbers of processes, with commas")
-    parser.add_argument("--out", type=files.path, help="where the record goes")
-    flags = parser.parse_args(arguments)
-    counts = [int(n) for n in flags.workers.split(",")] if flags.workers else powers()
+    given = flags.FLAGS.workers
+    if given and not all(map(str.isdecimal, given)):
+        raise ValueError(f"--workers={','.join(given)}; possible: numbers with commas")
+    counts = [int(n) for n in given] if given else powers()
     with tempfile.TemporaryDirectory() as folder:
         size = write_dataset(Path(folder), IMAGES)
         rates = {str(n): measure(folder, n, BATCH_SIZE) for n in counts}
@@ -61,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **records.origin(),
     }
     print(report(rates, cores()))
-    records.write(flags.out, record)
+    records.write(flags.FLAGS.out, record)
 
 
 def powers() -> list[int]:
@@ -150,5 +157,10 @@ def photographs(number: int, height: int = 375, width: int = 500) -> Iterator[by
         yield buffer.getvalue()
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
+
+
 if __name__ == "__main__":
-    main()
+    run()

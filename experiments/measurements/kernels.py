@@ -3,13 +3,6 @@
     pip install jax-cuda13-plugin==X jax-cuda13-pjrt==X    # X: the version of jaxlib
     python -m experiments.measurements.kernels
 
-    --configs=cifar_conv6,cifar_resnet18   default: these two
-    --chip=h100                            default: h200
-    --dtype=float32                        default: bfloat16
-    --deterministic                        also with the config's field deterministic
-    --before=FILE                          a record to print the change against
-    --out=FILE                             write the record; default: only print
-
 XLA compiles the step of IteRand, in the loop in which it is dispatched, for a described
 chip; neither a GPU nor CUDA is needed. Every fusion, library call, copy or the like is
 a kernel, and those of an inner loop count once for each of its trips. A profile on an
@@ -18,7 +11,6 @@ of its own. Convolution algorithms are not tuned here, so this says nothing abou
 counts, temporary memory and what is fused are those of the chip.
 """
 
-import argparse
 import collections
 import dataclasses
 import itertools
@@ -27,16 +19,19 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from experiments.measurements import records, synthetic
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.training import programs
+from iterand_jax.training.config import DTYPES
 from iterand_jax.training.run import DataRun, open_feed
 
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
@@ -91,35 +86,42 @@ class Loop(NamedTuple):
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_list(
+        *("configs", [*CONFIGS]),
+        f"names of configs, with commas; default: {','.join(CONFIGS)}",
+    )
+    flags.DEFINE_enum("chip", "h200", [*CHIPS], "what to compile for")
+    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "of the activations")
+    flags.DEFINE_boolean(
+        "deterministic", False, "also with the config's field deterministic"
+    )
+    cli.define_path("before", None, "a record to print the change against")
+    records.define_out()
+
+
+def main() -> None:
     """Counts, prints a table and writes the record."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.kernels")
-    parser.add_argument("--configs", default=",".join(CONFIGS))
-    parser.add_argument("--chip", choices=CHIPS, default="h200")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--deterministic", action="store_true", help="also so")
-    parser.add_argument("--before", type=files.path, help="a record to compare with")
-    parser.add_argument("--out", type=files.path, help="where the record goes")
-    flags = parser.parse_args(arguments)
+    values = flags.FLAGS
     os.environ |= WITHOUT_A_GPU
-    before = json.loads(flags.before.read_text())["rows"] if flags.before else []
+    before = (
+        json.loads(Path(values.before).read_text())["rows"] if values.before else []
+    )
     found = []
     print(HEAD)
     modes: Sequence[Mapping[str, Any]] = [{}]
-    if flags.deterministic:
+    if values.deterministic:
         modes = [{}, {"deterministic": True}]
-    for name, mode in itertools.product(flags.configs.split(","), modes):
-        try:
-            found.append(row(name, flags.chip, flags.dtype, mode))
-        except NoCompilerError as error:
-            parser.error(str(error))
+    for name, mode in itertools.product(values.configs, modes):
+        found.append(row(name, values.chip, values.dtype, mode))
         print(line(found[-1], before), flush=True)
     versions = records.origin()
     del versions["device"]  # no number depends on it
-    records.write(flags.out, {"rows": found, **versions})
+    records.write(values.out, {"rows": found, **versions})
 
 
-class NoCompilerError(RuntimeError):
+class NoCompilerError(ValueError):
     """The compiler for GPUs is not installed, or is of another version."""
 
 
@@ -257,5 +259,10 @@ def loops_of(program: str) -> Loop:
     return of("ENTRY", 1)
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again", cached=False)
+
+
 if __name__ == "__main__":
-    main()
+    run()

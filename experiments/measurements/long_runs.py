@@ -3,23 +3,20 @@
     python -m experiments.measurements.long_runs                 the page's tables
     python -m experiments.measurements.long_runs --workdirs=DIR  reads the runs again
 
-    --workdirs=DIR   a folder with finished runs, at any depth
-    --record=FILE    the extract of their logs: written with --workdirs, else read
-    --figure=FILE    draw the churn against the epochs
-
 The logs of such runs are large and stay where they were trained; the record has what
 the table and the figure of docs/measured/numbers.md need. Rows are means over seeds.
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from experiments.measurements import records
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.runtime.pictures import new_figure
 from iterand_jax.training.logs import read_lines
 
@@ -127,24 +124,35 @@ def draw(runs: Runs, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    cli.define_path("workdirs", None, "a folder with finished runs, at any depth")
+    cli.define_path(
+        *("record", str(RECORD)),
+        "the extract of their logs: written with --workdirs, else read",
+    )
+    cli.define_path("figure", None, "draw the churn against the epochs")
+
+
+def main() -> None:
     """Reads or writes the record, and prints the table."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.long_runs")
-    parser.add_argument("--workdirs", type=files.path)
-    parser.add_argument("--record", type=files.path, default=RECORD)
-    parser.add_argument("--figure", type=files.path)
-    flags = parser.parse_args(arguments)
-    if flags.workdirs:
-        found = sorted(flags.workdirs.glob("**/metrics.jsonl"))
+    values = flags.FLAGS
+    if values.workdirs:
+        found = sorted(Path(values.workdirs).glob("**/metrics.jsonl"))
         extracts = [extract(path.parent) for path in found]
         runs = [run for run in extracts if run]
         runs.sort(key=lambda run: [str(run[name]) for name in FIELDS[:6]])
-        records.write(flags.record, {"runs": runs})
-    runs = json.loads(flags.record.read_text())["runs"]
-    if flags.figure:
-        draw(runs, flags.figure)
+        records.write(values.record, {"runs": runs})
+    runs = json.loads(Path(values.record).read_text())["runs"]
+    if values.figure:
+        draw(runs, Path(values.figure))
     print("\n".join(rows(runs)))
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -2,11 +2,6 @@
 
     python -m experiments.measurements.method_steps --out=record.json
 
-    --config=cifar_resnet18    default: cifar_conv6
-    --width=1                  default: 0.25
-    --rounds=N                 default: 25
-    --methods=biprop,random_erk  default: all of the table of later methods
-
 Each method trains the network of the config on random data with the fields that it has
 in that table. In every round each of them makes one step (on accelerators as many as
 are dispatched at once), and its time is divided by edge-popup's of that round; the
@@ -14,48 +9,53 @@ median of these ratios is shown. edge-popup itself is timed twice: its second ro
 what the machine makes of equal programs.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from absl import flags
 
 from experiments.measurements import benchmark_programs, records, synthetic
 from experiments.paper.successors import EMERGES, METHODS
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 
 BASE, AGAIN = "edge_popup", "edge_popup again"
+EVERY = [*METHODS, *EMERGES]
 SPARSITY = 0.9
 AT_MOST = 1.10
 """The ratio that a method is meant to stay within."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("config", "cifar_conv6", "the name of the config")
+    flags.DEFINE_float("width", 0.25, "the width factor of its network")
+    flags.DEFINE_integer("rounds", 25, "how often each makes steps", lower_bound=1)
+    flags.DEFINE_list(
+        *("methods", EVERY),
+        "names with commas; default: all of the table of later methods",
+    )
+    records.define_out()
+
+
+def main() -> None:
     """Times, prints a table and writes the record."""
-    every = [*METHODS, *EMERGES]
-    parser = argparse.ArgumentParser(prog="experiments.measurements.method_steps")
-    parser.add_argument("--config", default="cifar_conv6")
-    parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--methods", default=",".join(every))
-    parser.add_argument("--out", type=files.path, help="where the record goes")
-    flags = parser.parse_args(arguments)
-    chosen = flags.methods.split(",")
-    if unknown := [name for name in chosen if name not in every]:
-        parser.error(f"no methods: {', '.join(unknown)}; possible: {', '.join(every)}")
-    if flags.rounds < 1:
-        parser.error(f"--rounds is {flags.rounds}; possible: at least 1")
-    rows = measure(flags.config, flags.width, chosen, flags.rounds)
+    values = flags.FLAGS
+    if unknown := [name for name in values.methods if name not in EVERY]:
+        raise ValueError(
+            f"no methods: {', '.join(unknown)}; possible: {', '.join(EVERY)}"
+        )
+    rows = measure(values.config, values.width, values.methods, values.rounds)
     print(f"{'method':<28}{'step (ms)':>10}{'ratio':>8}   at most {AT_MOST:.2f}")
     for name, row in rows.items():
         kept = "" if row["ratio"] <= AT_MOST else "   more"
         print(f"{name:<28}{row['milliseconds']:>10.1f}{row['ratio']:>8.3f}{kept}")
-    chosen_fields = {"config": flags.config, "width": flags.width}
+    chosen = {name: values[name].value for name in ("config", "width", "rounds")}
     records.write(
-        flags.out,
-        {**chosen_fields, "rounds": flags.rounds, "rows": rows, **records.origin()},
+        values.out,
+        {**chosen, "rows": rows, **records.origin()},
     )
 
 
@@ -99,5 +99,10 @@ def _steps(config: str, width: float, name: str) -> tuple[Any, int]:
     return call, count
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again", cached=False)
+
+
 if __name__ == "__main__":
-    main()
+    run()

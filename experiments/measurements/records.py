@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from iterand_jax.runtime import cli
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.training import provenance
 
@@ -18,9 +19,14 @@ def origin() -> dict[str, Any]:
     }
 
 
-def write(out: Path | None, record: Mapping[str, Any]) -> None:
+def define_out() -> None:
+    """Defines --out=PATH, for `write`."""
+    cli.define_path("out", None, "write the record to this file; default: only print")
+
+
+def write(out: str | Path | None, record: Mapping[str, Any]) -> None:
     """Writes a record as JSON to a file and logs that; does nothing without a file."""
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, json.dumps(record, indent=2) + "\n")
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(out), json.dumps(record, indent=2) + "\n")
         print(f"wrote {out}")

@@ -2,19 +2,12 @@
 
     python -m experiments.measurements.review_repeats --out=results/review_repeats.json
 
-    --model=words   logistic regression on the words of a review; default
-    --model=lstm    `imdb_lstm` by SGD at width 0.25, 3 epochs of the paper's 15
-    --seeds=5       runs of each of the two kinds
-    --dir=DIR       for the workdirs of the LSTMs, which continue there
-    --out=FILE      add the runs to this record after each; default: only print
-
 The training part is used as it is, and without its repeats: later copies of a review,
 and reviews that are in the test split, too. Each run is tested on the test split, on
 the reviews of it that are in the training split, and on later copies within it, so that
 the accuracy without either follows.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -26,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 import iterand_jax
 from experiments.measurements import records
@@ -33,7 +27,7 @@ from iterand_jax.data.datasets import get_dataset, open_source, register_dataset
 from iterand_jax.data.feeds import split_indices
 from iterand_jax.data.sources import Source, open_imdb_reviews
 from iterand_jax.data.text import Vocabulary, commonest_words
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.workdir import restore_with_data
 
@@ -232,34 +226,54 @@ def gain(runs: Runs, model: str) -> tuple[float, float]:
     return statistics.mean(gains), spread
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_enum(
+        *("model", "words", ("words", "lstm")),
+        "words: logistic regression on the words of a review; lstm: `imdb_lstm` by SGD "
+        "at width 0.25, 3 epochs of the paper's 15",
+    )
+    flags.DEFINE_integer(
+        "seeds", 5, "how many runs of each of the two kinds", lower_bound=1
+    )
+    cli.define_path(
+        "dir",
+        None,
+        "for the workdirs of the LSTMs, which continue there; default: a temporary one",
+    )
+    cli.define_path(
+        "out", None, "add the runs to this record after each; default: only print"
+    )
+
+
+def main() -> None:
     """Trains, prints and adds to the record."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.review_repeats")
-    parser.add_argument("--model", choices=("words", "lstm"), default="words")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--dir", type=files.path)
-    parser.add_argument("--out", type=files.path, help="where the record goes")
-    flags = parser.parse_args(arguments)
-    folder = flags.dir or Path(tempfile.mkdtemp())
+    values = flags.FLAGS
+    folder = Path(values.dir or tempfile.mkdtemp())
     for name, drop in KINDS.items():
         opened = functools.partial(_opened, drop=drop)
         register_dataset(name, get_dataset("imdb_reviews")._replace(open=opened))
-    there = flags.out and flags.out.exists()
-    runs = json.loads(flags.out.read_text())["runs"] if there else []
-    for seed in range(flags.seeds):
+    there = values.out and Path(values.out).exists()
+    runs = json.loads(Path(values.out).read_text())["runs"] if there else []
+    for seed in range(values.seeds):
         for name in KINDS:
-            if flags.model == "lstm":
+            if values.model == "lstm":
                 run = of_lstm(name, seed, folder / f"{name}_{seed}")
             else:
                 run = of_words(name, seed)
             key = [run[field] for field in KEY]
             runs = [other for other in runs if [other[f] for f in KEY] != key] + [run]
             runs.sort(key=lambda run: [run[field] for field in KEY])
-            records.write(flags.out, {"lstm": LSTM, "runs": runs, **records.origin()})
+            records.write(values.out, {"lstm": LSTM, "runs": runs, **records.origin()})
     print("\n".join(rows(runs)))
-    found, spread = gain(runs, flags.model)
-    print(f"{flags.model}: repeats add {found:.3f} points, deviation {spread:.3f}")
+    found, spread = gain(runs, values.model)
+    print(f"{values.model}: repeats add {found:.3f} points, deviation {spread:.3f}")
+
+
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
 
 
 if __name__ == "__main__":
-    main()
+    run()

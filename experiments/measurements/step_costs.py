@@ -2,10 +2,6 @@
 
     python -m experiments.measurements.step_costs
 
-    --configs=cifar_conv6,imdb_lstm    default: all
-    --imagenet_batch=8                 ImageNet's batch of 128 takes minutes on a CPU
-    --out=FILE                         write the record; default: only print
-
 For every config: the median time of IteRand's step and its spread, the largest memory
 of the process, and the compiler's memory estimate of a step, at the batch measured and
 at the config's own (which is only compiled); then the size of a checkpoint, how long it
@@ -14,7 +10,6 @@ random numbers in the shapes of the config's batches: the cost of a step does no
 on them. Each config is measured in a separate process.
 """
 
-import argparse
 import dataclasses
 import json
 import resource
@@ -23,15 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import flags
 
 from experiments.measurements import records, synthetic
 from iterand_jax import configs
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.training import memory
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.programs import compile_steps
@@ -42,25 +37,33 @@ STEPS = 3  # timed, after a warm-up step
 MIB = 2**20
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_list("configs", NAMES, "names of configs, with commas; default: all")
+    flags.DEFINE_integer(
+        "imagenet_batch",
+        8,
+        "the batch of ImageNet's configs; their own of 128 takes minutes on a CPU",
+        lower_bound=1,
+    )
+    records.define_out()
+    flags.DEFINE_string("one", None, "measure one config and print its JSON")
+
+
+def main() -> None:
     """Measures, prints a table and writes the record."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.step_costs")
-    parser.add_argument("--configs", default=",".join(NAMES))
-    parser.add_argument("--imagenet_batch", type=int, default=8)
-    parser.add_argument("--out", type=files.path, help="where the record goes")
-    parser.add_argument("--one", help="measure one config and print its JSON")
-    flags = parser.parse_args(arguments)
-    if flags.one:
-        print(json.dumps(measure(flags.one, flags.imagenet_batch)))
+    values = flags.FLAGS
+    if values.one:
+        print(json.dumps(measure(values.one, values.imagenet_batch)))
         return
-    unknown = sorted(set(flags.configs.split(",")) - set(NAMES))
+    unknown = sorted({*values.configs} - {*NAMES})
     if unknown:
-        parser.error(f"unknown config {unknown[0]!r}; possible: {', '.join(NAMES)}")
+        raise ValueError(f"unknown config {unknown[0]!r}; possible: {', '.join(NAMES)}")
     print(HEAD)
     rows = []
-    for name in flags.configs.split(","):
+    for name in values.configs:
         command = [sys.executable, "-m", "experiments.measurements.step_costs"]
-        command += [f"--one={name}", f"--imagenet_batch={flags.imagenet_batch}"]
+        command += [f"--one={name}", f"--imagenet_batch={values.imagenet_batch}"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         for row in json.loads(done.stdout):
             rows.append(row)
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rows": rows,
         **records.origin(),
     }
-    records.write(flags.out, record)
+    records.write(values.out, record)
 
 
 HEAD = (
@@ -158,5 +161,10 @@ def _peak(step: jax.stages.Compiled) -> float:
     return memory.peak(analysis) / MIB if analysis else float("nan")
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again", cached=False)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -2,24 +2,20 @@
 
     python -m experiments.measurements.ticket_sizes
 
-    --workdir=DIR   a finished run by IteRand with Kaiming weights, for "as measured"
-    --out=FILE      write the record; default: only print
-
 Bytes of all parameters at width 1 with random masks, packed as in a ticket. Masks,
 signs and seeds have these sizes whatever is trained; the draw numbers of IteRand do
 not. "At worst", they are those of masks that are random at every refresh of the whole
 run; "as measured", a bootstrap sample of those of a run's kept weights.
 """
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from experiments.measurements import records, synthetic
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 from iterand_jax.tickets import packing
 from iterand_jax.training.exporting import ticket_of
 from iterand_jax.training.workdir import read_result, restore
@@ -93,13 +89,20 @@ def measured_in(workdir: Path) -> tuple[np.ndarray, dict[str, Any]]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    cli.define_path(
+        "workdir",
+        None,
+        'a finished run by IteRand with Kaiming weights, for "as measured"',
+    )
+    records.define_out()
+
+
+def main() -> None:
     """Prints and writes the sizes."""
-    parser = argparse.ArgumentParser(prog="experiments.measurements.ticket_sizes")
-    parser.add_argument("--workdir", type=files.path)
-    parser.add_argument("--out", type=files.path, help="where the record goes")
-    flags = parser.parse_args(arguments)
-    measured, run = measured_in(flags.workdir) if flags.workdir else (None, None)
+    workdir, out = flags.FLAGS.workdir, flags.FLAGS.out
+    measured, run = measured_in(Path(workdir)) if workdir else (None, None)
     found = {name: bytes_of(name, measured) for name in NETWORKS}
     for name, row in found.items():
         refreshes, dense = row["refreshes"], row["float32"]
@@ -112,8 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "measured_in": run,
         **records.origin(),
     }
-    records.write(flags.out, record)
+    records.write(out, record)
+
+
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(main, define_flags, again="starts again")
 
 
 if __name__ == "__main__":
-    main()
+    run()

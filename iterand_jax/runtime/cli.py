@@ -2,14 +2,12 @@
 
 import contextlib
 import importlib
-import inspect
 import os
 import signal
 import sys
-import textwrap
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from iterand_jax.runtime import (
     compilation,
     early,
+    flag_text,
     hosts,
     modes,
     streams,
@@ -40,37 +39,20 @@ _BAD_FLAGS = (
     SyntaxError,
     OSError,
 )
-_REPEAT = ";\n    repeat this option"  # absl's help for a repeatable flag
 IMPORTED = time.perf_counter()
 
 
-class _PathParser(flags.ArgumentParser):
-    """A path or URL as text; shells do not expand a ~ after =."""
-
-    def parse(self, argument: str) -> str:
-        return os.path.expanduser(argument)
-
-
-class _ConfigParser(flags.ArgumentParser):
-    def __init__(self, load: Callable[[str], ConfigDict]):
-        self._load = load
-
-    def parse(self, argument: str | ConfigDict) -> ConfigDict:
-        return self._load(argument) if isinstance(argument, str) else argument
-
-
 def define_path(
-    name: str, default: str | None, help_text: str, *, required: bool = False
+    name: str, default: str | None, help_text: str, *, several: bool = False
 ) -> None:
-    """Defines a flag for a path or URL; ~ expands to the home directory."""
-    flags.DEFINE(
-        _PathParser(),
-        name,
-        default,
-        help_text,
-        flags.FLAGS,
-        flags.ArgumentSerializer(),
-        required=required,
+    """Defines a flag for a path or URL, or several; ~ expands to the home directory."""
+    define: Callable[..., Any] = flags.DEFINE_multi if several else flags.DEFINE
+    define(
+        parser=flag_text.PathParser(),
+        serializer=flags.ArgumentSerializer(),
+        name=name,
+        default=default,
+        help=help_text,
     )
 
 
@@ -88,7 +70,7 @@ def define_config(load: Callable[[str], ConfigDict], default: str) -> None:
         f"default: {default}. --config.FIELD=VALUE sets a field of it, as "
         "--config.network.width=0.25",
     )
-    flags.FLAGS["config"].parser = _ConfigParser(load)
+    flags.FLAGS["config"].parser = flag_text.ConfigParser(load)
     flags.FLAGS.set_default("config", default)
 
 
@@ -152,16 +134,19 @@ def run(
     main: Callable[..., int | None],
     define_flags: Callable[[], None],
     *,
+    required: Sequence[str] = (),
     positional: int | None = 0,
     more_help: Callable[[], str] = str,
     again: str = "continues from the last checkpoint",
     loads: Sequence[str] = (),
     prints_result: bool = True,
+    cached: bool = True,
 ) -> None:
     """Defines and parses the flags and calls main; ends the process.
 
     Main is called with the arguments that are not flags, at most `positional` of them
-    (None: any number). What it returns is the exit status.
+    (None: any number), if the `required` flags are given. What it returns is the exit
+    status.
 
     Every command has --import=MODULE_OR_FILE, which is imported before main is called,
     and --help: the text at the head of main's file, the flags, and `more_help()`.
@@ -173,7 +158,8 @@ def run(
     on stderr says so at the end. The status is then 1 for a command that
     `prints_result`; a run goes on, and writes its results to files.
 
-    Compiled programs are cached on disk, see `compilation.enable`.
+    Compiled programs are cached on disk, see `compilation.enable`, but for a command
+    that measures compilation or compiled programs (`cached=False`).
 
     Bad input (ValueError, or a flag or config field that does not exist) is one line on
     stderr and exit status 2. A run that stopped after saving ends with status 75 for
@@ -186,30 +172,36 @@ def run(
 
     def parse(arguments: list[str]) -> list[str]:
         known = {*flags.FLAGS}
+
+        def own() -> list[str]:
+            return [flag for flag in flags.FLAGS if flag not in known]
+
         _define_imports()
-        if _asks_for_help(arguments):
+        if flag_text.asks_for_help(arguments):
             del sys.argv[1:]  # the other arguments are ignored
             define_flags()
-            own = [flag for flag in flags.FLAGS if flag not in known]
-            print(_help(main, own, more_help()))
+            print(flag_text.help_text(main, own(), required, more_help()))
             raise SystemExit(0)
         try:
             # Defining --config reads the file and applies its overrides already.
             define_flags()
             rest = flags.FLAGS(arguments)
+        except flags.UnrecognizedFlagError as error:
+            fail(flag_text.unknown_flag(error.flagname, own()))
         except (AttributeError, KeyError) as error:
-            cause = error.args[0]
-            inner = cause.args[0] if isinstance(cause, KeyError) else cause
-            fail(f"unknown config field {inner}")
+            fail(flag_text.unknown_field(arguments, error))
         except _BAD_FLAGS as error:
             fail(error)
         if positional is not None:
             for unknown in rest[1 + positional :]:
                 fail(f"unknown argument {unknown!r}; flags start with --")
+        if absent := flag_text.missing(required):
+            fail(absent)
         return rest
 
     def guarded(arguments: list[str]) -> int | None:
-        compilation.enable()
+        if cached:
+            compilation.enable()
         try:
             for name in imports():
                 user_code.import_named(name)
@@ -271,57 +263,6 @@ def imports() -> list[str]:
     """What --import names."""
     given: list[str] = flags.FLAGS["import"].value or []
     return [name for name in ",".join(given).split(",") if name]
-
-
-def _asks_for_help(arguments: Iterable[str]) -> bool:
-    for argument in arguments:
-        if argument == "--":  # what follows is for another command
-            return False
-        if argument in ("-h", "-help", "--help"):
-            return True
-    return False
-
-
-def _help(main: Callable[..., Any], names: Iterable[str], more: str) -> str:
-    parts = [inspect.cleandoc(main.__globals__["__doc__"] or ""), "Flags:"]
-    for name in names:
-        flag = flags.FLAGS[name]
-        text = (flag.help or "").split(_REPEAT)[0]
-        if isinstance(flag.parser, flags.EnumParser):
-            text = text.partition(">: ")[2]
-        if flag.default not in (None, [], "", False) and "default: " not in text:
-            text += f"; default: {flag.default}"
-        parts[-1] += f"\n  {_form(flag)}\n" + indented(text, 6)
-    return "\n\n".join(filter(None, [*parts, more]))
-
-
-def _form(flag: flags.Flag) -> str:
-    """How a flag is written, such as "--step=N"."""
-    if flag.boolean:
-        return f"--[no]{flag.name}"
-    kinds = {
-        _PathParser: "PATH",
-        _ConfigParser: "NAME_OR_FILE",
-        flags.IntegerParser: "N",
-        flags.FloatParser: "X",
-    }
-    value = kinds.get(type(flag.parser), "TEXT")
-    if isinstance(flag.parser, flags.EnumParser):
-        value = "|".join(flag.parser.enum_values)
-    return f"--{flag.name}={value}"
-
-
-def indented(text: str, columns: int) -> str:
-    """The text in lines of at most 88 characters, all indented."""
-    indent = " " * columns
-    return textwrap.fill(
-        text,
-        88,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _tell(error: Exception) -> int | None:

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and paths as people write them."""
+"""Atomic writes of files."""
 
 import contextlib
 import os
@@ -25,12 +25,3 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def path(text: str) -> Path:
-    """A path that somebody wrote, whose ~ is the user's home.
-
-    >>> path("~/runs") == Path.home() / "runs"
-    True
-    """
-    return Path(text).expanduser()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from iterand_jax.configs import names
+from iterand_jax.configs import load, names
 from iterand_jax.data.augment import AUGMENTATIONS
 from iterand_jax.data.datasets import DATASETS
 from iterand_jax.distributions import DISTRIBUTIONS
@@ -16,10 +16,23 @@ def choices() -> Mapping[str, Iterable[str]]:
     """{heading: names}, shipped and registered, in the order in which to show them."""
     return {
         "Configs": names(),
-        "Methods": (*METHODS, *PROCEDURES),
+        "Methods": METHODS,
+        **{
+            f"Method of the configs {', '.join(configs_with(name))}": (name,)
+            for name in PROCEDURES
+        },
         "Networks": NETWORKS,
         "Datasets": DATASETS,
         "Distributions": DISTRIBUTIONS,
         "Augmentations": AUGMENTATIONS,
         "Schedules": SCHEDULES,
     }
+
+
+def configs_with(method: str) -> list[str]:
+    """The configs that have a recipe for a method.
+
+    >>> configs_with("imp")
+    ['cifar_resnet20_imp', 'cifar_vgg11_imp']
+    """
+    return [name for name in names() if method in load(name).recipe]

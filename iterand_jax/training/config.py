@@ -16,6 +16,7 @@ from iterand_jax.methods import METHODS, method_fields
 from iterand_jax.methods.magnitude import SPARSITY_OF
 from iterand_jax.networks import NETWORKS
 from iterand_jax.training import fields, leaves, pruning, released
+from iterand_jax.training.choices import configs_with
 from iterand_jax.training.config_json import completed
 from iterand_jax.training.procedures import PROCEDURES
 from iterand_jax.training.schedules import OPTIONS, SCHEDULES, get_schedule
@@ -123,8 +124,16 @@ def _recipe(config: ConfigDict) -> ConfigDict:
             f"recipe must hold a group of fields for each method; got "
             f"{fields.shown(recipes)}"
         )
-    _check_choice("method", config.method, methods_of(config))
-    return recipes[config.method]
+    method, possible = config.method, methods_of(config)
+    if method not in possible and (method in METHODS or method in PROCEDURES):
+        others = configs_with(method)
+        raise ValueError(
+            f"the config has no recipe for the method {method!r}; possible: "
+            f"{', '.join(possible)}{'; configs that have one: ' if others else ''}"
+            f"{', '.join(others)}"
+        )
+    _check_choice("method", method, possible)
+    return recipes[method]
 
 
 def _check_names(method: str, hyperparameters: Iterable[str]) -> None:

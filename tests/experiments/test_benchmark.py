@@ -169,17 +169,17 @@ def test_a_call_that_is_not_counted_takes_the_misses_of_the_program_before(monke
     assert {(t.median, t.slowest) for t in times.values()} == {(1.0, 1.0)}
 
 
-def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys, command):
     def interrupted(**options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(benchmark, "measure", interrupted)
-    assert benchmark.main([f"--out={tmp_path}"]) == 130
-    assert "nothing was written" in capsys.readouterr().err
+    assert command(benchmark, f"--out={tmp_path}") == 130
+    assert capsys.readouterr().err == "interrupted; the same command starts again\n"
     assert not list(tmp_path.iterdir())
 
 
-def test_an_accelerator_is_measured_within_a_deadline(monkeypatch):
+def test_an_accelerator_is_measured_within_a_deadline(monkeypatch, command):
     asked = []
     monkeypatch.setattr(
         benchmark.benchmark_brief,
@@ -187,14 +187,14 @@ def test_an_accelerator_is_measured_within_a_deadline(monkeypatch):
         lambda seconds, *_, **__: asked.append(seconds),
     )
     monkeypatch.setattr(benchmark.jax, "default_backend", lambda: "gpu")
-    assert benchmark.main([]) == benchmark.main(["--seconds=500"]) == 0
+    assert command(benchmark) == command(benchmark, "--seconds=500") == 0
     assert asked == [200, 500]
 
 
 @pytest.mark.slow
-def test_a_quick_run_measures_and_records_everything(tmp_path, capsys):
+def test_a_quick_run_measures_and_records_everything(tmp_path, capsys, command):
     folder = tmp_path / "new"
-    assert benchmark.main(["--quick", f"--out={folder}"]) == 0
+    assert command(benchmark, "--quick", f"--out={folder}") == 0
     (out,) = folder.glob("*.json")
     found = json.loads(out.read_text())
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

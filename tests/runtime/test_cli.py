@@ -1,5 +1,6 @@
 """What commands share: paths, configs, imports and help; README's and users' files."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,14 @@ from iterand_jax.runtime import cli
 
 MODULES = (main, evaluate, analyze, export, convert, launch, prepare)
 ROOT = Path(__file__).parents[2]
+EVERY = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("iterand_jax", "experiments")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if 'if __name__ == "__main__":' in path.read_text()
+]
+"""The commands; `iterand_jax.__main__` runs one of them by its name."""
+EVERY.remove("iterand_jax.__main__")
 OWN = """
 from iterand_jax.configs import {start} as start
 
@@ -59,22 +68,6 @@ def program(*names, then=lambda: None):
         __name__="program", run=lambda: cli.run(body, define_flags), values=values
     )
     return run
-
-
-@pytest.fixture
-def fails(command, capfd):
-    """Asserts that a command ends in one line: (module, flags, words)."""
-
-    def check(module, given, *words):
-        assert command(module, *given) == cli.BAD_INPUT
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        for word in words:
-            assert word in err
-
-    return check
 
 
 def test_the_home_is_found_in_paths_and_nothing_else_is_changed(command, monkeypatch):
@@ -172,6 +165,18 @@ def test_what_is_no_config_is_one_line(name, text, words, fails, tmp_path, monke
 def test_fields_that_do_not_exist_are_one_line(fails):
     fails(program(), ["--config=digits", "--config.depth=3"], "config field 'depth'")
     fails(program(), ["--config.seed=x"], "config.seed", "x")
+    where = "; --help lists all"
+    fails(program(), ["--config.xyz=3"], f"unknown config field 'xyz'{where}")
+    closest = "'network.widht'; closest: network.width, "
+    fails(program(), ["--config.network.widht=1"], closest, where)
+    fails(program(), ["--config.recipe.sgd.k=1"], "'recipe.sgd.k'; closest: recipe.sgd")
+    fails(program(), ["--config.seed.x=1"], "'seed.x'; closest: seed; ")
+
+
+def test_unknown_flags_are_one_line_with_the_closest(fails):
+    where = "; --help lists all\n"
+    fails(program("workdir"), ["--wrkdir=w"], "--wrkdir; closest: --workdir" + where)
+    fails(program("workdir"), ["--xyz"], "unknown flag --xyz" + where)
 
 
 @pytest.fixture
@@ -218,8 +223,9 @@ def test_what_cannot_be_imported_is_one_line(name, text, words, seen, fails):
     assert Path(name).stem == "json" or Path(name).stem not in sys.modules
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_help_shows_the_commands_own_flags(module, command, capsys):
+@pytest.mark.parametrize("name", EVERY)
+def test_help_shows_the_commands_own_flags(name, command, capsys):
+    module = importlib.import_module(name)
     assert command(module, "--help", "--nope", "--config=nope") == 0
     shown, err = capsys.readouterr()
     assert err == ""
@@ -231,12 +237,19 @@ def test_help_shows_the_commands_own_flags(module, command, capsys):
     assert all(len(line) <= 88 for line in shown.splitlines())
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_mistakes_of_every_command_have_one_style(name, fails):
+    module = importlib.import_module(name)
+    fails(module, ["--xyz=1"], "error: unknown flag --xyz; --help lists all\n")
+
+
 def test_help_of_main_shows_all_there_is_to_choose_from(command, capsys):
     assert command(main, "-h") == 0
     shown = capsys.readouterr().out
     words = {*shown.replace(",", " ").split()}
     assert words >= {*configs.names(), *METHODS, "imp", *NETWORKS, *DATASETS}
     assert words >= {*DISTRIBUTIONS}
+    assert "Method of the configs cifar_resnet20_imp, cifar_vgg11_imp:\n  imp" in shown
     for field, (value, meaning) in default.FIELDS.items():
         kind = f"None, or {value.__name__}" if isinstance(value, type) else repr(value)
         _, found, text = shown.partition(f"  --config.{field} = {kind}\n")
@@ -270,7 +283,8 @@ def test_the_commands_are_listed_and_run(command, capfd, fails):
         assert command(commands, name, "--help") == 0
         assert capfd.readouterr().out.startswith(module.__doc__.strip())
     fails(commands, ["train"], "'train'", "main, evaluate")
-    fails(commands, ["evaluate"], "workdir")
+    fails(commands, ["evaluate"], "give --workdir=PATH\n")
+    fails(commands, ["convert"], "give --network=TEXT and --output=PATH\n")
 
 
 @pytest.mark.parametrize(

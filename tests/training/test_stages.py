@@ -170,7 +170,10 @@ def test_masks_are_those_of_the_last_step_or_none(imp_config, tmp_path, monkeypa
         ({"retrainings": 0}, "retrainings must be an integer from 1 .*; got 0"),
         ({"checkpoint_every_steps": 10}, "checkpoint_every_steps must be 0; got 10"),
         ({"replicas": 2}, "replicas must be 1; got 2"),
-        ({"method": "iterand"}, "unknown method 'iterand'; possible: imp"),
+        (
+            {"method": "iterand"},
+            "no recipe for the method 'iterand'; possible: imp; configs",
+        ),
         ({"k_per": 300}, "k_per=300 is not used by the method imp"),
     ],
 )

@@ -1,20 +1,20 @@
 """Runs a campaign: python -m experiments.measurements.faults --campaign=NAME."""
 
-import argparse
 import contextlib
 import importlib
 import json
 import pkgutil
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+
+from absl import flags
 
 from experiments.measurements import faults, records
 from experiments.measurements.faults.trial import Trial, record_of
-from iterand_jax.runtime import files
+from iterand_jax.runtime import cli
 
 
 def campaigns() -> list[str]:
@@ -27,6 +27,9 @@ def campaigns() -> list[str]:
         if name != "__main__"
         and hasattr(importlib.import_module(prefix + name), "trials")
     ]
+
+
+CAMPAIGNS = campaigns()  # before flags are defined: what it imports defines its own
 
 
 def within(minutes: float | None, trials: Iterator[Trial]) -> Iterator[Trial]:
@@ -42,7 +45,16 @@ def within(minutes: float | None, trials: Iterator[Trial]) -> Iterator[Trial]:
                 return
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_enum("campaign", None, CAMPAIGNS, "what is broken")
+    flags.DEFINE_integer("count", 100, "how many trials", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of all changes")
+    flags.DEFINE_float("minutes", None, "after which no more is tried", lower_bound=0)
+    records.define_out()
+
+
+def main() -> int:
     """Runs a campaign, prints its counts and writes its record.
 
     Ctrl-C and SIGTERM end it with the record of what was tried until then.
@@ -50,17 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0 if the promise was kept in every trial, else 1.
     """
-    parser = argparse.ArgumentParser(prog="python -m experiments.measurements.faults")
-    parser.add_argument("--campaign", choices=campaigns(), required=True)
-    parser.add_argument("--count", type=int, default=100, help="of trials")
-    parser.add_argument("--seed", type=int, default=0, help="of all changes")
-    parser.add_argument("--minutes", type=float, help="after which no more is tried")
-    parser.add_argument("--out", type=files.path, help="a file for the record")
-    chosen = parser.parse_args(arguments)
-    if chosen.count < 1:
-        parser.error(f"--count must be at least 1; got {chosen.count}")
-    if chosen.minutes is not None and not chosen.minutes > 0:
-        parser.error(f"--minutes must be above 0; got {chosen.minutes}")
+    chosen = flags.FLAGS
     campaign = importlib.import_module(f"{faults.__name__}.{chosen.campaign}")
     begun = time.monotonic()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -84,5 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if counts["kept"] == counts["trials"] else 1
 
 
+def run() -> None:
+    """Runs the command; ends the process."""
+    cli.run(
+        main, define_flags, required=("campaign",), again="starts again", cached=False
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments.measurements.faults import __main__ as command
+from experiments.measurements.faults import __main__ as faults
 from experiments.measurements.faults import (
     disk,
     limited,
@@ -39,24 +39,26 @@ def test_a_record_counts_outcomes_and_names_what_was_not_kept():
 
 
 def test_the_command_knows_all_campaigns_and_fails_for_a_broken_promise(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, command
 ):
-    assert {"kills", "processes", "tickets", "workdirs"} <= {*command.campaigns()}
+    assert {"kills", "processes", "tickets", "workdirs"} <= {*faults.CAMPAIGNS}
     for kept, status in ((True, 0), (False, 1)):
         made = [Trial("a", "x", kept)]
         monkeypatch.setattr(tickets, "trials", lambda *_, made=made: iter(made))
         out = tmp_path / "record.json"
-        assert command.main(["--campaign=tickets", f"--out={out}"]) == status
+        assert command(faults, "--campaign=tickets", f"--out={out}") == status
         assert f'"kept": {int(kept)}' in out.read_text()
-    with pytest.raises(SystemExit):
-        command.main(["--campaign=tickets", "--count=0"])
-    assert "--count must be at least 1" in capsys.readouterr().err
+
+
+def test_bad_flags_of_the_campaigns_are_one_line(fails):
+    fails(faults, ["--campaign=tickets", "--count=0"], "--count=0")
+    fails(faults, [], "give --campaign=")
 
 
 def test_a_campaign_ends_after_its_minutes():
     made = [Trial("a", "x", True)] * 3
-    assert len(list(command.within(None, iter(made)))) == 3
-    assert len(list(command.within(1e-12, iter(made)))) == 1
+    assert len(list(faults.within(None, iter(made)))) == 3
+    assert len(list(faults.within(1e-12, iter(made)))) == 1
 
 
 def test_ctrl_c_ends_a_campaign_with_what_was_tried():
@@ -64,7 +66,7 @@ def test_ctrl_c_ends_a_campaign_with_what_was_tried():
         yield Trial("a", "x", True)
         raise KeyboardInterrupt
 
-    assert len(list(command.within(None, trials()))) == 1
+    assert len(list(faults.within(None, trials()))) == 1
 
 
 def test_the_same_seed_makes_the_same_changes():

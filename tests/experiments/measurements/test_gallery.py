@@ -58,10 +58,11 @@ def test_a_ticket_loads_by_the_lines_on_its_card(name, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_entry_is_trained_exported_and_told(tmp_path, monkeypatch, capsys):
+def test_an_entry_is_trained_exported_and_told(tmp_path, monkeypatch, command):
     fields = {"epochs": 1, "network.width": 1 / 16}
     monkeypatch.setattr(gallery, "RUNS", {"one": ("digits", fields)})
-    gallery.main([f"--workdir={tmp_path}/runs", f"--out={tmp_path}/out"])
+    folders = f"--workdir={tmp_path}/runs", f"--out={tmp_path}/out"
+    assert command(gallery, *folders) == 0
     lines = gallery.read(tmp_path / "out")
     assert lines["one"]["command"].endswith("epochs=1 --config.network.width=0.0625")
     ticket = iterand_jax.load_ticket(tmp_path / "out" / "one" / gallery.TICKET)

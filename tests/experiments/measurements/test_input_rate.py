@@ -76,11 +76,11 @@ def test_photographs_have_the_size_that_is_told():
 
 
 @pytest.mark.slow
-def test_the_whole_command(tmp_path, monkeypatch, capsys):
+def test_the_whole_command(tmp_path, monkeypatch, capsys, command):
     for name, value in (("IMAGES", 16), ("BATCH_SIZE", 4), ("WINDOWS", 2)):
         monkeypatch.setattr(input_rate, name, value)
     out = tmp_path / "new" / "rate.json"
-    input_rate.main(["--workers=0,1", f"--out={out}"])
+    assert command(input_rate, "--workers=0,1", f"--out={out}") == 0
     record = json.loads(out.read_text())
     assert list(record["images_per_second"]) == ["0", "1"]
     assert all(rate > 0 for rate in record["images_per_second"].values())

@@ -66,13 +66,11 @@ def test_a_row_shows_the_count_of_an_older_record():
     importlib.util.find_spec("jax_plugins") is not None,
     reason="a plugin, perhaps the compiler for CUDA, is installed",
 )
-def test_without_the_compiler_one_line_says_what_to_install(capsys, monkeypatch):
+def test_without_the_compiler_one_line_says_what_to_install(fails, monkeypatch):
     for name in kernels.WITHOUT_A_GPU:
         monkeypatch.setenv(name, "")  # the command sets them; undone after the test
-    with pytest.raises(SystemExit):
-        kernels.main(["--configs=cifar_conv6"])
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert f"pip install jax-cuda13-plugin=={jax.lib.__version__}" in last
+    install = f"pip install jax-cuda13-plugin=={jax.lib.__version__}"
+    fails(kernels, ["--configs=cifar_conv6"], install, out=kernels.HEAD + "\n")
 
 
 @pytest.mark.slow

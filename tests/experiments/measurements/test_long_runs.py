@@ -26,13 +26,14 @@ def test_resamplings_are_those_of_the_refreshes():
 
 
 @pytest.mark.smoke
-def test_a_run_is_extracted(tiny_config, tmp_path, monkeypatch, capsys):
+def test_a_run_is_extracted(tiny_config, tmp_path, monkeypatch, capsys, command):
     config = tiny_config(epochs=2, log_every_steps=1)
     train_config(config, str(tmp_path / "runs" / "one"))
     record, figure = tmp_path / "record.json", tmp_path / "churn.png"
     monkeypatch.setattr(long_runs, "EPOCHS", (1, 2))
     given = {"workdirs": tmp_path / "runs", "record": record, "figure": figure}
-    long_runs.main([f"--{name}={value}" for name, value in given.items()])
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    assert command(long_runs, *flags) == 0
     (run,) = json.loads(record.read_text())["runs"]
     lines = (tmp_path / "runs/one/metrics.jsonl").read_text().splitlines()
     churns = [json.loads(line).get("mask_churn") for line in lines]

@@ -7,19 +7,15 @@ import pytest
 from experiments.measurements import step_costs
 
 
-def test_an_unknown_config_is_named(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        step_costs.main(["--configs=digits,cifar_conv7"])
-    assert stopped.value.code == 2
-    assert "unknown config 'cifar_conv7'; possible: cifar_conv2" in (
-        capsys.readouterr().err
-    )
+def test_an_unknown_config_is_named(fails):
+    words = "unknown config 'cifar_conv7'; possible: cifar_conv2"
+    fails(step_costs, ["--configs=digits,cifar_conv7"], words)
 
 
 @pytest.mark.slow
-def test_a_measurement_is_printed_and_recorded(tmp_path, capsys):
+def test_a_measurement_is_printed_and_recorded(tmp_path, capsys, command):
     out = tmp_path / "new" / "costs.json"
-    step_costs.main(["--configs=digits", f"--out={out}"])
+    assert command(step_costs, "--configs=digits", f"--out={out}") == 0
     record = json.loads(out.read_text())
     (row,) = record["rows"]
     assert (row["config"], row["shape"], row["batch_size"]) == (

@@ -31,12 +31,12 @@ def test_sizes_of_a_tiny_network():
 
 
 @pytest.mark.slow
-def test_the_draws_of_a_run_are_resampled(tiny_config, tmp_path, monkeypatch, capsys):
+def test_the_draws_of_a_run_are_resampled(tiny_config, tmp_path, monkeypatch, command):
     monkeypatch.setattr(ticket_sizes, "NETWORKS", ())
     config = tiny_config(distribution="kaiming_uniform", epochs=1)
     train_config(config, str(tmp_path / "run"))
     out = tmp_path / "sizes.json"
-    ticket_sizes.main([f"--workdir={tmp_path / 'run'}", f"--out={out}"])
+    assert command(ticket_sizes, f"--workdir={tmp_path / 'run'}", f"--out={out}") == 0
     run = json.loads(out.read_text())["measured_in"]
     assert run["refreshes"] == 2
     assert 0.5 < run["never_redrawn"] <= 1

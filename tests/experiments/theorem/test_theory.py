@@ -11,8 +11,8 @@ from iterand_jax.theory import conclusion_fail_d2
 
 
 @pytest.mark.slow
-def test_the_whole_command(tmp_path, capsys):
-    theory.main(["--quick", f"--out={tmp_path}"])
+def test_the_whole_command(tmp_path, capsys, command):
+    assert command(theory, "--quick", f"--out={tmp_path}") == 0
     assert "wrote" in capsys.readouterr().out
     page = (tmp_path / "theory.md").read_text()
     shown = set(re.findall(r"\]\((figures/theory/\w+\.png)\)", page))
