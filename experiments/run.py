@@ -98,7 +98,7 @@ def main(name: str = "") -> None:
     runs = shard(runs, which, of, whole_cells=values.together)
     results = Path(values.results)
     known = ledger.read(results)
-    tell_unused(known, runs)
+    report_unused(known, runs)
     left = [run for run in runs if not work.is_done(run, known, _data(run))]
     print(f"{name}: {len(runs)} runs, {len(runs) - len(left)} of them finished")
     jobs = jobs_of(left, together=values.together)
@@ -198,7 +198,7 @@ def plan(experiment: Experiment) -> list[Run]:
     return runs_of(cells, parse_seeds(values.seeds or str(seeds)))
 
 
-def tell_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
+def report_unused(known: ledger.Ledger, runs: Sequence[Run]) -> None:
     """Prints the lines of the ledger that cannot be used."""
     stale = [problem for run in runs for problem in known.stale(run)]
     for problem in known.problems:

@@ -1,4 +1,7 @@
-"""Pruning of randomly initialized networks, with iterative randomization (IteRand).
+"""The methods of strong lottery tickets since 2019, one interface.
+
+They prune randomly initialized networks: edge-popup, iterative randomization (IteRand)
+and the methods after them. `iterand_jax.methods` lists them.
 
 The names below are the API for arrays and for pytrees; importing them needs only jax.
 The API for Linen modules is `iterand_jax.linen`. `train` and `python -m

@@ -191,7 +191,7 @@ def is_explicit(array: Array) -> bool:
 
 
 def _partitioned() -> bool:
-    """Whether arrays may be sharded over several devices without their types' telling.
+    """Whether arrays may be sharded over several devices without this in their types.
 
     So it is within `jax.set_mesh` of a mesh that has Auto axes.
     """

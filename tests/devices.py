@@ -28,7 +28,7 @@ def main(files):
     else:
         the_steps_and_the_refresh_hand_arrays_on_as_they_are()
         batches_are_normalized_as_a_whole()
-        a_device_with_another_state_is_told()
+        a_device_with_another_state_is_reported()
         a_run_whose_devices_differ_saves_nothing()
 
 
@@ -135,7 +135,7 @@ def the_steps_and_the_refresh_hand_arrays_on_as_they_are():
     assert compilations == []
 
 
-def a_device_with_another_state_is_told():
+def a_device_with_another_state_is_reported():
     """By the smallest difference, in a leaf of each size of numbers."""
     run, state = a_run_and_its_state()
     state = state._replace(masks={"bits": state.masks["Conv_0"]["kernel"]})

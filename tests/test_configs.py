@@ -168,7 +168,7 @@ def test_every_network_has_a_config():
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *IMP, RECOMMENDED])
-def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name, papers_numbers):
+def test_the_head_states_what_it_reproduces_how_and_for_how_long(name, papers_numbers):
     head = importlib.import_module(f"configs.{name}").__doc__
     assert "python -m iterand_jax.main" in head
     if name in ("digits", RECOMMENDED):
@@ -181,9 +181,9 @@ def test_the_head_tells_what_it_reproduces_how_and_for_how_long(name, papers_num
         assert "The paper has no number for it" in head
     else:
         assert re.search(r"Tables? \d", head)
-        told = set(re.findall(r"\d\d\.\d\d+", head))
-        assert told
-        assert told <= papers_numbers[name.split("_", 1)[1].removesuffix("_imp")]
+        numbers = set(re.findall(r"\d\d\.\d\d+", head))
+        assert numbers
+        assert numbers <= papers_numbers[name.split("_", 1)[1].removesuffix("_imp")]
 
 
 # The largest networks take seconds to trace.

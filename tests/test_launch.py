@@ -49,7 +49,7 @@ def test_two_processes_keep_and_redraw_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_one_and_the_first_alone_tells(tmp_path):
+def test_two_processes_have_the_losses_of_one_and_the_first_alone_prints(tmp_path):
     said = {n: train(tmp_path / str(n), processes=n) for n in (1, 2)}
     logs = [read_lines(tmp_path / str(n) / "metrics.jsonl") for n in (1, 2)]
     for one, two in zip(*logs, strict=True):
@@ -73,8 +73,8 @@ def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
         terminated = done["fault"] == "terminate"
         assert done["status"] == (75 if terminated else 128 + 9)
         assert done["others_ended_by_themselves"], done
-        assert faults.TOLD[3 if terminated else 0] in done["told"]
-        assert terminated or {*faults.TOLD[1:3]} & {*done["told"]}, done
+        assert faults.MESSAGES[3 if terminated else 0] in done["told"]
+        assert terminated or {*faults.MESSAGES[1:3]} & {*done["told"]}, done
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_signal_ends_the_wait_for_a_reader_who_never_comes(unread):
     assert unread.returncode == -signal.SIGTERM
 
 
-def test_an_end_is_told_though_somebody_else_holds_the_output():
+def test_an_end_is_reported_though_somebody_else_holds_the_output():
     script = f"""
 import signal, subprocess, sys
 if {FIRST}:

@@ -196,5 +196,5 @@ def test_a_ticket_of_the_gallery_loads_by_the_lines_on_its_card(installed, tmp_p
     assert len([line for line in code.splitlines() if line]) == 3
     script = CARD.format(code=code)
     done = call(*(installed / "python", "-c", script), cwd=tmp_path, env=environment())
-    told = re.search(r"\| accuracy \| ([\d.]+) %", card)[1]
-    assert float(done) == pytest.approx(float(told), abs=0.3)
+    stated = re.search(r"\| accuracy \| ([\d.]+) %", card)[1]
+    assert float(done) == pytest.approx(float(stated), abs=0.3)

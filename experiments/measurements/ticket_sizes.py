@@ -23,7 +23,7 @@ from iterand_jax.trees import leaves_of
 
 NETWORKS = ("cifar_conv6", "cifar_resnet18", "imagenet_resnet50")
 
-TOLD = (
+RECORDED = (
     *("network", "width", "distribution", "sparsity", "seed", "epochs", "steps"),
     *("dataset", "dataset_official", "test_accuracy", "state_sha256", "commit"),
 )
@@ -83,7 +83,7 @@ def measured_in(workdir: Path) -> tuple[np.ndarray, dict[str, Any]]:
         [n[masks[path]] for path, n in leaves_of(draws.numbers(ticket.params)).items()]
     )
     return numbers, {
-        **{name: result[name] for name in TOLD},
+        **{name: result[name] for name in RECORDED},
         "refreshes": draws.step // draws.k_per,
         "never_redrawn": round(float(np.mean(numbers == 0)), 4),
     }

@@ -222,7 +222,7 @@ def line_of(
 
 
 def _startup(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The duration of each part, of a result that tells them."""
+    """The duration of each part, of a result that has them."""
     parts = result.get("startup")
     if parts is None:
         return {}

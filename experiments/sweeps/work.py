@@ -216,7 +216,7 @@ def _train(
         return ALREADY, "in the ledger"
     for run in job:
         _check_precision(run, sweep.workdirs / run.folder / f"seed_{run.seed}")
-    told = []
+    accuracies = []
     with contextlib.ExitStack() as claims:
         together = _can_train_together(job, sweep, claims)
         for part in [job] if together else [[run] for run in job]:
@@ -225,8 +225,8 @@ def _train(
             stop_if_asked()
             for run, result in zip(part, _results(part, sweep), strict=True):
                 _record(run, result, data, sweep)
-                told.append(f"{result['test_accuracy']:.2f} %")
-    return FINISHED, ", ".join(told) + " test accuracy"
+                accuracies.append(f"{result['test_accuracy']:.2f} %")
+    return FINISHED, ", ".join(accuracies) + " test accuracy"
 
 
 def _check_precision(run: Run, workdir: Path) -> None:

@@ -297,12 +297,14 @@ def _no_masks(subject: str, method: str) -> ValueError:
 def _title(
     network: Mapping[str, Any], run: Mapping[str, Any], *, seed: int | None, step: int
 ) -> str:
-    sparsity = run["sparsity"]
+    pruned = []
+    if run["sparsity"] is not None:
+        pruned = [pruning.sparsity_text(run["sparsity"], run.get("pattern"))]
     parts = [
         f"{network['name']} (width {network['width']:g})",
         run["method"],
         run["distribution"],
-        *([] if sparsity is None else [pruning.told(sparsity, run.get("pattern"))]),
+        *pruned,
         *([] if seed is None else [f"seed {seed}"]),
         f"step {step:,}",
     ]

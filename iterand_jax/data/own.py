@@ -170,31 +170,31 @@ class _NpzFile:
         headers = self._headers()
         names = self._names(headers)
         labels = self._arrays([of_part.labels for of_part in names.values()])
-        told = {part: self._told(of_part) for part, of_part in names.items()}
+        described = {part: self._described(of_part) for part, of_part in names.items()}
         forms, checked = {}, {}
         for part, of_part in names.items():
             shape, dtype = headers[of_part.examples]
-            forms[part] = own_checks.form_of(told[part].examples, shape, dtype)
+            forms[part] = own_checks.form_of(described[part].examples, shape, dtype)
             checked[part] = own_checks.as_labels(
-                told[part].labels, labels[of_part.labels], shape[0]
+                described[part].labels, labels[of_part.labels], shape[0]
             )
-        return own_checks.kind_of(told, forms, checked, self.num_classes)
+        return own_checks.kind_of(described, forms, checked, self.num_classes)
 
     def __call__(self, folder: str) -> Source:
         """Reads the whole file."""
         del folder
         names = self._names(self._headers())
         arrays = self._arrays([name for of_part in names.values() for name in of_part])
-        told = {part: self._told(of_part) for part, of_part in names.items()}
+        described = {part: self._described(of_part) for part, of_part in names.items()}
         parts = {
-            part: _checked(told[part], *(arrays[name] for name in of_part))
+            part: _checked(described[part], *(arrays[name] for name in of_part))
             for part, of_part in names.items()
         }
-        kind = _kind_of(told, parts, self.num_classes)
+        kind = _kind_of(described, parts, self.num_classes)
         parts = own_checks.with_test_part(parts, self.test_fraction, self.test_seed)
         return _source(self.path.stem, parts, kind)
 
-    def _told(self, names: Names) -> Names:
+    def _described(self, names: Names) -> Names:
         return Names(*(f"{name} of {self.path}" for name in names))
 
     def _names(self, found: Mapping[str, Any]) -> dict[str, Names]:

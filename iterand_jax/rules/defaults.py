@@ -41,7 +41,7 @@ weight_ih and weight_hh.
 
 A normalization's scale is left alone if it is known as such: in a layer of Equinox, or
 by a bias of the same shape. In a tree of arrays alone, a scale of two axes without a
-bias cannot be told from a matrix. `rules_of` reads an Equinox model.
+bias cannot be distinguished from a matrix. `rules_of` reads an Equinox model.
 """
 
 UNRECORDED_RULES = tuple(

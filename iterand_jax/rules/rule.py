@@ -58,7 +58,7 @@ class Rule:
 
     `rules_of` reads these from a model. The default rules know leaves by their names
     and numbers of axes alone (see `DEFAULT_RULES`): of a kernel of four axes without a
-    bias they cannot tell a convolution from matrices that are stacked twice.
+    bias they cannot distinguish a convolution from matrices that are stacked twice.
 
     Attributes:
       pattern: shell-style, matched against the path joined by slashes: "*/kernel"

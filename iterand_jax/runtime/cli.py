@@ -211,14 +211,14 @@ def run(
             with modes.fixed():
                 return main(*arguments[1:])
         except Exception as error:
-            status = _tell(error)
+            status = _report_error(error)
             if status is None:
                 if hosts.are_alone():
                     raise
                 traceback.print_exc()
             hosts.leave(
                 FAILED if status is None else status,
-                at_once=hosts.tells_of_a_lost_process(error),
+                at_once=hosts.reports_a_lost_process(error),
             )
 
     with printing(result=prints_result):
@@ -231,7 +231,7 @@ def run(
 
 @contextlib.contextmanager
 def printing(*, result: bool = True) -> Iterator[None]:
-    """Tells in one line, when a command ends, that stdout could not be written.
+    """Reports in one line, when a command ends, that stdout could not be written.
 
     Args:
       result: whether what is printed is the result, so that the command has failed.
@@ -243,10 +243,10 @@ def printing(*, result: bool = True) -> Iterator[None]:
             out.flush()
             if out.failure is None or (ended.code and result):
                 raise
-            told = f"stdout cannot be written: {out.failure.strerror or out.failure}"
+            message = f"stdout cannot be written: {out.failure.strerror or out.failure}"
             if result:
-                raise SystemExit(report(told, FAILED)) from ended
-            print(f"{told}; what was printed is lost", file=sys.stderr)
+                raise SystemExit(report(message, FAILED)) from ended
+            print(f"{message}; what was printed is lost", file=sys.stderr)
             raise
 
 
@@ -265,7 +265,7 @@ def imports() -> list[str]:
     return [name for name in ",".join(given).split(",") if name]
 
 
-def _tell(error: Exception) -> int | None:
+def _report_error(error: Exception) -> int | None:
     """Prints an error in one line; returns the exit status, None for a traceback."""
     if isinstance(error, InterruptedRunError):
         with contextlib.suppress(OSError):  # the terminal may be what ended it
@@ -275,7 +275,7 @@ def _tell(error: Exception) -> int | None:
         isinstance(error, ValueError) and _is_ours(error)
     ):
         return report(error)
-    if hosts.tells_of_a_lost_process(error):
+    if hosts.reports_a_lost_process(error):
         print(
             f"another process of this run has ended ({_one_line(error)}); the same "
             "command on all of them continues from the last checkpoint",

@@ -265,7 +265,7 @@ def _bytes(value: Any) -> Any:
     return value.encode() if isinstance(value, str) else np.ascontiguousarray(value)
 
 
-def tells_of_a_lost_process(error: Exception) -> bool:
+def reports_a_lost_process(error: Exception) -> bool:
     """Whether an error is a failed collective because another process ended.
 
     Processes that never exchanged anything, as over a wrong network, have lost none.

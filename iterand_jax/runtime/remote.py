@@ -56,8 +56,8 @@ def fetched(url: str, what: str, most: int) -> Iterator[Path]:
     Args:
       url: of the file.
       what: it is, for errors.
-      most: bytes that are copied. A store that tells a larger size is asked for
-        nothing; where the size is not told, or is not true, the copy ends there.
+      most: bytes that are copied. A store that reports a larger size is asked for
+        nothing; where none is reported, or a wrong one, the copy ends there.
 
     Raises:
       ValueError: in one line with the URL, it cannot be read, or is larger.

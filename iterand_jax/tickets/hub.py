@@ -80,7 +80,7 @@ def fetched(
 
     Args:
       url: the address.
-      most: bytes that are downloaded, as the Hub tells the size of the file.
+      most: bytes that are downloaded, as the Hub reports the size of the file.
       revision: a branch, tag or commit; None for what the address says, or else main.
       token: of a private repository; None for the one that was logged in with.
       cache_dir: of the cache; None for the default.
@@ -103,10 +103,10 @@ def fetched(
     if not local_files_only:
         try:
             where = hub.hf_hub_url(repo, file, revision=revision)
-            told = _in_time(
+            metadata = _in_time(
                 lambda: hub.get_hf_file_metadata(where, token=token, timeout=SECONDS)
             )
-            size = told.size
+            size = metadata.size
         except Exception as error:
             unreached = _unreached(hub, error, url, file)
     if size is not None and size > most:

@@ -84,7 +84,7 @@ def save(ticket: Ticket, path: Path) -> str:
         session = runtime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"]
         )
-        told = _compared(ticket, session, names)
+        comparison = _compared(ticket, session, names)
     except Exception as error:  # what the converter or the runtime does not know
         said = " ".join(str(error).split())[:200]
         raise ValueError(
@@ -92,7 +92,7 @@ def save(ticket: Ticket, path: Path) -> str:
             f"{type(error).__name__}: {said}"
         ) from error
     write_atomically(path, content)
-    return told
+    return comparison
 
 
 def libraries() -> tuple[Any, Any]:

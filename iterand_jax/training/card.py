@@ -1,7 +1,7 @@
 """The folder of a ticket as the Hugging Face Hub shows it: model card and config.
 
-The card is made of what the run recorded. Accuracies are told only where the ticket is
-of the step that they were measured at.
+The card is made of what the run recorded. Accuracies are stated only where the ticket
+is of the step that they were measured at.
 """
 
 import json
@@ -41,7 +41,7 @@ OF_RUN = (
 OF_MASKS = ("pruning", "sparsity", "lottery-ticket")
 """Tags of a network that has masks."""
 
-_TOLD: Mapping[str, Any] = {
+_PRINTED: Mapping[str, Any] = {
     "seed": int,
     "test_accuracy": (int, float),
     "device": str,
@@ -51,7 +51,7 @@ _TOLD: Mapping[str, Any] = {
 """The fields of a result that a card prints, and that `saved` does not check."""
 
 
-class Told(NamedTuple):
+class Measured(NamedTuple):
     """What was measured of a ticket.
 
     Attributes:
@@ -67,7 +67,7 @@ class Told(NamedTuple):
     trains_weights: bool = False
 
 
-def told(workdir: Path, step: int) -> Told:
+def measured(workdir: Path, step: int) -> Measured:
     """What a run's folder says of its ticket of a step.
 
     Raises:
@@ -76,11 +76,11 @@ def told(workdir: Path, step: int) -> Told:
     curves = workdir / CURVES
     picture = curves if curves.is_file() else None
     if not (workdir / "result.json").exists():
-        return Told({}, {}, picture)
+        return Measured({}, {}, picture)
     result = saved.read_result(workdir / "result.json")
     if result.get("steps") != step:
-        return Told({}, {}, picture)
-    saved.check_fields(workdir / "result.json", "", result, _TOLD)
+        return Measured({}, {}, picture)
+    saved.check_fields(workdir / "result.json", "", result, _PRINTED)
     results = {"": result}
     siblings = workdir.resolve().parent / "result.json"
     if re.fullmatch(r"seed_\d+", workdir.resolve().name) and siblings.exists():
@@ -88,10 +88,10 @@ def told(workdir: Path, step: int) -> Told:
         for one in results.values():
             saved.check_fields(siblings, "", one, {"seed": int})
     accuracies = {one["seed"]: one["test_accuracy"] for one in results.values()}
-    return Told(result, accuracies, picture)
+    return Measured(result, accuracies, picture)
 
 
-def config(ticket: Ticket, about: Told) -> dict[str, Any]:
+def config(ticket: Ticket, about: Measured) -> dict[str, Any]:
     """The content of config.json: the ticket's description, and what was measured."""
     described = ticket.description.to_json()
     if described["draws"] is not None:
@@ -106,7 +106,7 @@ def config(ticket: Ticket, about: Told) -> dict[str, Any]:
     }
 
 
-def card(ticket: Ticket, about: Told, size: int, repo: str | None) -> str:
+def card(ticket: Ticket, about: Measured, size: int, repo: str | None) -> str:
     """The model card: metadata in YAML (written as JSON, which is YAML), and text.
 
     Args:
@@ -157,13 +157,13 @@ def _name(ticket: Ticket) -> str:
     return f"{ticket.description.network['name']} on {run['dataset']}, {run['method']}"
 
 
-def _what(ticket: Ticket, about: Told) -> str:
+def _what(ticket: Ticket, about: Measured) -> str:
     """What it is; weights that were trained are not called randomly initialized."""
     network, run = ticket.description.network, ticket.description.run
     name = f"{network['name']} of width {network['width']:g}"
     details = [run["distribution"], f"step {run['step']:,}"]
     if run["sparsity"] is not None:
-        details.insert(0, pruning.told(run["sparsity"], run.get("pattern")))
+        details.insert(0, pruning.sparsity_text(run["sparsity"], run.get("pattern")))
     by = f"by {run['method']} ({', '.join(details)})"
     if not leaves_of(ticket.masks):
         return f"A {name}, trained {by}"
@@ -176,7 +176,7 @@ def _mean(accuracies: Mapping[int, float]) -> float:
     return round(statistics.mean(accuracies.values()), 4)
 
 
-def _evaluated(run: Mapping[str, Any], about: Told) -> dict[str, Any]:
+def _evaluated(run: Mapping[str, Any], about: Measured) -> dict[str, Any]:
     """A result of a model-index."""
     task = "text" if run["dataset"] == "imdb_reviews" else "image"
     metric = {
@@ -195,7 +195,7 @@ def _evaluated(run: Mapping[str, Any], about: Told) -> dict[str, Any]:
     }
 
 
-def _accuracy(about: Told) -> str:
+def _accuracy(about: Measured) -> str:
     if not about.accuracies:
         return "not measured at this step"
     own = f"{about.result['test_accuracy']:.2f} % on the test set"
@@ -209,7 +209,7 @@ def _accuracy(about: Told) -> str:
     )
 
 
-def _rows(ticket: Ticket, about: Told, size: int) -> dict[str, str]:
+def _rows(ticket: Ticket, about: Measured, size: int) -> dict[str, str]:
     """What the table of the card says."""
     result, masks = about.result, leaves_of(ticket.masks)
     run = ticket.description.run

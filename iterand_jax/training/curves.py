@@ -173,6 +173,6 @@ def _title(result: dict[str, Any]) -> str:
         f"seed {result['seed']}",
     ]
     if result["sparsity"] is not None:
-        told = pruning.told(result["sparsity"], result.get("pattern"))
-        parts.insert(-1, told)
+        sparsity = pruning.sparsity_text(result["sparsity"], result.get("pattern"))
+        parts.insert(-1, sparsity)
     return ", ".join(parts)

@@ -171,7 +171,7 @@ def _write(
     push: str | None,
     dtype: str,
 ) -> dict[str, str]:
-    """Writes a ticket in a format; returns what is told of its size."""
+    """Writes a ticket in a format; returns what is reported of its size."""
     if name in ("ticket", "hub"):
         file = output
         if name == "hub":
@@ -180,7 +180,7 @@ def _write(
         arrays = tickets.save(ticket, file)
         tickets.load(file)  # one that cannot be read back is refused here
         if name == "hub":
-            about = card.told(workdir, ticket.description.run["step"])
+            about = card.measured(workdir, ticket.description.run["step"])
             about = about._replace(trains_weights=run.method.trains_weights)
             text = card.card(ticket, about, file.stat().st_size, push)
             write_atomically(output / card.CARD, text)
@@ -206,7 +206,7 @@ def _matrices(run: Run, ticket: Ticket) -> dict[str, np.ndarray]:
 
 
 def _write_compact(ticket: Ticket, found: Examples, output: Path) -> dict[str, str]:
-    """Writes a ticket without its dead channels; returns what is told of it."""
+    """Writes a ticket without its dead channels; returns what is reported of it."""
     smaller = removal.compact(ticket)
     report = compact_folder.compare(ticket, smaller, found.raw)
     compact_folder.save(smaller.ticket, report, output)

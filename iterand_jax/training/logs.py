@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from iterand_jax.runtime.files import write_atomically
 
 _LOGGER = logging.getLogger(__name__)
-MOST_TOLD = 5  # damaged lines
+MOST_LISTED = 5  # damaged lines
 
 
 class DamagedLine(NamedTuple):
@@ -88,9 +88,9 @@ class _Events:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of a step by their tags."""
         value = self._summary.Value
-        told = [value(tag=tag, simple_value=x) for tag, x in values.items()]
+        summary = [value(tag=tag, simple_value=x) for tag, x in values.items()]
         event = self._event(
-            wall_time=time.time(), step=step, summary=self._summary(value=told)
+            wall_time=time.time(), step=step, summary=self._summary(value=summary)
         )
         self._writer.write_event(event)
         self._writer.flush()
@@ -152,12 +152,12 @@ class MetricsLog:
         target = self._path.with_name("damaged_" + self._path.name)
         with open(target, "ab") as file:
             file.writelines(line.content + b"\n" for line in damaged)
-        for line in damaged[:MOST_TOLD]:
+        for line in damaged[:MOST_LISTED]:
             _LOGGER.warning(
                 "damaged line %d of %s: %s; set aside in %s",
                 *(line.number, self._path, line.reason, target.name),
             )
-        if len(damaged) > MOST_TOLD:
+        if len(damaged) > MOST_LISTED:
             _LOGGER.warning("%d lines of %s are damaged", len(damaged), self._path)
 
     def close(self) -> None:

@@ -143,12 +143,12 @@ class _Trainer:
         with self._clock.measure("compilation"):
             assert self._programs.steps  # the time that was waited for them
         if run.config.report_memory:
-            told = memory.report(
+            report = memory.report(
                 [replica.state for replica in replicas],
                 self._programs.steps.values(),
                 self._programs.evaluate.compiled(),
             )
-            print(told, flush=True)
+            print(report, flush=True)
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
         with startup.part("log"):

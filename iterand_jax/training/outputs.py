@@ -13,7 +13,7 @@ from iterand_jax.tickets.ticket import Ticket
 
 
 def write(ticket: Ticket, name: str, output: Path, dtype: str) -> dict[str, str]:
-    """Writes a ticket in a format of another library; returns what is told of it.
+    """Writes a ticket in a format of another library; returns what is reported of it.
 
     Args:
       ticket: to write.

@@ -17,7 +17,7 @@ def plan(runs: Sequence[DataRun], workdir: Path) -> str:
     network = f"{config.network.name}, width {config.network.width:g}"
     parameters = f"{total:,} parameters"
     if config.sparsity is not None:
-        sparsity = pruning.told(config.sparsity, config.pattern)
+        sparsity = pruning.sparsity_text(config.sparsity, config.pattern)
         parameters += f", {kept:,} kept ({sparsity})"
     method = f"{config.method}, {config.distribution}"
     if config.k_per:
@@ -88,11 +88,11 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
 
 def _startup(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """The parts of a start in the order in which they began; parts can overlap."""
-    told = []
+    shown = []
     for name, part in sorted(parts.items(), key=lambda item: item[1]["begin"]):
         cached = ", cached" if part.get("cached") else ""
-        told.append(f"{name} {part['begin']:.1f}-{part['end']:.1f} s{cached}")
-    return "; ".join(told)
+        shown.append(f"{name} {part['begin']:.1f}-{part['end']:.1f} s{cached}")
+    return "; ".join(shown)
 
 
 def _summary_of_replicas(result: dict[str, Any], workdir: Path) -> str:

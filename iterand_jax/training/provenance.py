@@ -101,8 +101,8 @@ def precision(dtype: str, matmul_precision: str) -> str:
 
 
 def _vectors() -> str:
-    told = CPU_INFORMATION.read_text() if CPU_INFORMATION.exists() else ""
-    flags = set(told.split())
+    information = CPU_INFORMATION.read_text() if CPU_INFORMATION.exists() else ""
+    flags = set(information.split())
     for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")):
         if flag in flags:
             return f" ({name})"

@@ -74,10 +74,10 @@ def subnetwork_of(
     )
 
 
-def told(sparsity: float, pattern: str | None = None) -> str:
+def sparsity_text(sparsity: float, pattern: str | None = None) -> str:
     """A sparsity in words, and the pattern that makes it.
 
-    >>> told(0.5), told(0.5, "2:4")
+    >>> sparsity_text(0.5), sparsity_text(0.5, "2:4")
     ('sparsity 0.5', 'sparsity 0.5 by 2:4')
     """
     return f"sparsity {sparsity:g}" + (f" by {pattern}" if pattern else "")

@@ -117,13 +117,13 @@ def write_stages(
     for own in results:
         for phase, time in own["seconds"].items():
             seconds[phase] = round(seconds.get(phase, 0.0) + time, 3)
-    told = ("sparsity_achieved", "parameters_kept", "test_accuracy", "state_sha256")
+    kept = ("sparsity_achieved", "parameters_kept", "test_accuracy", "state_sha256")
     result = results[-1] | {
         "method": config.method,
         "steps": sum(own["steps"] for own in results),
         "epochs": sum(own["epochs"] for own in results),
         "seconds": seconds,
-        "stages": [{name: own[name] for name in told} for own in results],
+        "stages": [{name: own[name] for name in kept} for own in results],
         "device": _in_turn(own["device"] for own in results),
         "precision": _in_turn(
             own["precision"] for own in results if "precision" in own

@@ -22,7 +22,7 @@ from iterand_jax.training.config_json import completed, differences, to_json
 from iterand_jax.training.run import DataRun, Run, build, describe
 from iterand_jax.training.step import State
 
-MOST_TOLD = 20  # fields in which two configs differ
+MOST_LISTED = 20  # fields in which two configs differ
 
 
 def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -38,10 +38,10 @@ def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
         read = completed(saved.read_object(workdir / "config.json"))
         differing = differences(read, config.to_dict())
         if differing:
-            more = f"; {len(differing)} in all" if len(differing) > MOST_TOLD else ""
+            more = f"; {len(differing)} in all" if len(differing) > MOST_LISTED else ""
             raise ValueError(
                 f"the workdir {workdir} holds a run of another config (there / asked "
-                f"for): {'; '.join(differing[:MOST_TOLD])}{more}"
+                f"for): {'; '.join(differing[:MOST_LISTED])}{more}"
             )
         result = workdir / "result.json"
         return saved.read_result(result) if result.exists() else None

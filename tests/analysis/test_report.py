@@ -92,7 +92,7 @@ def test_what_stays_the_same_is_drawn_so(number):
 
 
 @pytest.mark.slow
-def test_a_run_of_kaiming_uniform_weights_tells_their_ages(workdir):
+def test_a_run_of_kaiming_uniform_weights_reports_their_ages(workdir):
     folder = workdir("run", distribution="kaiming_uniform")
     found = report.report(folder)
     assert [layer.path for layer in found.layers] == [
@@ -147,7 +147,7 @@ def test_signed_constants_have_no_ages_and_masks_of_two_seeds_overlap_by_chance(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["signed_constant", "kaiming_uniform"])
-def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
+def test_a_ticket_reports_what_its_run_does(distribution, workdir, tmp_path):
     folder, path = workdir("run", distribution=distribution), tmp_path / "ticket"
     export(folder, "ticket", path)
     run, ticket = report.report(folder), report.report(path, folder)
@@ -165,7 +165,7 @@ def test_a_ticket_tells_what_its_run_does(distribution, workdir, tmp_path):
     figure.draw(ticket, tmp_path / "ticket.png")
 
 
-def test_a_ticket_at_a_url_tells_what_its_file_does(workdir, tmp_path):
+def test_a_ticket_at_a_url_reports_what_its_file_does(workdir, tmp_path):
     folder, path = workdir("run"), tmp_path / "ticket"
     export(folder, "ticket", path)
     url = "memory://analyzed/ticket"
@@ -193,7 +193,7 @@ def test_the_command_reads_a_repository_of_the_hub(workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
+def test_weights_that_no_draw_equals_are_reported_as_unknown(workdir, tmp_path):
     """As of a run on a device whose inverse error function rounds differently."""
     export(workdir("run", distribution="kaiming_uniform"), "ticket", tmp_path / "whole")
     ticket, path = tickets.load(tmp_path / "whole"), tmp_path / "nudged"
@@ -218,7 +218,7 @@ def test_weights_that_no_draw_equals_are_told_as_unknown(workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_masks_that_are_fixed_are_told_of_a_run_and_of_its_ticket(workdir, tmp_path):
+def test_fixed_masks_are_reported_for_a_run_and_for_its_ticket(workdir, tmp_path):
     folder = workdir("run", method="sgd", fixed_sparsity=0.5)
     found = report.report(folder)
     kept = sum(layer.kept for layer in found.layers)

@@ -21,7 +21,7 @@ import contextlib, signal, sys, time
 from iterand_jax.data import imagenet
 
 def main():
-    # A job in the background, as of a test run, ignores Ctrl-C unless told otherwise.
+    # A job in the background, as of a test run, ignores Ctrl-C by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     records = imagenet.open_imagenet(sys.argv[1]).read("train")
     batches = imagenet.train_batches(records, seed=0, size=8, batch_size=4)

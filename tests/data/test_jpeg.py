@@ -288,7 +288,7 @@ def test_centre_crops_are_those_of_torchvision(size, cropped, smooth_image):
     crop = jpeg.centre_crop(encode(smooth_image(9, *size)), 224)
     assert crop.shape == (224, 224, 3)
     assert_close(crop, expected)
-    # One pixel beside it is another image: the comparison can tell.
+    # One pixel beside it is another image: the comparison sees it.
     for axis in (0, 1):
         moved = np.abs(np.roll(crop, 1, axis).astype(int) - np.asarray(expected))
         assert moved.mean() > np.abs(crop.astype(int) - np.asarray(expected)).mean()

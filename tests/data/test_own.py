@@ -127,7 +127,7 @@ def test_a_part_set_apart_follows_from_its_seed_alone():
     assert not np.array_equal(test, parts(test_seed=1)[1])
 
 
-def test_fingerprints_tell_other_bytes_apart():
+def test_fingerprints_distinguish_other_bytes():
     other = GREY.copy()
     other[3, 2, 1, 0] ^= 1
     found = {

@@ -124,9 +124,9 @@ def test_the_re_randomization_is_a_share_of_the_steps_between_two():
     assert line.endswith(" 0.100%")
 
 
-def test_replicas_are_told_by_step_and_seed():
-    told = {"config": "cifar_conv6", "width": 0.25, "times": REPLICAS}
-    assert benchmark_report.replicas_line(told).endswith(
+def test_replicas_are_reported_by_step_and_seed():
+    measured = {"config": "cifar_conv6", "width": 0.25, "times": REPLICAS}
+    assert benchmark_report.replicas_line(measured).endswith(
         "300.0 ms a step alone, 250.0 ms a step and seed of three in one program: "
         "1.20 times as fast"
     )

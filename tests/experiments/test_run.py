@@ -97,7 +97,9 @@ def test_each_run_is_done_once_and_is_in_the_ledger(untrained, jobs, place):
     assert len(list(ledger.read(place.ledger.parent))) == 4
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(untrained, jobs, place, capsys):
+def test_a_run_that_fails_is_reported_and_the_others_go_on(
+    untrained, jobs, place, capsys
+):
     happens, trained = untrained
     second = jobs[1][0]
 
@@ -108,8 +110,8 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(untrained, jobs, place, c
     ended = by_status(work.work_through(jobs, place))
     assert ended[work.FAILED] == [second.name]
     assert len(ended[work.FINISHED]) == 3
-    told = capsys.readouterr().err
-    assert f"failed: {second.name}: out of memory (see " in told
+    printed = capsys.readouterr().err
+    assert f"failed: {second.name}: out of memory (see " in printed
     log = place.workdirs / second.folder / "seed_1.txt"
     assert "Traceback" in log.read_text()
     happens.clear()
@@ -274,7 +276,7 @@ NUMBERS = (
 """The fields without which result.json is none, but its "state_sha256"."""
 
 
-def test_the_ledger_tells_how_many_trained_together_not_how_many_were_asked_for(
+def test_the_ledger_records_how_many_trained_together_not_how_many_were_asked_for(
     tmp_path,
 ):
     clocks = {0: 3.5, 1: 7.0, 2: 7.0}

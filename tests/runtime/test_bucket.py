@@ -97,7 +97,7 @@ def test_a_bucket_that_cannot_be_written_is_named_at_once(
     assert not list(here.iterdir())
 
 
-def test_a_copy_that_fails_is_told_once_and_so_is_its_end(store, monkeypatch, caplog):
+def test_a_copy_that_fails_is_logged_once_and_so_is_its_end(store, monkeypatch, caplog):
     put_file, failures = store.put_file, iter(range(3))
 
     def put(*arguments):
@@ -117,7 +117,7 @@ def test_a_copy_that_fails_is_told_once_and_so_is_its_end(store, monkeypatch, ca
     assert contents(store) == {"/a/log": b""}
 
 
-def test_a_bucket_that_is_gone_is_told(store, monkeypatch):
+def test_a_bucket_that_is_gone_is_an_error(store, monkeypatch):
 
     def put(path, name):
         raise FileNotFoundError(name)
@@ -133,11 +133,11 @@ def test_a_bucket_that_is_gone_is_told(store, monkeypatch):
 def test_a_run_whose_last_copy_fails_stays_here(store, here, monkeypatch):
     monkeypatch.setattr(store, "put_file", refuse)
     with (
-        pytest.raises(OSError, match="no rights") as told,
+        pytest.raises(OSError, match="no rights") as error,
         bucket.mirrored("memory://a") as folder,
     ):
         (folder / "log").write_text("a")
-    assert str(told.value) == (
+    assert str(error.value) == (
         "the end of the run could not be copied to memory://a (no rights); all of it "
         f"is in {folder}: copy that to memory://a, and the same command continues"
     )
@@ -155,13 +155,13 @@ def test_an_error_of_the_run_is_not_hidden_by_that_of_its_last_copy(
             raise RuntimeError("of the run")
 
     monkeypatch.setattr(store, "put_file", refuse)
-    with pytest.raises(RuntimeError, match="of the run") as told:
+    with pytest.raises(RuntimeError, match="of the run") as error:
         use()
     (folder,) = here.iterdir()
     assert (folder / "log").exists()
     (line,) = caplog.messages
     assert f"all of it is in {folder}: copy" in line
-    assert told.value.__notes__ == [line]
+    assert error.value.__notes__ == [line]
 
 
 def test_logs_are_copied_before_checkpoints_and_results_last(store, monkeypatch):

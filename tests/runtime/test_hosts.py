@@ -141,13 +141,13 @@ def test_a_process_that_is_alone_agrees_with_itself():
 def test_only_processes_that_met_can_be_lost(monkeypatch):
     """What fails at the first exchange is the network, or one that never came."""
     error = jax.errors.JaxRuntimeError("NCCL: no socket interface found")
-    assert not hosts.tells_of_a_lost_process(error)
+    assert not hosts.reports_a_lost_process(error)
     met = threading.Event()
     met.set()
     monkeypatch.setattr(hosts, "_met", met)
-    assert hosts.tells_of_a_lost_process(error)
-    assert not hosts.tells_of_a_lost_process(jax.errors.JaxRuntimeError("out of it"))
-    assert not hosts.tells_of_a_lost_process(ValueError("Gloo"))
+    assert hosts.reports_a_lost_process(error)
+    assert not hosts.reports_a_lost_process(jax.errors.JaxRuntimeError("out of it"))
+    assert not hosts.reports_a_lost_process(ValueError("Gloo"))
 
 
 def test_processes_with_unequal_devices_are_refused(joined, monkeypatch):

@@ -68,7 +68,7 @@ def test_what_is_no_entry_is_refused(numbers):
 
 
 @pytest.mark.parametrize("name", ["two", "a:", ":a", "a:b:c", "a-b:c", "..a:c", None])
-def test_unknown_names_are_told_with_the_known_ones(numbers, name):
+def test_unknown_names_are_reported_with_the_known_ones(numbers, name):
     with pytest.raises(ValueError, match="possible: zero, module:Name, or"):
         numbers.get(name, importing=True)
 
@@ -92,7 +92,7 @@ def test_a_module_is_imported_only_if_that_is_asked_for(numbers, module):
         (f"{MODULE}.inner:two", f"there is no module {MODULE}.inner in"),
     ],
 )
-def test_what_cannot_be_resolved_is_told_in_a_line(numbers, module, name, message):
+def test_what_cannot_be_resolved_is_reported_in_a_line(numbers, module, name, message):
     with pytest.raises(ValueError, match=message) as error:
         numbers.get(name, importing=True)
     assert "\n" not in str(error.value)

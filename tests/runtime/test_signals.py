@@ -123,7 +123,7 @@ def test_a_run_whose_terminal_is_closed_saves_its_step(tmp_path):
     ("number", "status"),
     [(signal.SIGTERM, 75), (signal.SIGINT, 130)],
 )
-def test_the_command_tells_by_its_status_who_stopped_it(number, status, tmp_path):
+def test_the_status_of_the_command_shows_who_stopped_it(number, status, tmp_path):
     command = helpers.command("main", f"--workdir={tmp_path}", *LONG)
     with helpers.started(*command, stdout=subprocess.DEVNULL) as process:
         wait_for_step(1, tmp_path, process)

@@ -20,8 +20,8 @@ class Hub:
 
     def commit_of(self, repo, revision):
         files = self.contents.get((repo, revision), {})
-        told = repr(sorted(files.items())).encode()
-        return hashlib.sha1(told).hexdigest()
+        content = repr(sorted(files.items())).encode()
+        return hashlib.sha1(content).hexdigest()
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -42,7 +42,7 @@ class Answers(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def told(self, **fields):
+    def answer_json(self, **fields):
         content = json.dumps(fields).encode()
         self.answer(200, content, Content_Type="application/json")
 
@@ -90,16 +90,16 @@ class Answers(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
             hub.contents.setdefault((name, "main"), {})
-            self.told(url=f"http://{self.headers['Host']}/{name}", name=name)
+            self.answer_json(url=f"http://{self.headers['Host']}/{name}", name=name)
         elif self.path == "/api/validate-yaml":
-            self.told(warnings=[], errors=[])
+            self.answer_json(warnings=[], errors=[])
         elif self.path.endswith("/preupload/main"):
             files = [file["path"] for file in json.loads(body)["files"]]
             modes = [
                 {"path": path, "uploadMode": "regular", "shouldIgnore": False}
                 for path in files
             ]
-            self.told(files=modes)
+            self.answer_json(files=modes)
         elif asked := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
@@ -107,7 +107,7 @@ class Answers(BaseHTTPRequestHandler):
                     hub.contents[asked[1], "main"][line["value"]["path"]] = content
             commit = hub.commit_of(asked[1], "main")
             url = f"http://{self.headers['Host']}/{asked[1]}/commit/{commit}"
-            self.told(success=True, commitUrl=url, commitOid=commit)
+            self.answer_json(success=True, commitUrl=url, commitOid=commit)
         else:
             self.answer(404)
 

@@ -304,7 +304,7 @@ MASKED = {"kernel": np.ones(SHAPE), "bias": None, "steps": None}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"weights": PLAIN | {"f": len}}, "the leaf 'f' of weights is <built-in"),
         ({"weights": PLAIN | {"f": 0.5}}, "the leaf 'f' of weights is 0.5; possible: "),
@@ -337,16 +337,16 @@ MASKED = {"kernel": np.ones(SHAPE), "bias": None, "steps": None}
         ({"path": "/"}, "cannot write the file /: it is a folder"),
     ],
 )
-def test_what_cannot_be_a_ticket_is_refused(changes, told, tmp_path):
+def test_what_cannot_be_a_ticket_is_refused(changes, reason, tmp_path):
     arguments = {"path": tmp_path / "t", "weights": PLAIN, "masks": MASKED} | changes
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=reason) as error:
         save_ticket(**arguments)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize(
-    ("like", "told"),
+    ("like", "reason"),
     [
         ({"bias": PLAIN["bias"]}, "the ticket has a leaf 'kernel', which like has not"),
         (PLAIN | {"x": np.ones(1)}, "like has a leaf 'x', which the ticket has not"),
@@ -355,9 +355,9 @@ def test_what_cannot_be_a_ticket_is_refused(changes, told, tmp_path):
         (PLAIN | {"f": len}, "the leaf 'f' of like is <built-in"),
     ],
 )
-def test_a_tree_that_differs_is_refused_by_the_leaf(like, told, tmp_path):
+def test_a_tree_that_differs_is_refused_by_the_leaf(like, reason, tmp_path):
     save_ticket(tmp_path / "t", PLAIN, MASKED)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=reason) as error:
         load_ticket(tmp_path / "t", like=like)
     assert str(tmp_path / "t") in str(error.value)
     assert "\n" not in str(error.value)

@@ -71,7 +71,7 @@ def test_arrays_that_the_network_has_not_are_not_read(tmp_path, monkeypatch):
     def add(name, array):
         return lambda fields, arrays: arrays.update({name: array})
 
-    for change, told in (
+    for change, reason in (
         (add("other", np.zeros(10)), "no leaf of it has the array 'other'"),
         (
             add("leaf/kernel", np.zeros(601, np.float32)),
@@ -84,7 +84,7 @@ def test_arrays_that_the_network_has_not_are_not_read(tmp_path, monkeypatch):
         with monkeypatch.context() as reading:
             reading.setattr(tickets, "SMALL", 0)
             reading.setattr(container, "read_arrays", None)
-            assert told in refused(tmp_path / "t")
+            assert reason in refused(tmp_path / "t")
 
 
 def test_programs_beyond_the_limit_are_neither_compiled_nor_written(
@@ -106,12 +106,12 @@ def test_programs_beyond_the_limit_are_neither_compiled_nor_written(
     load_ticket(tmp_path / "few")
     assert save(3, tmp_path / "many") == {"mask", "kept"}
     monkeypatch.setattr(claims, "MOST_PROGRAMS", 1)
-    told = "over 1 of its leaves are sampled in different ways"
-    assert told in refused(tmp_path / "few")
+    reason = "over 1 of its leaves are sampled in different ways"
+    assert reason in refused(tmp_path / "few")
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         ({"network": {"name": "\x1b[31mred", "num_classes": 2}}, "red"),
         ({"network": {"name": "conv2", "num_classes": 0}}, "'num_classes' is 0"),
@@ -124,9 +124,9 @@ def test_programs_beyond_the_limit_are_neither_compiled_nor_written(
         ({"mean": [float("inf")], "std": [1.0]}, "its mean is (inf,)"),
     ],
 )
-def test_a_description_that_cannot_be_is_refused(change, told, tmp_path):
+def test_a_description_that_cannot_be_is_refused(change, reason, tmp_path):
     write(tmp_path / "t", lambda fields, _: fields.update(change))
-    assert told in refused(tmp_path / "t")
+    assert reason in refused(tmp_path / "t")
 
 
 def test_a_fan_in_of_no_leaf_is_refused(tmp_path):

@@ -234,7 +234,7 @@ def test_what_is_left_is_what_the_analysis_finds_alive(name, sparsity, tiny):
 
 @pytest.mark.parametrize("name", ["basic", "bilstm"])
 def test_a_network_without_a_weight_keeps_a_channel_of_each_layer(name, tiny):
-    """And shortcuts that are convolutions keep telling so by their channels."""
+    """And shortcuts that are convolutions keep showing it by their channels."""
     ticket = ticket_of(described(f"tiny_{name}"), 1.0, settled=True)
     found = removal.compact(ticket)
     grown = {"BasicBlock_2/ConvNorm_1", "BasicBlock_2/ConvNorm_2"}

@@ -134,7 +134,7 @@ def test_one_threshold_for_all():
     assert [*kept.values()] == [np.sum(own >= least) for own in scores]
 
 
-def test_ties_and_rounding_are_told():
+def test_ties_and_rounding_are_reported():
     tensors = scored()
     tensors["classifier.4.scores"][:] = 1
     _, notes = converted(tensors, SCORED)

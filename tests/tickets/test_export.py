@@ -372,8 +372,8 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(name, untrained):
             exporting.export(untrained, name, output)
         return str(error.value)
 
-    told = refused(untrained / "nowhere" / "out")
-    assert told.endswith(f": there is no folder {untrained / 'nowhere'}")
+    message = refused(untrained / "nowhere" / "out")
+    assert message.endswith(f": there is no folder {untrained / 'nowhere'}")
     there = untrained / "there"
     if name in exporting.FOLDERS:
         there.write_text("")

@@ -28,8 +28,8 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_is_written_and_answers_as_its_ticket(name, tmp_path, capfd):
     ticket, path = ticket_of(name), tmp_path / "network.onnx"
-    told = onnx.save(ticket, path)
-    assert re.fullmatch(r"logits of ONNX Runtime are the ticket's, to \S+", told)
+    comparison = onnx.save(ticket, path)
+    assert re.fullmatch(r"logits of ONNX Runtime are the ticket's, to \S+", comparison)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     assert names == (["tokens", "lengths"] if name == "lstm" else ["images"])

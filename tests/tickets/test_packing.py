@@ -106,7 +106,7 @@ def test_numbers_that_take_more_than_the_weights_are_not_stored():
     assert list(packed) == ["mask_code/k", "kept/k"]
 
 
-def test_what_does_not_fit_the_network_is_told():
+def test_what_does_not_fit_the_network_is_reported():
     leaf = Leaf(np.where(MASK, np.arange(1, 10, dtype=np.float32), 0), MASK)
     packed = pack("k", leaf)
     with pytest.raises(ValueError, match="mask/k has 2 entries where 3 are needed"):

@@ -102,14 +102,14 @@ def test_what_is_no_ticket_at_a_url_is_one_line(url, message):
     assert "/tmp" not in str(refused.value)
 
 
-@pytest.mark.parametrize("told", ["true", "smaller", None])
-def test_a_copy_of_what_is_too_large_ends(told, tmp_path, monkeypatch):
-    """By the size that a store tells, or else where the limit is."""
+@pytest.mark.parametrize("reported", ["true", "smaller", None])
+def test_a_copy_of_what_is_too_large_ends(reported, tmp_path, monkeypatch):
+    """By the size that a store reports, or else where the limit is."""
     store, (content, kernel) = MemoryFileSystem(), content_of(tmp_path)
     store.pipe_file("/bucket/one", content)
     about, update, copied = MemoryFileSystem.info, Callback.relative_update, []
-    if told != "true":
-        size = {"size": 99 if told else None}
+    if reported != "true":
+        size = {"size": 99 if reported else None}
         lying = lambda *given, **named: about(*given, **named) | size  # noqa: E731
         monkeypatch.setattr(MemoryFileSystem, "info", lying)
         monkeypatch.setattr(MemoryFileSystem, "blocksize", 64)
@@ -131,7 +131,7 @@ def test_a_copy_of_what_is_too_large_ends(told, tmp_path, monkeypatch):
         "the ticket memory://bucket/one cannot be read: it has more than 100 bytes; "
         "possible: the path of a copy of yours"
     )
-    assert sum(copied) == (0 if told == "true" else 128)
+    assert sum(copied) == (0 if reported == "true" else 128)
 
 
 def test_a_pipe_at_a_url_is_not_waited_for(tmp_path):

@@ -363,7 +363,9 @@ def test_metadata_that_is_no_object_is_refused(text, tmp_path):
     assert "is damaged: its metadata is " in refused(path)
 
 
-def test_a_machine_whose_cpu_is_left_out_is_told_what_to_set(tmp_path, monkeypatch):
+def test_a_machine_whose_cpu_is_left_out_is_refused_with_what_to_set(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "ticket"
     tickets.save(example("conv2", distribution="kaiming_uniform"), path)
 
@@ -371,12 +373,12 @@ def test_a_machine_whose_cpu_is_left_out_is_told_what_to_set(tmp_path, monkeypat
         raise RuntimeError(f"Unknown backend {backend}")
 
     monkeypatch.setattr(jax, "local_devices", of_others)
-    told = refused(path)
-    assert "cannot be rebuilt as the network conv2: weights are resampled on" in told
-    assert re.search("set JAX_PLATFORMS=.*,cpu$", told)
+    message = refused(path)
+    assert "cannot be rebuilt as the network conv2: weights are resampled on" in message
+    assert re.search("set JAX_PLATFORMS=.*,cpu$", message)
 
 
-def test_other_draws_than_those_of_the_packing_are_told(tmp_path, monkeypatch):
+def test_other_draws_than_those_of_the_packing_are_reported(tmp_path, monkeypatch):
     path = tmp_path / "ticket"
     tickets.save(example("conv2", distribution="kaiming_uniform"), path)
     with helpers.replaced(

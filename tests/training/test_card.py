@@ -10,7 +10,7 @@ import pytest
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import card, saved
-from iterand_jax.training.card import Told
+from iterand_jax.training.card import Measured
 
 RESULT = {
     "dataset_official": True,
@@ -53,7 +53,7 @@ def fields_of(text):
 
 
 def test_a_card_says_what_was_measured():
-    text = card.card(ticket_of(), Told(RESULT, {3: 97.5}, None), 1234, "user/repo")
+    text = card.card(ticket_of(), Measured(RESULT, {3: 97.5}, None), 1234, "user/repo")
     fields = fields_of(text)
     assert fields["tags"][-1] == "iterand"
     (index,) = fields["model-index"]
@@ -80,10 +80,10 @@ def test_a_card_says_what_was_measured():
     assert "official" not in text
 
 
-def test_seeds_are_told_with_their_deviation_and_copies_as_copies():
+def test_seeds_are_shown_with_their_deviation_and_copies_as_copies():
     result = RESULT | {"dataset": "cifar10", "dataset_official": False}
-    told = Told(result, {3: 97.5, 4: 98.5}, None)
-    text = card.card(ticket_of(dataset="cifar10"), told, 1, None)
+    measured = Measured(result, {3: 97.5, 4: 98.5}, None)
+    text = card.card(ticket_of(dataset="cifar10"), measured, 1, None)
     assert "of 2 seeds 98.00 % in the mean, deviation 0.71" in text
     assert "**not official pixels**" in text
     assert 'load_ticket("ticket.safetensors")' in text
@@ -94,55 +94,57 @@ def test_seeds_are_told_with_their_deviation_and_copies_as_copies():
     assert one["dataset"]["name"] == "cifar10 (not the official data)"
 
 
-def test_what_was_not_measured_is_not_told():
-    text = card.card(ticket_of(), Told({}, {}, None), 1, None)
+def test_what_was_not_measured_is_not_stated():
+    text = card.card(ticket_of(), Measured({}, {}, None), 1, None)
     assert "model-index" not in fields_of(text)
     assert "| accuracy | not measured at this step |" in text
     assert "commit" not in text
-    assert card.config(ticket_of(), Told({}, {}, None))["result"] == {}
+    assert card.config(ticket_of(), Measured({}, {}, None))["result"] == {}
 
 
 def test_weights_that_were_trained_are_not_called_random():
-    found = card.card(ticket_of(), Told({}, {}, None), 1, None)
+    found = card.card(ticket_of(), Measured({}, {}, None), 1, None)
     assert "A subnetwork of a randomly initialized conv2 of width 0.25, found" in found
-    pruned = card.card(ticket_of(), Told({}, {}, None, trains_weights=True), 1, None)
+    pruned = card.card(
+        ticket_of(), Measured({}, {}, None, trains_weights=True), 1, None
+    )
     assert "A subnetwork of a conv2 of width 0.25, found and trained by" in pruned
     dense = dataclasses.replace(
         ticket_of(method="sgd", sparsity=None), masks={"kernel": None}
     )
-    text = card.card(dense, Told({}, {}, None, trains_weights=True), 1, None)
+    text = card.card(dense, Measured({}, {}, None, trains_weights=True), 1, None)
     said = "A conv2 of width 0.25, trained by sgd (signed_constant, step 20), as a"
     assert said in text
     assert "sparsity |" not in text
     assert fields_of(text)["tags"] == ["jax", "flax", "sgd"]
 
 
-def test_a_result_without_what_a_card_tells_is_one_line(tmp_path, monkeypatch):
+def test_a_result_without_what_a_card_shows_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(saved, "read_result", lambda path: json.loads(path.read_text()))
     for field in ("device", "seed", "versions"):
         left = {name: value for name, value in RESULT.items() if name != field}
         (tmp_path / "result.json").write_text(json.dumps(left))
         with pytest.raises(ValueError, match=f"is not a result: it has no {field}$"):
-            card.told(tmp_path, 20)
+            card.measured(tmp_path, 20)
 
 
 def test_accuracies_are_those_of_the_step_and_of_all_replicas(tmp_path, monkeypatch):
     monkeypatch.setattr(saved, "read_result", lambda path: json.loads(path.read_text()))
     folder = tmp_path / "seed_3"
     folder.mkdir()
-    assert card.told(folder, 20) == Told({}, {}, None)
+    assert card.measured(folder, 20) == Measured({}, {}, None)
     (folder / "result.json").write_text(json.dumps(RESULT))
-    assert card.told(folder, 20) == Told(RESULT, {3: 97.5}, None)
-    assert card.told(folder, 10) == Told({}, {}, None)
+    assert card.measured(folder, 20) == Measured(RESULT, {3: 97.5}, None)
+    assert card.measured(folder, 10) == Measured({}, {}, None)
     other = RESULT | {"seed": 4, "test_accuracy": 98.0}
     both = {"replicas": {"seed_3": RESULT, "seed_4": other}}
     (tmp_path / "result.json").write_text(json.dumps(both))
-    assert card.told(folder, 20).accuracies == {3: 97.5, 4: 98.0}
+    assert card.measured(folder, 20).accuracies == {3: 97.5, 4: 98.0}
 
 
 def test_the_hub_library_takes_the_metadata():
     hub = pytest.importorskip("huggingface_hub")
-    text = card.card(ticket_of(), Told(RESULT, {3: 97.5}, None), 1, "user/repo")
+    text = card.card(ticket_of(), Measured(RESULT, {3: 97.5}, None), 1, "user/repo")
     data = hub.ModelCard(text).data
     assert data.library_name == "iterand_jax"
     (result,) = data.eval_results

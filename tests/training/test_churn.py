@@ -50,7 +50,7 @@ def test_masks_that_did_not_change_have_no_churn():
 
 
 @pytest.mark.parametrize("method", ["sgd", "edge_popup", "iterand"])
-def test_step_lines_tell_the_churn_of_methods_that_prune(method, tiny_config, tmp_path):
+def test_step_lines_have_the_churn_of_methods_that_prune(method, tiny_config, tmp_path):
     config = resolve(tiny_config(method=method, epochs=1))
     built = building.build(config, datasets.open_source("digits"))
     start = jax.jit(built.init_state)(built.root)

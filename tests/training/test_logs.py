@@ -32,15 +32,15 @@ def events(folder):
     return found
 
 
-def test_a_line_is_told_to_both_before_the_log_is_closed(tmp_path):
+def test_a_line_is_in_both_before_the_log_is_closed(tmp_path):
     log = MetricsLog(tmp_path, from_step=0)
     log.write(LINE | {"layer_churn": [0.5]})
     assert read_lines(tmp_path / "metrics.jsonl") == [LINE | {"layer_churn": [0.5]}]
     version, event = events(tmp_path / "tensorboard")
     assert version.file_version == "brain.Event:2"
     assert event.step == 10
-    told = {value.tag: value.simple_value for value in event.summary.value}
-    assert told == {"step/epoch": 0.5, "step/train_loss": 2.25, "step/redrawn": 7}
+    values = {value.tag: value.simple_value for value in event.summary.value}
+    assert values == {"step/epoch": 0.5, "step/train_loss": 2.25, "step/redrawn": 7}
     log.close()
 
 

@@ -42,8 +42,8 @@ def test_the_report_is_printed_before_the_first_step_when_asked(
 def test_the_state_of_a_large_network_is_thrice_its_parameters(config, parameters):
     model = building.describe(resolve(config.get_config()))
     each = f"{4 * parameters / 2**20:,.1f} MiB"
-    told = memory.report([model.abstract], [])
-    assert f"trainable {each}, frozen {each}, opt_state {each}, batch_stats 0" in told
+    report = memory.report([model.abstract], [])
+    assert f"trainable {each}, frozen {each}, opt_state {each}, batch_stats 0" in report
 
 
 def test_values_inside_a_program_count():
@@ -57,12 +57,12 @@ def test_values_inside_a_program_count():
     assert memory.peak(analysis) >= 2 * x.nbytes
 
 
-def test_the_largest_step_is_told(tiny_config):
+def test_the_largest_step_is_reported(tiny_config):
     built = helpers.build(tiny_config())
     state = jax.jit(built.init_state)(built.root)
     steps = [
         jax.jit(lambda x: x @ x).lower(np.ones((n, n))).compile() for n in (9, 512)
     ]
-    told = memory.report([state], steps, steps[1:])
-    assert "together     2.0 MiB per device" in told
-    assert re.search(r"evaluation   2\.\d MiB per device, the state included", told)
+    report = memory.report([state], steps, steps[1:])
+    assert "together     2.0 MiB per device" in report
+    assert re.search(r"evaluation   2\.\d MiB per device, the state included", report)

@@ -14,26 +14,28 @@ from tests import helpers
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [("fpu avx2 avx512f", " (AVX-512)"), ("fpu avx avx2", " (AVX2)"), ("fpu", "")],
 )
-def test_cpus_are_told_apart_by_their_vectors(tmp_path, monkeypatch, flags, told):
+def test_cpus_are_distinguished_by_their_vectors(
+    tmp_path, monkeypatch, flags, expected
+):
     information = tmp_path / "cpuinfo"
     information.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     monkeypatch.setattr(provenance, "CPU_INFORMATION", information)
     monkeypatch.setattr(hosts, "cores", lambda: 3)
     kind = f"{platform.machine()} CPU of 3 cores"
-    assert provenance.device().endswith(f" x {kind}{told}")
+    assert provenance.device().endswith(f" x {kind}{expected}")
 
 
-def test_a_system_that_does_not_tell_has_a_shorter_name(tmp_path, monkeypatch):
+def test_a_system_without_that_information_has_a_shorter_name(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "CPU_INFORMATION", tmp_path / "none")
     monkeypatch.setattr(hosts, "cores", lambda: 1)
     assert provenance.device().endswith(" CPU of 1 core")
 
 
 @pytest.mark.parametrize(
-    ("platform", "version", "capability", "dtype", "chosen", "told"),
+    ("platform", "version", "capability", "dtype", "chosen", "expected"),
     [
         ("cpu", "", "", "float32", "default", "float32"),
         ("cpu", "", "", "bfloat16", "default", "bfloat16"),
@@ -47,7 +49,7 @@ def test_a_system_that_does_not_tell_has_a_shorter_name(tmp_path, monkeypatch):
     ],
 )
 def test_precision_is_what_the_device_makes_of_float32(
-    platform, version, capability, dtype, chosen, told, monkeypatch
+    platform, version, capability, dtype, chosen, expected, monkeypatch
 ):
     device = SimpleNamespace(
         platform=platform,
@@ -55,7 +57,7 @@ def test_precision_is_what_the_device_makes_of_float32(
         compute_capability=capability,
     )
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert provenance.precision(dtype, chosen) == told
+    assert provenance.precision(dtype, chosen) == expected
 
 
 def test_a_commit_is_changed_by_code_and_not_by_results(tmp_path, monkeypatch):

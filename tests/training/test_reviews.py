@@ -105,7 +105,7 @@ def test_the_evaluation_counts_every_review_once_whatever_the_batch(reviews_conf
 
 
 @pytest.mark.slow
-def test_it_learns_the_word_that_tells(reviews_config, tmp_path):
+def test_it_learns_the_word_that_decides(reviews_config, tmp_path):
     """In 40 epochs of SGD without dropout's help from a large table."""
     config = reviews_config(method="sgd", epochs=40, checkpoint_every_steps=0)
     config.network.width = 0.125

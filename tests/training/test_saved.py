@@ -31,7 +31,7 @@ def test_a_config_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         (b"[]", "is not a JSON object: []"),
         (b"null", "is not a JSON object: None"),
@@ -48,12 +48,12 @@ def test_a_config_comes_back(tmp_path):
         (b'{"dataset": {"na.me": "digits"}}', "is not a config: "),
     ],
 )
-def test_a_foreign_config_is_refused(content, told, tmp_path):
+def test_a_foreign_config_is_refused(content, reason, tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     message = refused(restore, tmp_path)
     assert str(path) in message
-    assert told in message
+    assert reason in message
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -72,7 +72,7 @@ def test_no_module_is_imported_for_a_config(field, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         ("{}", "is not a result: it has no test_accuracy"),
         ("[]", "is not a JSON object"),
@@ -82,11 +82,11 @@ def test_no_module_is_imported_for_a_config(field, tmp_path, monkeypatch):
         ('{"test_accuracy": 1' + "0" * 400 + "}", "is an integer of 1329 bits"),
     ],
 )
-def test_a_foreign_result_is_refused(content, told, tmp_path):
+def test_a_foreign_result_is_refused(content, reason, tmp_path):
     own = resolve(load("default"))
     (tmp_path / "config.json").write_text(to_json(own))
     (tmp_path / "result.json").write_text(content)
-    assert told in refused(finished_result, tmp_path, own)
+    assert reason in refused(finished_result, tmp_path, own)
 
 
 WHOLE = {
@@ -98,7 +98,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reason"),
     [
         ({"best_epoch": 2}, "it has no best_test_accuracy"),
         ({"best_epoch": "x", "best_test_accuracy": 3.0}, "best_epoch is 'x'"),
@@ -113,11 +113,11 @@ WHOLE = {
         ),
     ],
 )
-def test_what_is_printed_of_a_result_is_checked(fields, told, tmp_path):
+def test_what_is_printed_of_a_result_is_checked(fields, reason, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(WHOLE))
     assert saved.read_result(tmp_path / "result.json") == WHOLE
     (tmp_path / "result.json").write_text(json.dumps(WHOLE | fields))
-    assert told in refused(saved.read_result, tmp_path / "result.json")
+    assert reason in refused(saved.read_result, tmp_path / "result.json")
 
 
 def test_a_foreign_config_differs_in_one_line(tmp_path):

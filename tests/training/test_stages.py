@@ -106,9 +106,9 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
         for path, mask in masks.items():
             assert not np.any(trained[path][mask == 0])
             assert np.all(trained[path][mask == 1] != leaves(early)[path][mask == 1])
-        told = result["stages"][index]
+        stage = result["stages"][index]
         everything = sum(leaf.size for leaf in trained.values())
-        assert told["parameters_kept"] == everything - removed
+        assert stage["parameters_kept"] == everything - removed
     assert (result["steps"], result["method"]) == (120, "imp")
     assert result["test_accuracy"] == result["stages"][-1]["test_accuracy"]
     assert f"{result['test_accuracy']:.2f} % at sparsity" in capsys.readouterr().out

@@ -211,7 +211,7 @@ def _mode(folder: Path, mode: int) -> Iterator[None]:
 def _interrupted(workdir: Path, draw: random.Random) -> Ended:
     """Ctrl-C at a moment of the first seconds; a wrong promise adds a line.
 
-    Until the package is loaded it is Python itself that tells of a Ctrl-C.
+    Until the package is loaded it is Python itself that reports a Ctrl-C.
     """
     words = [sys.executable, *FLAGS, *SHORT, f"--workdir={workdir}"]
     with subprocess.Popen(

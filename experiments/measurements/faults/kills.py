@@ -35,7 +35,7 @@ from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of, sha256
 
 KINDS = ("kill", "kill while saving", "terminate", "truncate", "flip a bit")
-TOLD = (
+MESSAGES = (
     "process . failed first: SIGKILL",
     "another process of this run has ended",
     "Terminating process because the JAX distributed service",
@@ -275,7 +275,7 @@ def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]
         "status": status,
         "seconds_to_end": round(time.monotonic() - start, 1),
         "others_ended_by_themselves": "stopping what" not in said,
-        "told": [pattern for pattern in TOLD if re.search(pattern, said)],
+        "told": [pattern for pattern in MESSAGES if re.search(pattern, said)],
     }
     if kind in ("truncate", "flip a bit"):
         done["damaged"] = _damage(kind, run, generator)

@@ -71,7 +71,7 @@ def needed(layers: Sequence[Layer], arrays: Arrays, values: Channels) -> Channel
     for wanted in of_group.values():
         wanted[0] |= not wanted.any()
     found = {name: of_group[group[name]] for name in need}
-    _tell_shortcuts(layers, found)
+    _mark_shortcuts(layers, found)
     return found
 
 
@@ -185,7 +185,7 @@ def _ask(layer: Layer, arrays: Arrays, values: Channels, need: Channels) -> None
             need[source] |= part
 
 
-def _tell_shortcuts(layers: Sequence[Layer], found: Channels) -> None:
+def _mark_shortcuts(layers: Sequence[Layer], found: Channels) -> None:
     """Keeps a channel more where a shortcut would else be taken for an identity.
 
     A block has a convolution in its shortcut where it changes the number of channels.

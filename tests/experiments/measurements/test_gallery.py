@@ -58,7 +58,7 @@ def test_a_ticket_loads_by_the_lines_on_its_card(name, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_entry_is_trained_exported_and_told(tmp_path, monkeypatch, command):
+def test_an_entry_is_trained_exported_and_described(tmp_path, monkeypatch, command):
     fields = {"epochs": 1, "network.width": 1 / 16}
     monkeypatch.setattr(gallery, "RUNS", {"one": ("digits", fields)})
     folders = f"--workdir={tmp_path}/runs", f"--out={tmp_path}/out"

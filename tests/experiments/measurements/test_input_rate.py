@@ -12,19 +12,19 @@ from experiments.measurements import input_rate
 from iterand_jax.training import provenance
 
 
-def test_enough_cores_are_told_how_many_to_use():
-    told = input_rate.report({"0": 650.0, "1": 600.0, "8": 4000.0}, cores=16)
-    lines = told.splitlines()
+def test_the_report_says_how_many_of_enough_cores_to_use():
+    report = input_rate.report({"0": 650.0, "1": 600.0, "8": 4000.0}, cores=16)
+    lines = report.splitlines()
     assert lines[1:4] == ["      0       650", "      1       600", "      8     4,000"]
     assert lines[-1] == "Set --config.dataset.workers=5."
-    assert "5 workers" in told
-    assert "500 images/s each" in told
+    assert "5 workers" in report
+    assert "500 images/s each" in report
 
 
-def test_too_few_cores_are_told_what_to_expect():
-    told = input_rate.report({"0": 500.0, "1": 480.0, "2": 900.0}, cores=2)
-    assert "6 workers" in told
-    assert told.splitlines()[-1] == (
+def test_the_report_says_what_to_expect_of_too_few_cores():
+    report = input_rate.report({"0": 500.0, "1": 480.0, "2": 900.0}, cores=2)
+    assert "6 workers" in report
+    assert report.splitlines()[-1] == (
         "The cores here (2) feed 36% of that: set --config.dataset.workers=2, and "
         "expect 900 images/s at most."
     )
@@ -55,8 +55,8 @@ def test_the_advice_follows_what_was_measured(rates, setting, expected):
 
 
 def test_workers_that_share_cores_do_not_look_slow():
-    told = input_rate.report({"2": 800.0, "4": 810.0}, cores=2)
-    assert "7 workers with a core each, at 405 images/s each" in told
+    report = input_rate.report({"2": 800.0, "4": 810.0}, cores=2)
+    assert "7 workers with a core each, at 405 images/s each" in report
 
 
 def test_counts_go_up_to_the_cores(monkeypatch):
@@ -65,7 +65,7 @@ def test_counts_go_up_to_the_cores(monkeypatch):
         assert input_rate.powers() == expected
 
 
-def test_photographs_have_the_size_that_is_told():
+def test_photographs_have_the_size_that_is_asked_for():
     files = list(input_rate.photographs(3))
     assert len(set(files)) == 3
     assert 110_000 < np.mean([len(content) for content in files]) < 125_000

@@ -165,7 +165,7 @@ def all_cells():
         yield from experiment.miniature_cells()
 
 
-def test_every_cell_resolves_and_folders_tell_configs_apart():
+def test_every_cell_resolves_and_folders_distinguish_configs():
     by_folder = {}
     for cell in all_cells():
         config = cell.config(seed=0)

@@ -260,15 +260,17 @@ def test_data_of_other_bytes_has_a_panel_or_a_name_of_its_own(name, line, tmp_pa
     metric = METRICS[experiment.metrics[0]]
     assert drawn(figure) == pytest.approx(sorted(map(metric.of, lines)))
     if name == "figure2":
-        told = [ax.get_title() for ax in figure.axes if ax.get_images()]
+        labels = [ax.get_title() for ax in figure.axes if ax.get_images()]
         assert (0, 0) not in [t.get_position() for t in figure.axes[1].texts]
     else:
         (legend,) = figure.legends
-        told = [text.get_text() for text in legend.get_texts()]
-        told = [text for text in told if text.startswith("IteRand") and "ours" in text]
-    assert len(told) == 2
-    assert "ffffff, official" in told[0]
-    assert "eeeeee, not official" in told[1]
+        labels = [text.get_text() for text in legend.get_texts()]
+        labels = [
+            text for text in labels if text.startswith("IteRand") and "ours" in text
+        ]
+    assert len(labels) == 2
+    assert "ffffff, official" in labels[0]
+    assert "eeeeee, not official" in labels[1]
 
 
 def test_the_paper_is_hollow_ours_is_filled_and_short_runs_stand_apart(line, tmp_path):
@@ -308,7 +310,7 @@ def test_metrics_by_hand(line):
     assert statistics_of(metric, three) == Statistics(3, 90.0, 1.0)
 
 
-def test_the_page_tells_what_was_run_and_what_the_rest_costs(line, tmp_path):
+def test_the_page_shows_what_was_run_and_what_the_rest_costs(line, tmp_path):
     lines = [line(ITERAND, seed, 90.0 + seed) for seed in range(3)]
     lines += [line(TABLE8.cells(5)[0], 0, 50.0)]
     write(tmp_path, lines)
@@ -396,7 +398,7 @@ def test_what_is_left_is_priced_on_every_device_of_the_ledger(line, tmp_path):
     assert len(like) == 3
     text = costs.left_text(like, ledger.read(tmp_path))
     assert text == "29.2 h on 1 x fast in float32; 58.5 h on 1 x slow in float32"
-    told = tables.version_text(TABLE8, full, text).splitlines()[2]
-    assert told == (
+    line_of_costs = tables.version_text(TABLE8, full, text).splitlines()[2]
+    assert line_of_costs == (
         f"3 of 18 runs. 15 are left, in proportion to multiply-adds {text}."
     )

@@ -70,7 +70,7 @@ def test_precision_is_in_every_line_and_makes_another_run(line, tmp_path):
     assert len(costs.references(known, "1 x GPU", "tensorfloat32")) == 1
 
 
-def test_a_line_older_than_the_field_of_its_precision_is_told_by_its_device(line):
+def test_the_precision_of_a_line_older_than_its_field_is_that_of_its_device(line):
     new = line(CELL, 0, 75.0, device="1 x x86_64 CPU of 2 cores")
     old = {field: new[field] for field in new if field not in ledger.NEWER}
     old["config"] = {k: v for k, v in new["config"].items() if k != "matmul_precision"}
@@ -133,7 +133,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told_by_file_and_line_and_the_others_are_kept(name, line, tmp_path):
+def test_damage_is_reported_by_file_and_line_and_the_others_are_kept(
+    name, line, tmp_path
+):
     spoil, word = DAMAGE[name]
     lines = [json.dumps(line(CELL, seed, 75.0)) for seed in range(3)]
     path = tmp_path / "table3.jsonl"
@@ -180,15 +182,17 @@ def test_processes_that_append_at_once_lose_and_double_nothing(line, tmp_path):
     assert sorted(found["seed"] for found in known) == list(range(12))
 
 
-def test_a_line_of_another_version_of_its_config_is_told_and_not_used(line, tmp_path):
+def test_a_line_of_another_version_of_its_config_is_reported_and_not_used(
+    line, tmp_path
+):
     made = line(CELL, 0, 75.0)
     made["config"]["augmentation"] = "crop_flip"
     assert ledger.append(tmp_path / "table3.jsonl", made)
     known = ledger.read(tmp_path)
     assert known.of(run()) == []
-    (told,) = known.stale(run())
-    assert "seed 0" in told
-    assert "augmentation: crop_flip / resized_crop_flip" in told
+    (message,) = known.stale(run())
+    assert "seed 0" in message
+    assert "augmentation: crop_flip / resized_crop_flip" in message
     # It does not prevent the run from being trained again.
     assert ledger.append(tmp_path / "table3.jsonl", line(CELL, 0, 76.0))
     assert [found["test_accuracy"] for found in ledger.read(tmp_path).of(run())] == [76]
@@ -215,7 +219,7 @@ def test_fields_that_change_no_number_do_not_count(line, tmp_path):
     assert ledger.read(tmp_path).of(run()) == [made]
 
 
-def test_a_line_tells_what_made_it(line):
+def test_a_line_records_what_made_it(line):
     made = line(shortened(CELL, 2), 1, 40.0, experiment="figure1", miniature=True)
     assert made["experiment"] == "figure1"
     assert made["miniature"] is True

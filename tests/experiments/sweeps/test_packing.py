@@ -56,8 +56,8 @@ def archive(tmp_path):
 def test_what_is_packed_is_unpacked_with_all_files_and_claims_move(archive, tmp_path):
     here, file = archive
     there = tmp_path / "there"
-    told = packing.unpack(there, file)
-    assert f"{RUN.folder}/seed_0: 40 steps on 1 x GPU" in told
+    printed = packing.unpack(there, file)
+    assert f"{RUN.folder}/seed_0: 40 steps on 1 x GPU" in printed
     expected = contents(here)
     del expected[f"{RUN.folder}/seed_0/lock"]
     assert contents(there) == expected
@@ -338,8 +338,8 @@ def test_packing_that_is_killed_anywhere_is_completed_by_the_same_command(
         if not file.exists():
             packing.pack(here, file)
         assert not file.with_name(f"{file.name}.partial").exists()
-        told = packing.unpack(tmp_path / f"{number} there", file)
-        assert told.startswith("2 unfinished runs")
+        printed = packing.unpack(tmp_path / f"{number} there", file)
+        assert printed.startswith("2 unfinished runs")
     assert 2 < number < 99
 
 
@@ -385,7 +385,7 @@ def test_a_run_begun_in_another_precision_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_what_ends_elsewhere_has_the_same_bits_and_tells_both_devices(
+def test_what_ends_elsewhere_has_the_same_bits_and_records_both_devices(
     tmp_path, monkeypatch
 ):
     (job,) = jobs_of([RUN], together=False)

@@ -71,7 +71,7 @@ def test_only_what_ends_in_time_starts_and_a_start_up_is_paid_once(
     assert limit.ever_fits(one)
     wide = jobs(WIDE)[0]
     assert not limit.ever_fits(wide)
-    # The second of a form takes the programs of the first, as a line tells.
+    # The second of a form takes the programs of the first, as a line says.
     known = ledger.read(limit._results)
     (first,) = known
     again = first | {"seed": 8, "startup": {"state": 2.0}}
