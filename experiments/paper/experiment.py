@@ -115,7 +115,7 @@ class HeatMap(NamedTuple):
 
 
 class Order(NamedTuple):
-    """A ranking that the paper reports, between cells that differ in one label.
+    """A ranking that a paper reports, between cells that differ in one label.
 
     Attributes:
       label: the one that differs.
@@ -145,7 +145,7 @@ class Experiment:
       miniature: its small version.
       overrides: fields of the config that all cells share.
       metrics: what is compared, names in `metrics.METRICS`; the first is plotted.
-      orders: the rankings that the paper reports.
+      orders: the rankings that the paper reports, or that of later methods are asked.
       note: what a reader should know, for the report.
       variants: value of a label -> the fields of the config that it stands for, beside
         the one that its label sets.

@@ -8,12 +8,14 @@ from experiments.paper.names import shown
 from experiments.reports.evidence import Version, pairs
 from experiments.reports.metrics import METRICS
 
+NOT_IN_THE_PAPER = "0 of 0"
+
 
 def order_text(experiment: Experiment, version: Version, order: Order) -> str:
     """How often the paper's order holds in our runs, and where it does not."""
     metric = experiment.metrics[0]
     digits = METRICS[metric].digits
-    compared, beyond, against = 0, 0, []
+    compared, known, beyond, against = 0, 0, 0, []
     for better, worse in pairs(version.entries, order):
         ours, other = better.statistics(metric), worse.statistics(metric)
         if ours is None or other is None:
@@ -21,6 +23,7 @@ def order_text(experiment: Experiment, version: Version, order: Order) -> str:
         compared += 1
         gain = ours.mean - other.mean
         if ours.deviation is not None and other.deviation is not None:
+            known += 1
             beyond += gain > math.hypot(ours.deviation, other.deviation)
         if gain <= 0:
             name = " ".join(
@@ -33,10 +36,20 @@ def order_text(experiment: Experiment, version: Version, order: Order) -> str:
         return ""
     text = (
         f"**{shown(order.better)} above {shown(order.worse)}**: in "
-        f"{compared - len(against)} of {compared} pairs of ours (in {beyond} by more "
-        f"than the deviation), in {paper_order(experiment, order)} of the paper."
+        f"{compared - len(against)} of {compared} pairs of ours "
+        f"({_certainty(compared, known, beyond)})"
     )
+    held = paper_order(experiment, order)
+    text += "." if held == NOT_IN_THE_PAPER else f", in {held} of the paper."
     return text + (f" Not so: {'; '.join(against)}." if against else "")
+
+
+def _certainty(compared: int, known: int, beyond: int) -> str:
+    """How many of the compared pairs differ by more than chance, as far as is known."""
+    if not known:
+        return "each with a single seed, which has no deviation"
+    of = "" if known == compared else f" of the {known} of several seeds"
+    return f"in {beyond}{of} by more than the deviation"
 
 
 def paper_order(experiment: Experiment, order: Order) -> str:

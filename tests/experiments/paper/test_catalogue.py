@@ -30,14 +30,14 @@ SIZES = {
     "table8": (2 + 4, 3, 6),
     "table9": (2 * 2, 1, 4 * 2),
     "table10": (2 * 3, 5, 6),
-    "successors": (3 * (15 * 4 + 2), 3, 0),
+    "successors": (3 * (15 * 4 + 2), 3, 4),
 }
 
 
 @pytest.mark.smoke
 def test_the_table_of_experiments_is_complete():
     assert EXPERIMENTS.keys() == SIZES.keys()
-    assert published().keys() == {name for name in SIZES if "table" in name}
+    assert published().keys() == {name for name in SIZES if "figure" not in name}
     with pytest.raises(ValueError, match=r"unknown table or figure 'table2'.*table3"):
         get_experiment("table2")
 
@@ -84,6 +84,7 @@ def test_every_cell_and_every_number_is_there_once(name):
         ("table9", "wide_resnet50_2 edge_popup", "parameters", "68.8"),
         ("table10", "lstm sgd", "test_accuracy", "87.39±0.37"),
         ("table10", "bilstm iterand", "test_accuracy", "88.51±0.24"),
+        ("successors", "resnet18 biprop 0.8", "test_accuracy", "94.8"),
     ],
 )
 def test_numbers_by_hand(name, labels, metric, text):
@@ -105,8 +106,8 @@ def test_accuracies_are_plausible_and_printed_as_the_paper_does():
         for (_, metric), number in paper_numbers(name).items():
             if metric == "test_accuracy":
                 assert 10 < number.mean < 96
-                assert re.fullmatch(r"\d\d\.\d{2,3}(±\d\.\d\d)?", number.text)
-                deviated = name not in ("table4", "table9")
+                assert re.fullmatch(r"\d\d\.\d{1,3}(±\d\.\d\d)?", number.text)
+                deviated = name not in ("table4", "table9", "successors")
                 assert (number.deviation is not None) == deviated
 
 
@@ -154,7 +155,7 @@ def test_the_paper_keeps_its_own_order_almost_everywhere():
         "table8": ["2 of 2"],
         "table9": ["2 of 2"],
         "table10": ["2 of 2", "2 of 2"],
-        "successors": [],
+        "successors": ["0 of 0"] * 8,
     }
 
 

@@ -45,8 +45,8 @@ def test_a_small_report_by_hand(line, tmp_path):
 | ResNet18 | edge-popup | 0.5 | 88.45 ± 0.53 | 88.00 | 1 | -0.45 | """
         """**not official cifar10 data**; 1 of 3 seeds |
 
-**IteRand above edge-popup**: in 1 of 1 pairs of ours (in 0 by more than the """
-        """deviation), in 2 of 2 of the paper.
+**IteRand above edge-popup**: in 1 of 1 pairs of ours (each with a single """
+        """seed, which has no deviation), in 2 of 2 of the paper.
 
 - devices: 1 x test device
 - time: 4.0 h in all
@@ -194,7 +194,9 @@ def test_an_order_is_beyond_the_deviation_only_where_there_is_one(line, tmp_path
     lines += [line(cell, 0, 90.0 + i) for i, cell in enumerate(wide)]
     full, _ = write(tmp_path, lines)
     text = findings.order_text(TABLE8, full, ITERAND_IS_BETTER)
-    assert "in 1 of 2 pairs of ours (in 1 by more than the deviation), in" in text
+    assert (
+        "in 1 of 2 pairs of ours (in 1 of the 1 of several seeds by more than" in text
+    )
     assert "Not so: ResNet18 width 1 (90.00 against 91.00)." in text
 
 
@@ -241,6 +243,8 @@ def test_figures_show_the_numbers_of_their_table_and_no_others(
             if entry.lines and which == 0
         ]
         theirs = sorted(one.mean for one in printed if one)
+        if experiment.figure.x == "ticket_kilobytes":  # the papers print no sizes
+            theirs = []
         assert drawn(figure, "paper") == pytest.approx(theirs)
         (title,) = figure.get_suptitle().splitlines()
         assert title.startswith(experiment.title.partition(":")[0])
