@@ -1,44 +1,25 @@
 """Configs: resolving defaults, and one-line errors before anything compiles."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from iterand_jax.configs import default
 from iterand_jax.data import imagenet_feed
 from iterand_jax.data.datasets import DATASETS, Dataset
 from iterand_jax.data.feeds import normalizer
 from iterand_jax.masks import pattern_of
-from iterand_jax.methods import METHODS, method_fields
+from iterand_jax.methods import METHODS
 from iterand_jax.methods.magnitude import SPARSITY_OF
 from iterand_jax.networks import NETWORKS
 from iterand_jax.training import fields, leaves, pruning, released
 from iterand_jax.training.choices import configs_with
 from iterand_jax.training.config_json import completed
+from iterand_jax.training.of_methods import ALWAYS_SAVED, of_method
 from iterand_jax.training.procedures import PROCEDURES
 from iterand_jax.training.schedules import OPTIONS, SCHEDULES, get_schedule
-
-OF_EVERY_METHOD = ("distribution", "learning_rate", "weight_decay")
-OF_THE_METHOD = (
-    *OF_EVERY_METHOD,
-    "sparsity",
-    "k_per",
-    "sampling_rate",
-    "retrainings",
-    "rewind_epochs",
-    "unpruned",
-    "affine",
-    *pruning.OF_SCORES,
-    *pruning.OF_METHODS,
-)
-NOT_IN_RECIPES = ("unpruned", "affine", *pruning.OF_SCORES)
-"""Those of them that a method takes though its recipe does not have them."""
-
-IN_RECIPES = tuple(field for field in OF_THE_METHOD if field not in NOT_IN_RECIPES)
-"""The fields that a method may name among its hyperparameters, and then shares."""
 
 BEST = ("accuracy", "loss")
 DTYPES = ("float32", "bfloat16")
@@ -75,41 +56,21 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
     fields.check(resolved)
     recipe = _recipe(resolved)
     del resolved["recipe"]
-    own, needed = [*OF_THE_METHOD], {*OF_EVERY_METHOD}
-    if config.method in PROCEDURES:
-        needed |= PROCEDURES[config.method].fields
-    else:
-        of_method = method_fields(config.method)
-        _check_names(config.method, of_method)
-        own += [field for field in of_method if field not in own]
-        needed |= {field for field, required in of_method.items() if required}
-    for field in OF_THE_METHOD:
-        taken = field in recipe or field in NOT_IN_RECIPES
-        if not taken and resolved[field] is not None:
-            raise ValueError(
-                f"{field}={resolved[field]} is not used by the method "
-                f"{config.method}; its own fields are {', '.join(recipe)}"
-            )
-    says_sparsity = resolved.pattern is not None and "sparsity" in recipe
+    own = of_method(config.method)
+    own.check_recipe(recipe)
+    own.check_taken(resolved)
+    says_sparsity = resolved.pattern is not None and "sparsity" in own.taken
     if says_sparsity and resolved.sparsity is None:  # in place of the recipe's own
         resolved.sparsity = pattern_of(resolved.pattern).sparsity
     for field, value in recipe.items():
-        if field not in own:
-            raise ValueError(
-                f"recipe.{config.method}.{field} is not used by the method; its "
-                f"fields are {', '.join(own)}"
-            )
         if field not in resolved or resolved[field] is None:
             resolved[field] = value
-    for field in sorted(needed):
-        if resolved.get(field) is None:
-            raise ValueError(f"the method {config.method!r} needs a value for {field}")
+    own.check_needed(resolved)
     fields.check(resolved)
     if resolved.released:
         settings = released.settings(resolved, config.learning_rate, given)
         resolved.update_from_flattened_dict(settings)
     _check(resolved, given)
-    pruning.check_method(resolved, is_procedure=config.method in PROCEDURES)
     return resolved.lock()
 
 
@@ -136,18 +97,6 @@ def _recipe(config: ConfigDict) -> ConfigDict:
     return recipes[method]
 
 
-def _check_names(method: str, hyperparameters: Iterable[str]) -> None:
-    """Raises ValueError for one that would be a field of every config, too."""
-    taken = {field.partition(".")[0] for field in default.FIELDS} | {"recipe"}
-    for name in hyperparameters:
-        if name in taken.difference(IN_RECIPES):
-            raise ValueError(
-                f"the method {method!r} has a hyperparameter {name!r}, which is a "
-                f"field of every config; possible: another name, or one of "
-                f"{', '.join(IN_RECIPES)}"
-            )
-
-
 def methods_of(config: ConfigDict) -> list[str]:
     """The methods that a config has a recipe for."""
     known = (*METHODS, *PROCEDURES)
@@ -158,13 +107,23 @@ def methods_of(config: ConfigDict) -> list[str]:
 def from_saved(saved: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> ConfigDict:
     """The checked config of a config.json, completed by newer fields.
 
-    It may come from anybody: no module that it names is imported.
+    Its fields are checked as those of a config that `resolve` has completed. It may
+    come from anybody: no module that it names is imported.
 
     Raises:
       ValueError: as `resolve`.
     """
-    config = ConfigDict(completed(saved))
-    fields.check(config)
+    whole = completed(saved)
+    fields.FIELDS["method"].check("method", whole["method"])
+    own = of_method(whole["method"])
+    own.check_taken(whole)
+    fields.check(whole)
+    missing = [name for name in ALWAYS_SAVED if name not in saved]
+    if missing or "recipe" in saved:
+        reason = f"lacks {', '.join(missing)}" if missing else "has a recipe"
+        raise ValueError(f"it {reason}, unlike the config.json of a run")
+    own.check_needed(whole)
+    config = ConfigDict(whole)
     _check(config, given, importing=False)
     return config.lock()
 
@@ -180,6 +139,7 @@ def _check(config: ConfigDict, given: Given, *, importing: bool = True) -> None:
     if config.method in PROCEDURES:
         PROCEDURES[config.method].check(config)
     pruning.check(config)
+    pruning.check_method(config, is_procedure=config.method in PROCEDURES)
     if given.network is not None and config.affine is False:
         raise ValueError(
             "affine=False: the network is given, so what it has is its own; possible: "

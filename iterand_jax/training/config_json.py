@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from iterand_jax.configs import default
 
+MOST_LISTED = 20  # fields in which two configs differ
+
 
 def to_json(config: ConfigDict) -> str:
     """The config as indented JSON, the same text for the same config."""
@@ -33,6 +35,22 @@ def _defaults() -> Mapping[str, Any]:
     whole = default.get_config().to_dict()
     del whole["recipe"]
     return whole
+
+
+def check_same(there: Any, config: Mapping[str, Any], of_what: str) -> None:
+    """Raises ValueError for a saved config that is not this one.
+
+    Args:
+      there: the saved config, of this or an earlier version.
+      config: complete.
+      of_what: the head of the message, what was saved and what this is.
+    """
+    if not isinstance(there, dict):
+        raise ValueError(f"{of_what}: {_short(there)}")
+    found = differences(completed(there), config)
+    if found:
+        more = f"; {len(found)} in all" if len(found) > MOST_LISTED else ""
+        raise ValueError(f"{of_what}: {'; '.join(found[:MOST_LISTED])}{more}")
 
 
 def differences(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

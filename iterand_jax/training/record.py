@@ -2,8 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from iterand_jax.training.config_json import check_same
 from iterand_jax.training.evaluation import Evaluation
 from iterand_jax.training.step import State
 
@@ -37,6 +42,10 @@ class Record:
     parts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     steps_per_epoch: int | None = None
 
+    def saved_by(self, config: ConfigDict) -> dict[str, Any]:
+        """What a checkpoint of a run of this config holds of it: JSON."""
+        return dataclasses.asdict(self) | {"config": config.to_dict()}
+
     def best_epoch(self, by: str) -> int:
         """The epoch, from 1, of the best validation "accuracy" or "loss".
 
@@ -51,6 +60,22 @@ class Record:
             losses = self.validation_loss
             return [-math.inf if math.isnan(loss) else -loss for loss in losses]
         return self.validation_accuracy
+
+
+def check_recorded_config(
+    workdir: Path, config: ConfigDict, fields: Mapping[str, Any]
+) -> None:
+    """Raises ValueError if a checkpoint was saved by a run of another config.
+
+    A config.json that was changed by hand or damaged may be a config, too: of other
+    masks, or of other data. The checkpoints of earlier versions have no config.
+    """
+    if "config" in fields:
+        check_same(
+            fields["config"],
+            config.to_dict(),
+            f"a checkpoint in {workdir} was saved with another config (then / now)",
+        )
 
 
 _OF_A_PART = ("device", "precision")
@@ -69,6 +94,7 @@ def record_of(fields: dict[str, Any]) -> Record:
       ValueError: it is not one that a run wrote.
     """
     names = {field.name for field in dataclasses.fields(Record)}
+    fields = {name: value for name, value in fields.items() if name != "config"}
     found = Record(**{name: fields[name] for name in names & fields.keys()})
     numbers: list[Any] = [found.redrawn, found.steps_per_epoch or 0]
     for values, kind in (

@@ -1,6 +1,5 @@
 """One of the runs that train together: its state, its log, its checkpoints."""
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,12 @@ from iterand_jax.training.evaluation import Evaluation, means
 from iterand_jax.training.logs import BackgroundLog, Clock, MetricsLog, SilentLog
 from iterand_jax.training.numbers import Numbers
 from iterand_jax.training.programs import Programs
-from iterand_jax.training.record import Outcome, Record, record_of
+from iterand_jax.training.record import (
+    Outcome,
+    Record,
+    check_recorded_config,
+    record_of,
+)
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State
 from iterand_jax.trees import sha256
@@ -75,6 +79,7 @@ class Replica:
             if vectors is not None:
                 self.record.vectors = self._report_missing(vectors)
         else:
+            check_recorded_config(self._workdir, self.run.config, restored[1])
             self.record = record_of(restored[1])
             drawn.check_drawn(self.run, *restored)
             self.state = self._on_devices(restored[0])
@@ -254,7 +259,7 @@ class Replica:
             at_epoch_end = step % self.run.feed.steps_per_epoch == 0
             scores = self.record.scores(self.run.config.test_best)
             score = scores[-1] if at_epoch_end else None
-            record = dataclasses.asdict(self.record)
+            record = self.record.saved_by(self.run.config)
             self.checkpoints.save(step, copied, record, score, copied=True)
 
     def finish(self, programs: Programs, startup: dict[str, Any]) -> Outcome:

@@ -10,7 +10,6 @@ can be resumed, evaluated and exported like any run.
 """
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,4 +118,4 @@ def _begin(run: DataRun, folder: Path, trained: State, early: State) -> None:
             frozen=found,
             batch_stats=early.batch_stats,
         )
-        checkpoints.save(0, state, dataclasses.asdict(Record()))
+        checkpoints.save(0, state, Record().saved_by(run.config))

@@ -18,11 +18,10 @@ from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.training import drawn, procedures, saved
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import NOTHING_GIVEN, Given, replicas_of
-from iterand_jax.training.config_json import completed, differences, to_json
+from iterand_jax.training.config_json import check_same, to_json
+from iterand_jax.training.record import check_recorded_config
 from iterand_jax.training.run import DataRun, Run, build, describe
 from iterand_jax.training.step import State
-
-MOST_LISTED = 20  # fields in which two configs differ
 
 
 def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -35,14 +34,11 @@ def finished_result(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     def read() -> dict[str, Any] | None:
         if not (workdir / "config.json").exists():
             return None
-        read = completed(saved.read_object(workdir / "config.json"))
-        differing = differences(read, config.to_dict())
-        if differing:
-            more = f"; {len(differing)} in all" if len(differing) > MOST_LISTED else ""
-            raise ValueError(
-                f"the workdir {workdir} holds a run of another config (there / asked "
-                f"for): {'; '.join(differing[:MOST_LISTED])}{more}"
-            )
+        check_same(
+            saved.read_object(workdir / "config.json"),
+            config.to_dict(),
+            f"the workdir {workdir} holds a run of another config (there / asked for)",
+        )
         result = workdir / "result.json"
         return saved.read_result(result) if result.exists() else None
 
@@ -161,6 +157,7 @@ def restore(
                 restored = checkpoints.restore_step(step, run.abstract)
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint")
+    check_recorded_config(workdir, config, restored[1])
     return Restored(drawn.as_drawn(run, *restored, given), *restored)
 
 

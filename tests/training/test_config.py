@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from iterand_jax.configs.default import recipe
 from iterand_jax.methods import METHODS, edge_popup, iterand
-from iterand_jax.training.config import OF_THE_METHOD, resolve
+from iterand_jax.training.config import resolve
 from iterand_jax.training.config_json import completed, differences, to_json
+from iterand_jax.training.of_methods import OF_THE_METHOD
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_THE_PAPER = ("sgd", "edge_popup", "iterand")
