@@ -145,6 +145,11 @@ class Registry(Generic[Entry]):
             ) from error
         except Exception as error:  # of any kind: the module's own code
             raise self._failed(name, module, error) from error
+        except SystemExit as ended:
+            raise ValueError(
+                f"the {self.what} {name!r}: importing {module} ends the process, by "
+                f"sys.exit() or the like"
+            ) from ended
 
     def _failed(self, name: str, module: str, error: Exception) -> ValueError:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -15,12 +15,20 @@ from types import ModuleType
 def errors_in_one_line(what: str, path: Path | None = None) -> Iterator[None]:
     """Converts an exception of user code to a one-line ValueError.
 
+    Code that ends the process, as a script that is no module does with sys.exit(),
+    would end the command without a word, and with a status of its own.
+
     Args:
       what: the name of the code in the message.
       path: its file, whose line number is added to the message.
     """
     try:
         yield
+    except SystemExit as ended:
+        raise ValueError(
+            f"{what} ends the process, by sys.exit({_code(ended)}) or the like"
+            f"{_where(ended, path)}; possible: code under if __name__ == '__main__'"
+        ) from ended
     except Exception as error:  # of any kind
         raise ValueError(f"{what} fails: {_in_one_line(error, path)}") from error
 
@@ -36,6 +44,8 @@ def run_file(path: Path, name: str, what: str) -> ModuleType:
         raise ValueError(f"{what} is a folder; it must be a Python file")
     if not path.exists():
         raise ValueError(f"{what}: there is no file {path}")
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{what} is no regular file; it must be a Python file")
     if path.suffix != ".py":
         raise ValueError(f"{what} is not a Python file: its name must end in .py")
     spec = importlib.util.spec_from_file_location(name, path)
@@ -89,10 +99,20 @@ def _in_one_line(error: Exception, path: Path | None) -> str:
     message = " ".join(str(error).split())
     # ml_collections appends all existing fields.
     message = message.split(" Other fields present:")[0].removeprefix("'")
+    return f"{type(error).__name__}: {message}{_where(error, path)}"
+
+
+def _where(error: BaseException, path: Path | None) -> str:
+    """The last line of a file that an error came through, in brackets."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
         if path is not None and frame.filename == str(path)
     ]
-    where = f" ({path}, line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {message}{where}"
+    return f" ({path}, line {lines[-1]})" if lines else ""
+
+
+def _code(ended: SystemExit) -> str:
+    """What a process was ended with, in a line."""
+    text = "" if ended.code is None else repr(ended.code)
+    return text if len(text) <= 100 else f"{text:.97}..."
