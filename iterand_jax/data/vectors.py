@@ -70,8 +70,11 @@ def read_vectors(path: str, words: Sequence[str], features: int) -> Vectors:
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line) of a file."""
+    own = Path(path).expanduser()
+    if own.exists() and not own.is_file():  # a pipe would be waited for
+        raise ValueError(f"cannot read the vectors in {path}: it is no regular file")
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with own.open("rb") as file:
             yield from enumerate(file, start=1)
     except OSError as error:
         reason = error.strerror or error

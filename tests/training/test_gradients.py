@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iterand_jax.training import gradients
 from iterand_jax.training.gradients import accumulated
 
 X = jnp.arange(12.0).reshape(6, 2)
@@ -34,7 +35,32 @@ def test_loss_sums_and_gradients_are_those_of_the_batch(backend, parts, monkeypa
     assert seen == sum(10.0**j * (6 // parts) for j in range(parts))
 
 
-def test_part_j_holds_every_parts_th_example_from_j():
+@pytest.mark.parametrize("parts", [16, 32])
+def test_many_parts_are_a_loop_on_a_cpu(parts, monkeypatch):
+    """Its program has the size of one of two parts, and its sums are those without."""
+    x = jax.random.normal(jax.random.key(0), (128, 2))
+    y = jnp.arange(128.0) % 5
+    params = {"w": jnp.array([0.5, -1.0])}
+
+    def both():
+        def found(params):
+            batch = (x,), y
+            return accumulated(loss_of, params, jnp.float32(0), batch, parts=parts)
+
+        program = jax.make_jaxpr(found)(params)
+        return len(program.eqns), jax.jit(found)(params)
+
+    looped, ours = both()
+    monkeypatch.setattr(gradients, "MOST_UNROLLED", parts)
+    unrolled, expected = both()
+    assert looped < 40 < 10 * parts < unrolled
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 8])
+def test_part_j_holds_every_parts_th_example_from_j(most, monkeypatch):
+    monkeypatch.setattr(gradients, "MOST_UNROLLED", most)  # a loop, or none
     seen = []
 
     def remember(params, stats, inputs, labels):
