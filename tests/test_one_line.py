@@ -182,7 +182,7 @@ def only_resolves():
         (["replicas=1000000000"], "replicas must be an integer from 1 to 64"),
         (["epochs=1000000000"], "epochs must be an integer from 1 to 1000000"),
         (["learning_rate=None", "recipe.iterand.learning_rate=None"], "learning_rate"),
-        (["learning_rate=1e400"], "learning_rate must be a number in (0, 1e+06]"),
+        (["learning_rate=1e400"], "learning_rate must be a number in [1e-30, 1e+06]"),
         (["sparsity=None"], "--config.sparsity=None"),
         (["recipe.iterand.sparsity=-1"], "sparsity must be a number"),
         (["recipe.iterand.k_per=None"], "k_per"),
@@ -194,11 +194,32 @@ def only_resolves():
         ),
         (["dataset.std=(0.0,)"], "dataset.std must be a tuple"),
         (["dataset=None"], "dataset"),
+        (["dataset=abc"], "sets a group of fields; possible: one of them, --config.da"),
+        (["recipe.iterand=abc"], "--config.recipe.iterand.distribution=VALUE"),
+        (["network=3"], "--config.network=3 sets a group of fields"),
+        (["method=relaxed_bernoulli", "gate_noise=1e-300"], "less is lost in float32"),
+        (["method=signed_supermask", "threshold=1e-300"], "[1e-30, 1e+06] (far bey"),
+        (["learning_rate=1e-300"], "[1e-30, 1e+06] (far beyond"),
+        (["weight_decay=1e-300"], "in [0, 1e+06], 0 or at least 1e-30 (far"),
+        (["sampling_rate=1e-9"], "in [0, 1], 0 or at least 1e-06 (a probability"),
+        (["clip_norm=1e-300"], "a larger limit limits nothing; a smaller one is 0"),
+        (["network.width=1e-300"], "below it every layer has one channel"),
+        (["sparsity=0.99999999999"], "sparsity must be a number in [0, 1) (the fract"),
+        (
+            ["schedule=multistep", "milestones=(1,2,3,4,5,6)", "decay_factor=1e-6"],
+            "the rate after 6 milestones of decay_factor must be a number in [1e-30",
+        ),
+        (["checkpoint_every_seconds=99999999"], "no run lasts longer than a year"),
+        (
+            ["network.name=" + "x" * 1200],
+            "a name of at most 1000 printable characters (it is shown in one line); "
+            "got a text of 1,200 characters",
+        ),
         (["recipe=None"], "recipe"),
         (["network.name="], "unknown network ''"),
         (["network.name=json:loads"], "is not a network"),
         (["network.name=no.module:Net"], "there is no module no"),
-        (["network.width=nan"], "network.width must be a number in (0, 1000]"),
+        (["network.width=nan"], "network.width must be a number in [0.0001, 1000]"),
         (["schedule=multistep", "milestones=one", "decay_factor=0.1"], "milestones"),
         (["keep_checkpoint_epochs=x"], "keep_checkpoint_epochs"),
         (["keep_checkpoint_epochs=31"], "integers from 1 to 30, the epochs of the run"),
@@ -215,6 +236,41 @@ def test_a_mistake_on_the_command_line_is_one_line(given, words, command, capfd)
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert words in err
+
+
+@pytest.mark.parametrize("flag", ["config", "import"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(flag, tmp_path, command, capfd):
+    os.mkfifo(tmp_path / "fifo.py")
+    assert command(only_resolves(), f"--{flag}={tmp_path}/fifo.py") == cli.BAD_INPUT
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{tmp_path}/fifo.py is no regular file; it must be a Python file" in err
+
+
+@pytest.mark.parametrize("code", ["", "0", "3", "'done'"])
+@pytest.mark.parametrize("where", ["head", "get_config", "import", "module"])
+def test_a_file_that_ends_the_process_is_an_error(
+    where, code, tmp_path, command, capfd, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    path, stop = tmp_path / f"ends_{where}.py", f"raise SystemExit({code})\n"
+    path.write_text(f"def get_config():\n    {stop}" if where[0] == "g" else stop)
+    name = path.stem if where == "module" else path
+    flag = "import" if where in ("import", "module") else "config"
+    assert command(only_resolves(), f"--{flag}={name}") == cli.BAD_INPUT
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{name} ends the process, by sys.exit({code})" in err
+
+
+def test_a_named_module_that_ends_the_process_is_an_error(
+    tmp_path, command, capfd, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "that_ends.py").write_text("raise SystemExit(0)\n")
+    name = "--config.network.name=that_ends:Net"
+    assert command(only_resolves(), name) == cli.BAD_INPUT
+    assert "importing that_ends ends the process" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("pattern", ["a,b", "nothing/*"])
@@ -248,5 +304,16 @@ def test_what_memory_cannot_hold_is_refused_before_a_folder(
 def test_every_field_has_a_range_and_a_reason():
     assert fields.FIELDS.keys() == default.FIELDS.keys()
     for name in fields.FIELDS:
-        with pytest.raises(ValueError, match=f"^{name} must be "):
+        with pytest.raises(ValueError, match=f"^{name} must be ") as error:
             fields.FIELDS[name].check(name, object())
+        is_bool = f"{name} must be False or True; got " in str(error.value)
+        assert is_bool or len(fields.FIELDS[name].why) > 9
+
+
+@pytest.mark.parametrize("name", fields.FIELDS)
+def test_the_least_number_of_a_field_is_not_zero_in_float32(name):
+    """1e-300 would be: of noise, what is divided by it is NaN."""
+    for value in (1e-300, (1e-300,)):
+        accepted = fields.FIELDS[name].accepts(value)
+        harmless = {"dataset.mean", "dataset.validation_fraction", "momentum"}
+        assert not accepted or name in harmless or "fraction" in fields.FIELDS[name].why

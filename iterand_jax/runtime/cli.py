@@ -191,7 +191,7 @@ def run(
         except (AttributeError, KeyError) as error:
             fail(flag_text.unknown_field(arguments, error))
         except _BAD_FLAGS as error:
-            fail(error)
+            fail(flag_text.group_as_value(arguments, error) or error)
         if positional is not None:
             for unknown in rest[1 + positional :]:
                 fail(f"unknown argument {unknown!r}; flags start with --")

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 _REPEAT = ";\n    repeat this option"  # absl's help for a repeatable flag
+_MOST_FIELDS = 4  # of a group that a line names
 _LONGEST = 70  # characters of the possible values on the line of a flag itself
 
 
@@ -117,6 +118,27 @@ def unknown_field(arguments: Iterable[str], error: Exception) -> str:
     fields = (name[7:] for name in given if name.startswith("config."))
     name = next((field for field in fields if field not in known), str(error))
     return f"unknown config field {name!r}{_closest(name, known)}; --help lists all"
+
+
+def group_as_value(arguments: Iterable[str], error: Exception) -> str | None:
+    """What to say of a --config.GROUP=VALUE that an error is of; None if there is none.
+
+    ConfigDict's own words show its parser's objects by their addresses.
+    """
+    parser: Any = flags.FLAGS["config"].parser
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
+        found: Any = parser.loaded
+        for part in name.split("."):
+            found = found.get(part) if isinstance(found, ConfigDict) else None
+        if isinstance(found, ConfigDict) and f"config.{name}=" in str(error):
+            inner = [f"--config.{name}.{field}=VALUE" for field in _fields(found)]
+            more = ", ..." if len(inner) > _MOST_FIELDS else ""
+            return (
+                f"--config.{name}={value:.40} sets a group of fields; possible: one of "
+                f"them, {', '.join(inner[:_MOST_FIELDS])}{more}"
+            )
+    return None
 
 
 def _fields(config: ConfigDict) -> Iterator[str]:

@@ -185,6 +185,11 @@ def _check_schedule(config: ConfigDict) -> None:
         steps_per_epoch=1,
         **{field: config[field] for field in taken},
     )
+    if config.schedule == "multistep":
+        reached = [epoch for epoch in config.milestones if epoch < config.epochs]
+        last = config.learning_rate * config.decay_factor ** len(reached)
+        what = f"the rate after {len(reached)} milestones of decay_factor"
+        fields.FIELDS["learning_rate"].check(what, last)
 
 
 def _check_dataset(config: ConfigDict, given: Given, importing: bool) -> None:

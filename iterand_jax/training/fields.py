@@ -56,6 +56,8 @@ def shown(value: Any) -> str:
     """A value in a line: `described`, also for integers too long to be printed."""
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"a text of {len(value):,} characters"
     if isinstance(value, numbers.Real) and not isinstance(value, bool | int):
         return f"{float(value):g}"
     try:
@@ -72,20 +74,26 @@ def _whole(low: int, high: int, why: str = "") -> Field:
     return Field(accepts, f"an integer from {low} to {high}", why)
 
 
-def _number(interval: str, why: str = "") -> Field:
-    """A number in an interval such as "(0, 1]"."""
+def _number(interval: str, why: str, least: float = 0) -> Field:
+    """A number in an interval such as "(0, 1]", 0 or at least a number above it.
+
+    It is below an open end in float32, too.
+    """
     low, high = map(float, interval[1:-1].split(","))
+    above_zero = f", 0 or at least {least:g}" if least else ""
 
     def accepts(value: Any) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
         above = low <= value if interval[0] == "[" else low < value
-        return above and (value <= high if interval[-1] == "]" else value < high)
+        if not above or not value <= high or (value != 0 and abs(value) < least):
+            return False
+        return interval[-1] == "]" or bool(np.float32(value) < high)
 
-    return Field(accepts, f"a number in {interval}", why)
+    return Field(accepts, f"a number in {interval}{above_zero}", why)
 
 
-def _text(why: str = "") -> Field:
+def _text(why: str = "it is shown in one line") -> Field:
     def accepts(value: Any) -> bool:
         return (
             isinstance(value, str)
@@ -93,14 +101,17 @@ def _text(why: str = "") -> Field:
             and value.isprintable()
         )
 
-    return Field(accepts, "a name", why)
+    possible = f"a name of at most {_LONGEST_TEXT} printable characters"
+    return Field(accepts, possible, why)
 
 
 def _pattern() -> Field:
     text = _text()
     return Field(
         lambda value: text.accepts(value) and value != "" and "," not in value,
-        "a pattern without commas, as in ('*/bias', 'Dense_0/*')",
+        f"a pattern of at most {_LONGEST_TEXT} printable characters without commas, as "
+        "in ('*/bias', 'Dense_0/*')",
+        text.why,
     )
 
 
@@ -128,16 +139,21 @@ def _one_of(*possible: Any) -> Field:
 
 _STEPS = "steps are counted in 32 bits"
 _EPOCHS = "a hundred times the longest training here and more"
-_RATE = "beyond it no weight stays finite in float32"
+_RATE = "far beyond what float32 weights stay of use with; below it is 0 in float32"
+_SHARE = "a fraction of the weights"
+_REMOVED = "the fraction removed"
 _AT_ONCE = "its examples and their activations are in memory at once"
 _PIXELS = "pixels are divided by 255 first"
 _A_YEAR = 366 * 24 * 3600
+_SECONDS = "no run lasts longer than a year, so a longer limit is none; 0: no limit"
 
 FIELDS: dict[str, Field] = {
     "released": _one_of(False, True),
     "seed": _whole(0, LARGEST_SEED, "a key holds 32 bits of it"),
     "dataset.name": _text(),
-    "dataset.validation_fraction": _number("(0, 1)"),
+    "dataset.validation_fraction": _number(
+        "(0, 1)", "of the training split, whose rest trains"
+    ),
     "dataset.split_seed": _whole(0, 2**63 - 1, "as readers of JSON hold it"),
     "dataset.mean": _several(_number("[-1000, 1000]", _PIXELS), 1000),
     "dataset.std": _several(_number("[1e-06, 1e+06]", _PIXELS), 1000),
@@ -146,7 +162,10 @@ FIELDS: dict[str, Field] = {
     "dataset.on_bad_image": _text(),
     "augmentation": _text(),
     "network.name": _text(),
-    "network.width": _number("(0, 1000]", "weights grow with its square"),
+    "network.width": _number(
+        "[0.0001, 1000]",
+        "weights grow with its square; below it every layer has one channel",
+    ),
     "network.vectors": _text(),
     "unbiased_variances": _one_of(False, True),
     "dtype": _text(),
@@ -154,11 +173,11 @@ FIELDS: dict[str, Field] = {
     "deterministic": _one_of(False, True),
     "method": _text(),
     "distribution": _text(),
-    "learning_rate": _number("(0, 1e+06]", _RATE),
-    "weight_decay": _number("[0, 1e+06]", _RATE),
-    "sparsity": _number("[0, 1)", "the fraction removed"),
+    "learning_rate": _number("[1e-30, 1e+06]", _RATE),
+    "weight_decay": _number("[0, 1e+06]", _RATE, least=1e-30),
+    "sparsity": _number("[0, 1)", _REMOVED),
     "k_per": _whole(1, LARGEST_INT32, _STEPS),
-    "sampling_rate": _number("[0, 1]", "a probability"),
+    "sampling_rate": _number("[0, 1]", "a probability, drawn by 23 bits", least=1e-06),
     "retrainings": _whole(1, 100, "each is a whole training"),
     "rewind_epochs": _whole(0, MOST_EPOCHS, _EPOCHS),
     "rank": _text(),
@@ -170,19 +189,29 @@ FIELDS: dict[str, Field] = {
     "kept_values": _text(),
     "layer_sparsities": _text(),
     "pattern": _text("groups of m weights, of which n are kept"),
-    "coats": _several(_number("[0, 1)", "the fraction removed"), 100),
-    "pruned_share": _number("[0, 1)", "a fraction of the weights"),
-    "locked_share": _number("[0, 1)", "a fraction of the weights"),
+    "coats": _several(_number("[0, 1)", _REMOVED), 100),
+    "pruned_share": _number("[0, 1)", _SHARE),
+    "locked_share": _number("[0, 1)", _SHARE),
     "frozen_by": _text(),
-    "recycled_share": _number("[0, 1]", "a fraction of the weights"),
-    "threshold": _number("(0, 1e+06]"),
-    "threshold_rate": _number("[0, 1e+06]"),
+    "recycled_share": _number("[0, 1]", _SHARE),
+    "threshold": _number(
+        "[1e-30, 1e+06]",
+        "far beyond any weight; below it is 0 in float32, and removes none",
+    ),
+    "threshold_rate": _number(
+        "[0, 1e+06]", "it is a factor of learning_rate", least=1e-30
+    ),
     "freezings": _whole(1, LARGEST_INT32, _STEPS),
-    "gate_penalty": _number("[0, 1e+06]"),
-    "gate_noise": _number("(0, 1e+06]"),
+    "gate_penalty": _number(
+        "[0, 1e+06]", "it is of each gate, beside a loss of about 1", least=1e-30
+    ),
+    "gate_noise": _number(
+        "[1e-06, 1e+06]",
+        "gates are from 0 to 1; less is lost in float32, and more leaves nothing else",
+    ),
     "affine": _one_of(False, True),
     "sparsity_schedule": _text(),
-    "sparsity_from": _number("[0, 1)", "the fraction removed"),
+    "sparsity_from": _number("[0, 1)", _REMOVED),
     "sparsity_begin": _whole(0, LARGEST_INT32, _STEPS),
     "sparsity_end": _whole(1, LARGEST_INT32, _STEPS),
     "sparsity_in": _text(),
@@ -191,23 +220,28 @@ FIELDS: dict[str, Field] = {
     "accumulate_steps": _whole(1, 65536, "each has at least one example of a batch"),
     "eval_batch_size": _whole(1, 65536, _AT_ONCE),
     "momentum": _number("[0, 1)", "with 1 and beyond it nothing decays"),
-    "clip_norm": _number("(0, 1e+06]", _RATE),
+    "clip_norm": _number(
+        "[1e-30, 1e+06]",
+        "a larger limit limits nothing; a smaller one is 0 in float32",
+    ),
     "schedule": _text(),
     "warmup_epochs": _whole(0, MOST_EPOCHS, _EPOCHS),
     "final_epochs": _whole(0, MOST_EPOCHS, _EPOCHS),
-    "final_learning_rate": _number("(0, 1e+06]", _RATE),
-    "milestones": _several(_whole(1, MOST_EPOCHS, "epochs"), 100),
-    "decay_factor": _number("(0, 1000]", "it is applied at each milestone"),
+    "final_learning_rate": _number("[1e-30, 1e+06]", _RATE),
+    "milestones": _several(_whole(1, MOST_EPOCHS, _EPOCHS), 100),
+    "decay_factor": _number(
+        "[1e-06, 1000]", "the rate is multiplied by it at each milestone"
+    ),
     "replicas": _whole(1, 64, "each makes the one program of all longer"),
     "steps_per_dispatch": _whole(0, 100_000, "a signal waits for their end"),
     "report_memory": _one_of(False, True),
     "log_every_steps": _whole(1, LARGEST_INT32, _STEPS),
     "checkpoint_every_steps": _whole(0, LARGEST_INT32, _STEPS),
-    "checkpoint_every_seconds": _whole(0, _A_YEAR, "a year"),
+    "checkpoint_every_seconds": _whole(0, _A_YEAR, _SECONDS),
     "keep_checkpoints": _whole(1, MOST_EPOCHS, "each takes disk"),
     "keep_best_checkpoints": _whole(0, MOST_EPOCHS, "each takes disk"),
     "test_best": _text(),
-    "keep_checkpoint_epochs": _several(_whole(1, MOST_EPOCHS, "epochs"), 10_000),
+    "keep_checkpoint_epochs": _several(_whole(1, MOST_EPOCHS, _EPOCHS), 10_000),
 }
 """What each field of `configs.default.FIELDS` may be, where it is not None."""
 

@@ -1,6 +1,7 @@
 """Vectors of words: what is read, what is missing, and what is no such file."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ def test_words_are_found_as_they_are_written(file):
     rows = [[0, 1], [0, 0], [1, -2.5], [5, 6], [3, 0.4], [0, 0]]
     np.testing.assert_array_equal(found.array, np.float32(rows))
     assert found.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe: it is no regular file"):
+        read_vectors(str(tmp_path / "pipe"), ["a"], 2)
 
 
 @pytest.mark.parametrize(

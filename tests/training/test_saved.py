@@ -2,14 +2,21 @@
 
 import json
 import os
+import sys
 
 import pytest
 
 from iterand_jax.configs import load
+from iterand_jax.configs.default import recipe
+from iterand_jax.methods import METHODS as REGISTERED
+from iterand_jax.methods import iterand
 from iterand_jax.runtime import hosts
 from iterand_jax.training import saved
 from iterand_jax.training.config import resolve
 from iterand_jax.training.config_json import to_json
+from iterand_jax.training.of_methods import of_method
+from iterand_jax.training.procedures import stages
+from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import finished_result, read_config, restore
 
 
@@ -54,6 +61,137 @@ def test_a_foreign_config_is_refused(content, reason, tmp_path):
     message = refused(restore, tmp_path)
     assert str(path) in message
     assert reason in message
+
+
+METHODS = [*load("default").recipe, "imp", "fixed_mask"]
+
+
+def config_of(method):
+    """The config.json of a run of a method; of imp, also that of a stage of it."""
+    if method not in ("imp", "fixed_mask"):
+        return of_text(resolve(with_fields("default", method=method)))
+    imp = resolve(with_fields("cifar_resnet20_imp"))
+    return of_text(imp if method == "imp" else stages(imp)[1])
+
+
+def with_fields(name, **given):
+    config = load(name)
+    config.update_from_flattened_dict(given)
+    return config
+
+
+def of_text(config):
+    return json.loads(to_json(config))
+
+
+def needed_by(method):
+    return sorted(of_method(method).needed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_config_of_each_method_comes_back(method, tmp_path):
+    """With what versions before some fields wrote, too."""
+    path, whole = tmp_path / "config.json", config_of(method)
+    path.write_text(json.dumps(whole))
+    assert of_text(saved.read_config(path)) == whole
+    newer = ("scope", "kept_values", "affine", "clip_norm", "test_best", "rank")
+    older = {name: value for name, value in whole.items() if name not in newer}
+    path.write_text(json.dumps(older))
+    taken = {name: None for name in newer[:-1]} | {"rank": "count"}
+    expected = whole | taken
+    assert of_text(saved.read_config(path)) == expected
+
+
+@pytest.mark.parametrize("how", ["removed", "null"])
+@pytest.mark.parametrize(
+    ("method", "field"), [(m, f) for m in METHODS for f in needed_by(m)]
+)
+def test_a_config_without_what_its_method_needs_is_refused(
+    method, field, how, tmp_path
+):
+    path, foreign = tmp_path / "config.json", config_of(method)
+    if how == "removed":
+        del foreign[field]
+    else:
+        foreign[field] = None
+    path.write_text(json.dumps(foreign))
+    message = refused(saved.read_config, path)
+    assert message.startswith(f"{path} is not a config: ")
+    assert f"needs a value for {field}" in message or f"it lacks {field}" in message
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "reason"),
+    [
+        ("edge_popup", {"k_per": 300}, "k_per=300 is not used by the method edge_pop"),
+        ("iterand", {"coats": [0.9]}, "coats=[0.9] is not used by the method iterand"),
+        ("sgd", {"sparsity": 0.5}, "sparsity=0.5 is not used by the method sgd"),
+        ("sgd", {"scope": ["*"]}, "scope=['*'] is not used by the method sgd, which"),
+        ("iterand", {"my_own": 3}, "there is no field 'my_own'; the own fields of "),
+        ("iterand", {"items": 3}, "there is no field 'items'"),
+        ("iterand", {"to_dict": 3}, "there is no field 'to_dict'"),
+        ("iterand", {"\x1b[2J": 3}, r"there is no field '\x1b[2J'"),
+        ("iterand", {"recipe": {}}, "it has a recipe"),
+        ("iterand", {"network": {"zzz": 1}}, "there is no field 'network.zzz'"),
+        ("iterand", {"method": "imp"}, "k_per=300 is not used by the method imp"),
+        ("sgd", {"method": "imp"}, "needs a value for retrainings"),
+        ("sgd", {"method": "mine"}, "unknown method 'mine'; possible: sgd"),
+        ("sgd", {"method": "no_such:m"}, "is not imported; import it with --import"),
+        ("sgd", {"method": None}, "method must be a name"),
+    ],
+)
+def test_a_config_of_other_fields_than_its_method_takes_is_refused(
+    method, fields, reason, tmp_path
+):
+    path, foreign = tmp_path / "config.json", config_of(method)
+    for name, value in fields.items():
+        nested = isinstance(value, dict) and name in foreign
+        foreign[name] = {**foreign[name], **value} if nested else value
+    path.write_text(json.dumps(foreign))
+    message = refused(saved.read_config, path)
+    assert message.startswith(f"{path} is not a config: ")
+    assert reason in message
+
+
+def gentle(subnetwork, *, warmth, k_per=3):
+    """A method of a user, whose masks follow from a hyperparameter of its own."""
+    return iterand(subnetwork, k_per=k_per, sampling_rate=warmth)
+
+
+@pytest.mark.parametrize("name", ["gentle", "of_a_user:gentle"])
+def test_the_config_of_a_method_of_ones_own_comes_back(name, tmp_path, monkeypatch):
+    if name == "gentle":
+        monkeypatch.setitem(REGISTERED.table, name, gentle)
+    monkeypatch.setitem(sys.modules, "of_a_user", sys.modules[__name__])
+    path, config = tmp_path / "config.json", load("digits")
+    with config.unlocked():
+        config.method, config.recipe[name] = name, recipe(warmth=0.5)
+    whole = of_text(resolve(config))
+    assert (whole["warmth"], whole["sparsity"]) == (0.5, None)
+    path.write_text(json.dumps(whole))
+    assert of_text(saved.read_config(path)) == whole
+    path.write_text(json.dumps(whole | {"warmth": None}))
+    assert "needs a value for warmth" in refused(saved.read_config, path)
+    path.write_text(json.dumps(whole | {"warmt": 0.5}))
+    assert "there is no field 'warmt'" in refused(saved.read_config, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "value"), [("sparsity", 0.25), ("rank", "quantile"), ("seed", 3)]
+)
+def test_another_config_than_a_checkpoint_was_saved_with_is_refused(
+    field, value, tiny_config, tmp_path
+):
+    """It is a config, too: of other masks, or of other data."""
+    train_config(tiny_config(epochs=1), str(tmp_path))
+    path = tmp_path / "config.json"
+    whole = json.loads(path.read_text())
+    assert restore(tmp_path).state is not None
+    path.write_text(json.dumps(whole | {field: value}))
+    message = refused(restore, tmp_path)
+    assert f"a checkpoint in {tmp_path} was saved with another config" in message
+    assert f"{field}: {whole[field]} / {value}" in message
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
