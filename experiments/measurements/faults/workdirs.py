@@ -3,8 +3,10 @@
 A small run leaves a workdir. Of a copy one file is changed at random: config.json,
 result.json, metrics.jsonl, or a file of a checkpoint. Then the copy is used, as
 evaluate, export, analyze and a run that resumes use it: its config and newest whole
-checkpoint are read, its result is summarized, its log is continued and drawn. Now and
-then the run is continued to its end, whose bits are compared.
+checkpoint are read, its result is summarized, its log is continued and drawn. Where a
+changed config.json is used, the checkpoint is also evaluated, as other masks or data
+would show there alone. Now and then the run is continued to its end, whose bits are
+compared.
 """
 
 import contextlib
@@ -25,7 +27,10 @@ from experiments.measurements.faults.trial import REFUSED, Trial, outcome_of
 from iterand_jax.configs import load
 from iterand_jax.training import curves, printed
 from iterand_jax.training.config import resolve
+from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.logs import MetricsLog, read_lines
+from iterand_jax.training.run import DataRun
+from iterand_jax.training.step import State
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import (
     finished_result,
@@ -37,8 +42,8 @@ from iterand_jax.trees import leaves_of, sha256
 
 PROMISE = (
     "A workdir of which a file is damaged or foreign is used with the bits that a "
-    "checkpoint of it was saved with, or refused in one line of a ValueError or "
-    "OSError; at most 2 GiB of address space and 120 seconds"
+    "checkpoint of it was saved with, and evaluated as before, or refused in one line "
+    "of a ValueError or OSError; at most 2 GiB of address space and 120 seconds"
 )
 MEGABYTES, SECONDS = 2048, 120
 CONTINUED = 40  # one in so many is continued to its end
@@ -66,13 +71,21 @@ def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
 
 
 def prepare(whole: Path) -> dict[str, str]:
-    """Trains the run; returns the digest of its state by step, and at the end."""
+    """Trains the run; returns what is to be found again, as text.
+
+    By step the digest of the state, and by "STEP evaluated" what it evaluates to; as
+    "end" the digest after the last step.
+    """
     silent = io.StringIO()
     with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
         train_config(config(), str(whole))
     steps = [int(path.name) for path in (whole / "checkpoints").iterdir()]
-    digests = {str(step): digest_of(restore(whole, step).state) for step in steps}
-    return digests | {"end": read_result(whole)["state_sha256"]}
+    found = {}
+    for step in steps:
+        run, state = restore_with_data(whole, step)
+        found[f"{step}"] = digest_of(state)
+        found[f"{step} evaluated"] = evaluated(run, state)
+    return found | {"end": read_result(whole)["state_sha256"]}
 
 
 def config() -> ConfigDict:
@@ -120,7 +133,7 @@ def change(workdir: Path, draw: random.Random) -> tuple[str, str]:
     else:
         kind, value = mutators.changed_json(json.loads(path.read_bytes()), draw)
         path.write_text(mutators.text_of(value))
-    return f"{name}: {kind}", "restore" if name == "config.json" else "summary"
+    return f"{name}: {kind}", "evaluate" if name == "config.json" else "summary"
 
 
 def _damage(path: Path, draw: random.Random) -> str:
@@ -156,6 +169,20 @@ def _restore(workdir: Path, digests: Mapping[str, str]) -> str:
     return "used" if same else "other bits: "
 
 
+def _evaluate(workdir: Path, digests: Mapping[str, str]) -> str:
+    run, state = restore_with_data(workdir)
+    if evaluated(run, state) != digests.get(f"{int(state.step)} evaluated"):
+        return "another evaluation: "
+    return _restore(workdir, digests)
+
+
+def evaluated(run: DataRun, state: State) -> str:
+    """What a checkpoint evaluates to on both splits, to all digits."""
+    run.feed.open(run.root)
+    evaluate = Evaluator(run)
+    return repr([evaluate(state, split) for split in ("validation", "test")])
+
+
 def _summary(workdir: Path, digests: Mapping[str, str]) -> str:
     result = finished_result(workdir, resolve(config()))
     if result is not None:
@@ -184,6 +211,7 @@ def digest_of(state: Any) -> str:
 
 _USES: Mapping[str, Callable[[Path, Mapping[str, str]], str]] = {
     "restore": _restore,
+    "evaluate": _evaluate,
     "summary": _summary,
     "log": _log,
     "continue": _continue,

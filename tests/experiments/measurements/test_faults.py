@@ -1,10 +1,12 @@
 """A small share of each campaign, and that campaigns see what is broken."""
 
+import json
 import os
 import random
 import resource
 import tempfile
 import time
+from dataclasses import asdict
 
 import pytest
 
@@ -20,6 +22,7 @@ from experiments.measurements.faults import (
     workdirs,
 )
 from experiments.measurements.faults.trial import REFUSED, Trial, record_of
+from iterand_jax.training import record
 from tests import helpers
 
 SEED = 7
@@ -239,6 +242,23 @@ def test_changed_workdirs_are_used_or_refused_in_one_line(tmp_path):
     found = list(workdirs.trials(40, SEED, tmp_path))
     assert not broken(found)
     assert {"used", "refused in one line"} <= {trial.outcome for trial in found}
+
+
+@pytest.mark.slow
+def test_a_config_of_other_masks_is_another_evaluation(tmp_path):
+    """Of a checkpoint that does not say its config, as those of earlier versions."""
+    with helpers.replaced(record.Record, "saved_by", lambda own, _: asdict(own)):
+        expected = workdirs.prepare(tmp_path)
+    path = tmp_path / "config.json"
+    whole = json.loads(path.read_text())
+    assert workdirs.outcome("evaluate", tmp_path, expected) == "used"
+    for fields, found in (
+        ({"sparsity": 0.25}, "another evaluation: "),
+        ({"sparsity": None}, REFUSED),
+        ({"my_own": 3}, REFUSED),
+    ):
+        path.write_text(json.dumps(whole | fields))
+        assert workdirs.outcome("evaluate", tmp_path, expected) == found
 
 
 @pytest.mark.slow
