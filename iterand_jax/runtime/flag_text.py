@@ -125,6 +125,8 @@ def group_as_value(arguments: Iterable[str], error: Exception) -> str | None:
 
     ConfigDict's own words show its parser's objects by their addresses.
     """
+    if "config" not in flags.FLAGS:
+        return None
     parser: Any = flags.FLAGS["config"].parser
     for argument in arguments:
         name, _, value = argument.lstrip("-").removeprefix("config.").partition("=")

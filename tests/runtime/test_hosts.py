@@ -160,7 +160,7 @@ def test_processes_with_unequal_devices_are_refused(joined, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("--processes=0", "processes"), ("--what", "'what'")],
+    [("--processes=0", "processes"), ("--what", "--what")],
 )
 def test_the_launcher_refuses_bad_flags(flag, message, command, capsys):
     assert command(launch, flag, "--", "--workdir=w") == 2
