@@ -139,7 +139,7 @@ def _one_of(*possible: Any) -> Field:
 
 _STEPS = "steps are counted in 32 bits"
 _EPOCHS = "a hundred times the longest training here and more"
-_RATE = "far beyond what float32 weights stay of use with; below it is 0 in float32"
+_RATE = "far beyond any rate at which float32 weights stay of use; less is 0 in float32"
 _SHARE = "a fraction of the weights"
 _REMOVED = "the fraction removed"
 _AT_ONCE = "its examples and their activations are in memory at once"
