@@ -28,31 +28,6 @@ VOCABULARY = "vocabulary"
 BYTES_OF_A_WORD = 160  # on average, at most: reviews have 7
 
 
-def check_entries(fields: Mapping[str, Any], arrays: int) -> None:
-    """Checks the fields by path, before anything is made of them.
-
-    Args:
-      fields: of the file.
-      arrays: how many arrays it has, at least one of each leaf.
-
-    Raises:
-      ValueError: a field has entries of more leaves than there can be.
-
-    >>> check_entries({"network": {"sizes": {"a": 3, "b": 3}}}, arrays=1)
-    Traceback (most recent call last):
-    ...
-    ValueError: its sizes have 2 entries, and it has 1 arrays
-    """
-    for outer, name in (("", "leaves"), ("draws", "fan_ins"), ("network", "sizes")):
-        within = fields.get(outer) if outer else fields
-        entries = within.get(name) if isinstance(within, Mapping) else None
-        if isinstance(entries, Mapping) and len(entries) > arrays:
-            raise ValueError(
-                f"its {name} have {len(entries):,} entries, and it has {arrays:,} "
-                f"arrays"
-            )
-
-
 def check(
     description: Description, params: PyTree, statistics: PyTree, found: Forms
 ) -> None:

@@ -40,8 +40,8 @@ def address(path: str | os.PathLike[str]) -> str:
 def printable(name: str) -> str:
     """A path or URL as an error says it: in quotes where it has control characters.
 
-    >>> printable("runs/a"), printable("runs/a" + chr(10) + "b")
-    ('runs/a', "'runs/a\\nb'")
+    >>> print(printable("runs/a"), printable("runs/a" + chr(10) + "b"))
+    runs/a 'runs/a\\nb'
     """
     return name if name.isprintable() else repr(name)
 

@@ -31,7 +31,7 @@ LONG: Mapping[str, Callable[[int], Any]] = {
     "inputs": lambda count: [[[], "u1"]] * count,
     "texts": lambda count: ["\u00e9"] * count,
     "numbers by path": lambda count: {f"{n:x}": n for n in range(count)},
-    "leaves by path": lambda count: {f"params/{n:x}": [[n], "u1"] for n in range(count)},
+    "leaves by path": lambda count: {f"{n:x}": [[n], "u1"] for n in range(count)},
 }
 """Long values of JSON, of so many parts, which take many times their bytes."""
 
