@@ -11,8 +11,8 @@ import re
 MOST = 2**23
 """Bytes of names, shapes and metadata: of some twenty thousand leaves."""
 
-ALWAYS = 2**19
-"""Bytes that a header can have whatever its arrays have: of over a thousand leaves."""
+ALWAYS = 7 * 2**16
+"""Bytes that a header can have whatever its arrays have: of about a thousand leaves."""
 
 SHARE = 16
 """Beyond `ALWAYS`, the header grows by one byte for this many of the arrays."""
@@ -43,7 +43,7 @@ def check_size(size: int, of_arrays: int) -> None:
     >>> check_size(3_000_000, of_arrays=4_000)
     Traceback (most recent call last):
     ...
-    ValueError: its header has 3,000,000 bytes; at most 524,538 with arrays of 4,000
+    ValueError: its header has 3,000,000 bytes; at most 459,002 with arrays of 4,000
     >>> check_size(3_000_000, of_arrays=50_000_000)
     """
     most = min(MOST, ALWAYS + max(0, of_arrays) // SHARE)

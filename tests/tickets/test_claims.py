@@ -45,7 +45,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_a_header_beyond_the_limit_is_neither_read_nor_written(tmp_path, monkeypatch):
     path = tmp_path / "t"
     path.write_bytes((headers.MOST + 1).to_bytes(8, "little") + b"{}")
-    assert "its header has 8,388,609 bytes; at most 524,288" in refused(path)
+    assert "its header has 8,388,609 bytes; at most 458,752" in refused(path)
     monkeypatch.setattr(headers, "ALWAYS", 300)
     with pytest.raises(ValueError, match=r"arrays cannot be written: .* at most 304"):
         write(path, lambda fields, arrays: None)

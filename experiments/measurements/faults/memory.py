@@ -67,7 +67,7 @@ FORMS: Mapping[str, tuple[str, int]] = {
 
 
 FORGED = 3  # one trial in so many is of a forged ticket
-COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 512 KiB
+COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 448 KiB
 BOTH = ("arrays", "leaves and arrays")
 
 
