@@ -17,11 +17,10 @@ import numpy as np
 
 from iterand_jax.runtime import remote
 from iterand_jax.runtime.files import write_atomically
+from iterand_jax.tickets import headers
 from iterand_jax.trees import sha256
 
 METADATA = "iterand_jax_ticket"
-MOST_HEADER = 2**23
-"""Bytes of names, shapes and metadata: of some twenty thousand leaves."""
 
 NATIVE = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
@@ -75,8 +74,7 @@ def write(
     """Writes a ticket's fields, to which its checksum is added, and its arrays.
 
     Raises:
-      ValueError: so many arrays that the header is beyond `MOST_HEADER`, or a URL that
-        cannot be written.
+      ValueError: a header that `read` would refuse, or a URL that cannot be written.
     """
     from safetensors import numpy as safetensors
 
@@ -84,11 +82,13 @@ def write(
     metadata = {METADATA: json.dumps(fields, sort_keys=True)}
     content = safetensors.save(arrays, metadata)
     size = int.from_bytes(content[:8], "little")
-    if size > MOST_HEADER:
+    try:
+        headers.check_size(size, len(content) - 8 - size)
+        headers.check(content[8 : 8 + size])
+    except ValueError as error:
         raise ValueError(
-            f"{len(arrays):,} arrays need a header of {size:,} bytes; possible: "
-            f"{MOST_HEADER:,}"
-        )
+            f"the ticket of {len(arrays):,} arrays cannot be written: {error}"
+        ) from error
     if remote.is_url(os.fspath(path)):
         remote.write(os.fspath(path), content, "ticket")
     else:
@@ -108,8 +108,8 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, jax.ShapeDtypeStr
     """The metadata of a file and the forms of its arrays, which are not read.
 
     Raises:
-      ValueError: as `read`, a header beyond `MOST_HEADER`, or an array of a dtype that
-        tickets do not have.
+      ValueError: as `read`, a header of more than its arrays need (`headers`), or an
+        array of a dtype that tickets do not have.
     """
     with _opened(path) as file:
         text = (file.metadata() or {}).get(METADATA)
@@ -157,8 +157,8 @@ def _check_header(path: Path) -> None:
         raise ValueError("it is no regular file")  # a pipe would be waited for
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > MOST_HEADER:
-        raise ValueError(f"its header has {size:,} bytes; at most {MOST_HEADER:,}")
+        headers.check_size(size, os.fstat(file.fileno()).st_size - 8 - size)
+        headers.check(file.read(size))
 
 
 def _form(entry: Any, name: str) -> jax.ShapeDtypeStruct:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,11 @@ from iterand_jax.trees import leaves_of
 
 PyTree = Any
 FLOATS = ("float16", "bfloat16", "float32", "float64")  # of activations
+OF_INPUTS = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
+    *("uint64", *FLOATS),
+)
+MOST_INPUTS = 64  # texts have two
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class Description:
         of_leaves = fields.get("leaves")
         network, run = of_type(fields, "network", dict), of_type(fields, "run", dict)
         _check_network(network)
-        inputs = tuple(form(pair) for pair in of_type(fields, "inputs", list))
+        inputs = _inputs(of_type(fields, "inputs", list))
         mean, std = (row(fields, name, (int, float)) for name in ("mean", "std"))
         _check_normalization(mean, std, inputs)
         if of_leaves is not None:
@@ -140,6 +145,23 @@ class Description:
             images = augment.normalize(images, self.mean, self.std, self.dtype)
             inputs = images, *rest
         return network.apply(variables, *inputs)  # type: ignore[return-value]
+
+
+def _inputs(pairs: Sequence[Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """The shapes and dtypes of inputs.
+
+    Raises:
+      ValueError: more than `MOST_INPUTS`, or one that is not of numbers.
+    """
+    if len(pairs) > MOST_INPUTS:
+        raise ValueError(f"it has {len(pairs):,} inputs; at most {MOST_INPUTS}")
+    inputs = tuple(form(pair) for pair in pairs)
+    for _, dtype in inputs:
+        if dtype not in OF_INPUTS:
+            raise ValueError(
+                f"an input is of {dtype!r:.60}; possible: {', '.join(OF_INPUTS)}"
+            )
+    return inputs
 
 
 def _axes_of_sizes(leaves: Mapping[str, Any]) -> dict[str, int]:

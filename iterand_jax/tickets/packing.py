@@ -151,6 +151,12 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
     return Leaf(weights, mask, numbers)
 
 
+def is_drawn(path: str, packed: Mapping[str, np.ndarray]) -> bool:
+    """Whether a leaf's weights are sampled again: nothing of them is stored."""
+    stored = ("leaf", "sign", "sign_code", "kept")
+    return not any(f"{kind}/{path}" in packed for kind in stored)
+
+
 def is_grouped(name: str, array: np.ndarray) -> bool:
     """Whether an array is a mask in groups, which tickets of before version 4 lack."""
     return name.startswith("mask_code/") and array.flat[0] == IN_GROUPS

@@ -37,6 +37,15 @@ def address(path: str | os.PathLike[str]) -> str:
     return name if remote.is_url(name) else os.path.expanduser(name)
 
 
+def printable(name: str) -> str:
+    """A path or URL as an error says it: in quotes where it has control characters.
+
+    >>> print(printable("runs/a"), printable("runs/a" + chr(10) + "b"))
+    runs/a 'runs/a\\nb'
+    """
+    return name if name.isprintable() else repr(name)
+
+
 def is_file(path: str | os.PathLike[str]) -> bool:
     """Whether a path is of a file, as a ticket is, and not of a folder, as a run is.
 
@@ -104,7 +113,9 @@ def local(
         return
     _check_options(name, revision, token, cache_dir, local_files_only)
     if not remote.is_url(name):
-        yield Path(name)
+        file = Path(name)
+        with _named(file, str(file)):
+            yield file
         return
     with remote.fetched(name, "ticket", MOST_REMOTE) as file, _named(file, name):
         yield file
@@ -135,7 +146,7 @@ def _named(file: Path, name: str, also: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if str(file) not in str(error):
+        if str(file) not in str(error) or str(file) == printable(name):
             raise
-        said = str(error).replace(str(file), remote.shown(name))
+        said = str(error).replace(str(file), printable(remote.shown(name)))
         raise ValueError(said + also) from error

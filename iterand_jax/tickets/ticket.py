@@ -12,6 +12,7 @@ Pruned weights are read back as 0.0, whatever their sign was.
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -229,7 +230,8 @@ def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Writes a ticket; returns its arrays by their names in the file.
 
     Raises:
-      ValueError: an array of a dtype that a file cannot hold.
+      ValueError: an array of a dtype that a file cannot hold, or a description that
+        `load` would refuse.
     """
     # Safetensors writes the memory buffer, which is wrong for a transposed array.
     packed = assembly.pack(
@@ -255,9 +257,20 @@ def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if any(packing.is_grouped(name, array) for name, array in arrays.items()):
         version = GROUPED
     fields = {"version": version, **ticket.description.to_json()}
+    _check_fields(fields)
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
     container.write(path, fields, arrays)
     return arrays
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a description that `load` would refuse."""
+    try:
+        Description.from_json(json.loads(json.dumps(fields)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the ticket cannot be written: {container.one_line(error)}"
+        ) from error
 
 
 def load(
@@ -334,11 +347,22 @@ def _read(
             f"{path} cannot be rebuilt as {name}: {container.one_line(error)}"
         ) from error
     if not same:
-        raise ValueError(
-            f"{path} is intact, but jax {jax.__version__} samples other weights here "
-            f"than where it was written"
-        )
+        raise ValueError(f"{path} is intact, but {_differs(ticket, arrays)}")
     return ticket
+
+
+def _differs(ticket: Ticket, arrays: Mapping[str, np.ndarray]) -> str:
+    """What is true of a ticket with another checksum of its weights than it says."""
+    paths = leaves_of(ticket.params)
+    if not any(packing.is_drawn(path, arrays) for path in paths):
+        return (
+            "does not rebuild to the weights it was written from: its checksum of "
+            "them differs, and none of them is sampled"
+        )
+    return (
+        f"its checksum is of other weights than jax {jax.__version__} samples here: "
+        f"another version wrote it, or its draws or that checksum were changed"
+    )
 
 
 def _whole_arrays(

@@ -283,8 +283,9 @@ def target(path: str | os.PathLike[str]) -> str | Path:
     if is_url(name):
         return name
     found = Path(name)
+    shown, parent = (places.printable(str(p)) for p in (found, found.parent))
     if not found.parent.is_dir():
-        raise ValueError(f"cannot write {found}: there is no folder {found.parent}")
+        raise ValueError(f"cannot write {shown}: there is no folder {parent}")
     if found.is_dir():
-        raise ValueError(f"cannot write the file {found}: it is a folder")
+        raise ValueError(f"cannot write the file {shown}: it is a folder")
     return found

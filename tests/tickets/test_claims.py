@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.measurements.faults import mutators
+from experiments.measurements.faults import tickets as tickets_broken
 from iterand_jax import Subnetwork, load_ticket, save_ticket
-from iterand_jax.tickets import claims, container
+from iterand_jax.tickets import claims, container, headers
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description
 
@@ -42,11 +44,101 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_a_header_beyond_the_limit_is_neither_read_nor_written(tmp_path, monkeypatch):
     path = tmp_path / "t"
-    path.write_bytes((container.MOST_HEADER + 1).to_bytes(8, "little") + b"{}")
-    assert "its header has 8,388,609 bytes; at most 8,388,608" in refused(path)
-    monkeypatch.setattr(container, "MOST_HEADER", 300)
-    with pytest.raises(ValueError, match=r"arrays need a header of .*possible: 300"):
+    path.write_bytes((headers.MOST + 1).to_bytes(8, "little") + b"{}")
+    assert "its header has 8,388,609 bytes; at most 458,752" in refused(path)
+    monkeypatch.setattr(headers, "ALWAYS", 300)
+    with pytest.raises(ValueError, match=r"arrays cannot be written: .* at most 304"):
         write(path, lambda fields, arrays: None)
+    monkeypatch.setattr(headers, "SHARE", 1 / 16)  # as if the arrays had more bytes
+    write(path, lambda fields, arrays: None)
+    load_ticket(path)
+    monkeypatch.setattr(headers, "MOST", 300)
+    with pytest.raises(ValueError, match=r"cannot be written: .* at most 300$"):
+        write(path, lambda fields, arrays: None)
+
+
+@pytest.mark.parametrize("kind", mutators.LONG)
+@pytest.mark.parametrize("place", tickets_broken.LISTED)
+def test_a_field_that_no_network_needs_is_neither_read_nor_written(
+    place, kind, tmp_path, monkeypatch
+):
+    """Of any kind and in any field, by the same rule, before it is parsed."""
+    path = tmp_path / "t"
+    write(path, lambda fields, arrays: None)
+    fields, arrays = container.read(path)
+    fields = tickets_broken.listed(fields, place, mutators.LONG[kind](2000))
+    del fields["sha256"]
+    unlimited = headers.MOST_OTHER
+    monkeypatch.setattr(headers, "MOST_OTHER", 1000)
+    with pytest.raises(ValueError, match="besides the leaves of its network"):
+        container.write(path, fields, arrays)
+    monkeypatch.setattr(headers, "MOST_OTHER", unlimited)
+    container.write(path, fields, arrays)
+    monkeypatch.setattr(headers, "MOST_OTHER", 1000)
+    monkeypatch.setattr(container.json, "loads", None)
+    assert "besides the leaves of its network" in refused(path)
+
+
+def test_the_leaves_of_a_network_are_not_counted_as_what_it_does_not_need(
+    tmp_path, monkeypatch
+):
+    names = [f"läyer_{n}/attention/kernel" for n in range(50)]
+    tree = {name: np.ones((3, 2), np.float32) for name in names}
+    subnetwork = Subnetwork(0.5, "kaiming_uniform")
+    scores, weights = subnetwork.init(KEY, tree)
+    masks = subnetwork.masks(scores)
+    monkeypatch.setattr(headers, "MOST_OTHER", 1000)
+    path = tmp_path / "t"
+    save_ticket(path, weights, masks, subnetwork=subnetwork, key=KEY)
+    assert int.from_bytes(path.read_bytes()[:8], "little") > 10_000
+    load_ticket(path, like=tree)
+
+
+def test_a_run_that_load_refuses_is_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(headers, "MOST_OTHER", 1000)
+    tree = {"kernel": np.ones(3, np.float32)}
+    for fields, reason in (
+        ({"run": {"words": ["a"] * 1000}}, "at most 1,000$"),
+        ({"inputs": (((1, 3), "U10"),)}, "an input is of 'U10'; possible: bool, int8"),
+        ({"inputs": (((1, 3), "float32"),) * 65}, "it has 65 inputs; at most 64"),
+        ({"run": {"words": {1, 2}}}, "not JSON serializable"),
+    ):
+        described = Description(**{"network": {"name": "mine"}, "inputs": ()} | fields)
+        ticket = tickets.Ticket.of(described, tree, {"kernel": None}, {})
+        with pytest.raises(ValueError, match="cannot be written: .*" + reason):
+            ticket.save(tmp_path / "t")
+        assert not (tmp_path / "t").exists()
+
+
+def test_what_is_said_of_other_weights_is_true(tmp_path):
+    """Of stored ones no version of jax is named."""
+    path = tmp_path / "t"
+
+    def forge(fields, arrays):
+        fields["rebuilt_sha256"] = "0" * 64
+
+    def keep(fields, arrays):
+        forge(fields, arrays)
+        arrays["kept/kernel"] = np.ones(300, np.float32)
+
+    write(path, forge)
+    sampled = refused(path)
+    assert f"other weights than jax {jax.__version__} samples here" in sampled
+    assert "or its draws or that checksum were changed" in sampled
+    write(path, keep)
+    stored = refused(path)
+    assert "does not rebuild to the weights it was written from" in stored
+    assert "none of them is sampled" in stored
+    assert "jax" not in stored.removeprefix(str(path))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "\x00", "é\u2028"])
+def test_a_path_with_control_characters_is_in_quotes(name, tmp_path):
+    path = f"{tmp_path}/{name}"
+    assert repr(path) in refused(path)
+    with pytest.raises(ValueError, match="no folder") as error:
+        save_ticket(f"{path}/t", {}, {})
+    assert repr(path) in str(error.value)
 
 
 def test_a_vocabulary_is_inflated_as_far_as_the_network_has_words(tmp_path):
@@ -121,6 +213,9 @@ def test_programs_beyond_the_limit_are_neither_compiled_nor_written(
         ({"inputs": [[[1] * 33, "float32"]]}, "a shape of the file is (1, 1,"),
         ({"inputs": [[[1, 8, 8, 3], "float32"]], "mean": [0.5, 0.5]}, "of 3 channels"),
         ({"mean": [0.5], "std": [0.0]}, "not above 0"),
+        ({"inputs": [[[1, 8], "O"]]}, "an input is of 'O'; possible: bool, int8"),
+        ({"inputs": [[[1, 8], "complex64"]]}, "an input is of 'complex64'"),
+        ({"inputs": [[[1, 8], "float32"]] * 65}, "it has 65 inputs; at most 64"),
         ({"mean": [float("inf")], "std": [1.0]}, "its mean is (inf,)"),
     ],
 )
@@ -131,7 +226,7 @@ def test_a_description_that_cannot_be_is_refused(change, reason, tmp_path):
 
 def test_a_fan_in_of_no_leaf_is_refused(tmp_path):
     def add(fields, arrays):
-        fields["draws"]["fan_ins"]["other"] = 3.0
+        fields["draws"]["fan_ins"] = {"other": 3.0}
 
     write(tmp_path / "t", add)
     assert "a fan-in of 'other', no leaf" in refused(tmp_path / "t")

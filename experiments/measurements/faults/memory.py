@@ -1,28 +1,39 @@
-"""The memory that loading a ticket takes, of networks in their real sizes.
+"""The memory that loading a ticket takes, of valid ones and of forged ones.
+
+The valid ones are of networks in their real sizes.
 
 Each ticket is loaded twice in a child process of its own, which has loaded small
 tickets before, so that what is measured is the memory of this one: the peak of the
 process above what it had. What small tickets leave behind are the libraries and the
 program that rebuilds draws, which is one for all tickets.
+
+The forged ones are of a small network, with a valid checksum and something long in a
+field, or with many arrays or leaves, up to what a header can have.
 """
 
+import json
 import math
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import numpy as safetensors
 
 import iterand_jax
-from experiments.measurements.faults import tickets
+from experiments.measurements.faults import mutators, tickets
 from experiments.measurements.faults.limited import Limited
-from experiments.measurements.faults.trial import Trial
+from experiments.measurements.faults.trial import REFUSED, Trial
+from iterand_jax.tickets import container
 from iterand_jax.trees import leaves_of
 
-TIMES, TRACE = 10, 15
+TIMES, TRACE, WITHIN = 10, 15, 10
 PROMISE = (
     f"Loading a ticket takes at most {TIMES} times the memory of its network in "
     f"float32; of a small one, in a process that has not loaded one of this network, "
-    f"up to {TRACE} MB, which tracing the network takes"
+    f"up to {TRACE} MB, which tracing the network takes; of a forged one, which is "
+    f"refused or the same arrays in {WITHIN} seconds, up to {TRACE} MB"
 )
 MEGABYTES, SECONDS = 4096, 120  # of address space, which is more than memory
 
@@ -55,34 +66,99 @@ FORMS: Mapping[str, tuple[str, int]] = {
 """The distribution and k_per of each form."""
 
 
+FORGED = 3  # one trial in so many is of a forged ticket
+COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 448 KiB
+BOTH = ("arrays", "leaves and arrays")
+
+
 def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
-    """This many tickets: every form of every network in turn, in a random order."""
+    """This many tickets: every form of every network in turn, in a random order.
+
+    One in `FORGED` is a forged one.
+    """
+    draw = random.Random(seed)
     every = [(size, form) for size in SIZES for form in FORMS]
-    random.Random(seed).shuffle(every)
+    draw.shuffle(every)
+    turns = iter(every * count)
     for number in range(count):
-        size, form = every[number % len(every)]
-        distribution, k_per = FORMS[form]
-        path = folder / "ticket"
-        made = size._asdict() | {"distribution": distribution, "k_per": k_per}
-        tickets.of_network(path, **made)
-        with Limited(megabytes=MEGABYTES, seconds=SECONDS, ready=tickets.warm) as child:
-            called, again = (child.call(loaded, path) for _ in range(2))
-        kind = f"{size.name} of width {size.width:g}, {form}"
-        network = called.value or 0.0
-        times = called.megabytes / network if network else math.inf
-        outcome = called.ended or (
-            f"{times:.1f} times {network:.1f} MB" if network else "refused"
-        )
-        first = max(TIMES * network, TRACE)
-        small = called.megabytes <= first and again.megabytes <= TIMES * network
-        yield Trial(
-            kind,
-            outcome,
-            kept=network > 0 and small,
-            detail=f"number {number} of seed {seed}: {called}",
-            seconds=called.seconds,
-            megabytes=called.megabytes,
-        )
+        if number % FORGED == FORGED - 1:
+            trial = of_forged(folder / "ticket", draw)
+        else:
+            trial = of_valid(folder / "ticket", *next(turns))
+        detail = f"number {number} of seed {seed}: {trial.detail}"
+        yield trial._replace(detail=detail)
+
+
+def of_valid(path: Path, size: Size, form: str) -> Trial:
+    """Loads a ticket twice in a process."""
+    distribution, k_per = FORMS[form]
+    made = size._asdict() | {"distribution": distribution, "k_per": k_per}
+    tickets.of_network(path, **made)
+    with Limited(megabytes=MEGABYTES, seconds=SECONDS, ready=tickets.warm) as child:
+        called, again = (child.call(loaded, path) for _ in range(2))
+    network = called.value or 0.0
+    times = called.megabytes / network if network else math.inf
+    outcome = called.ended or (
+        f"{times:.1f} times {network:.1f} MB" if network else "refused"
+    )
+    first = max(TIMES * network, TRACE)
+    small = called.megabytes <= first and again.megabytes <= TIMES * network
+    return Trial(
+        f"{size.name} of width {size.width:g}, {form}",
+        outcome,
+        kept=network > 0 and small,
+        detail=str(called),
+        seconds=called.seconds,
+        megabytes=called.megabytes,
+    )
+
+
+def of_forged(path: Path, draw: random.Random) -> Trial:
+    """Loads a ticket that is long in one place, once in a process."""
+    form = draw.choice([*tickets.FORMS])
+    digest = tickets.FORMS[form](path)
+    fields, arrays = container.read(path)
+    of, count = draw.choice([*mutators.LONG, *BOTH]), draw.choice(COUNTS)
+    place = draw.choice(tickets.LISTED)
+    if of in BOTH:
+        place = of
+        fields, arrays = multiplied(fields, arrays, count, leaves=of != "arrays")
+    else:
+        fields = tickets.listed(fields, place, mutators.LONG[of](count))
+    fields = tickets.signed(fields, arrays)
+    header = {container.METADATA: json.dumps(fields, sort_keys=True)}
+    path.write_bytes(safetensors.save(arrays, header))
+    with Limited(megabytes=MEGABYTES, seconds=SECONDS, ready=tickets.warm) as child:
+        called = child.call(tickets.outcome, path, digest)
+    trial = called.trial(
+        f"forged: long {place}",
+        (tickets.SAME, REFUSED),
+        f"a {form}, {count} {of}, {path.stat().st_size} bytes: {called}",
+    )
+    within = called.megabytes <= TRACE and called.seconds <= WITHIN
+    return trial._replace(kept=trial.kept and within)
+
+
+def multiplied(
+    fields: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    count: int,
+    *,
+    leaves: bool,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Fields and arrays with many empty arrays, or of a tree of so many leaves."""
+    empty = {f"leaf/{n:x}": np.zeros(0, np.float32) for n in range(count)}
+    if not leaves:
+        return {**fields}, {**arrays, **empty}
+    forms = {f"params/{n:x}": [[0], "float32"] for n in range(count)}
+    of_tree: dict[str, Any] = {
+        "network": {},
+        "draws": None,
+        "mean": None,
+        "std": None,
+        "inputs": [],
+    }
+    return {**fields, **of_tree, "leaves": forms}, empty
 
 
 def loaded(path: Path) -> float:

@@ -23,6 +23,19 @@ STRANGE: Sequence[Any] = (
 )
 
 
+LONG: Mapping[str, Callable[[int], Any]] = {
+    "lists": lambda count: [[]] * count,
+    "lists in lists": lambda count: [[[]]] * count,
+    "dicts": lambda count: [{"": 0}] * count,
+    "numbers": lambda count: [1000] * count,
+    "inputs": lambda count: [[[], "u1"]] * count,
+    "texts": lambda count: ["\u00e9"] * count,
+    "numbers by path": lambda count: {f"{n:x}": n for n in range(count)},
+    "leaves by path": lambda count: {f"{n:x}": [[n], "u1"] for n in range(count)},
+}
+"""Long values of JSON, of so many parts, which take many times their bytes."""
+
+
 def changed_bytes(content: bytes, draw: random.Random) -> tuple[str, bytes]:
     """(kind, content) with a bit flipped, or bytes cut, lost, added or repeated."""
     kind = draw.choice(list(_OF_BYTES))

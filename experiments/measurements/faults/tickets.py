@@ -154,9 +154,29 @@ def _claims(
         "large leaves": lambda: _enlarge(fields, draw),
         "many leaves": lambda: _multiply(fields, arrays),
     }
-    kind = draw.choice(list(kinds))
+    kind = draw.choice([*kinds, "a long field"])
+    if kind == "a long field":
+        place, of = draw.choice(LISTED), draw.choice(list(mutators.LONG))
+        value = mutators.LONG[of](draw.choice((100, 3000, 30_000)))
+        return f"claims: {kind}", listed(fields, place, value), arrays
     kinds[kind]()
     return f"claims: {kind}", fields, arrays
+
+
+LISTED = (
+    *("version", "rebuilt_sha256", "network", "network name", "network sizes"),
+    *("inputs", "mean", "std", "leaves", "run", "run x", "other", "draws"),
+    *("draws fan_ins", "draws key", "draws seed"),
+)
+"""The fields of a ticket in which a long value may be put, one within another."""
+
+
+def listed(fields: Mapping[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """The fields with a value in one of `LISTED`."""
+    outer, _, inner = place.partition(" ")
+    if inner:
+        value = {**(fields.get(outer) or {}), inner: value}
+    return {**fields, outer: value}
 
 
 def _refresh(fields: dict[str, Any], draw: random.Random) -> None:

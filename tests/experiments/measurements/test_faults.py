@@ -28,6 +28,24 @@ from tests import helpers
 SEED = 7
 
 
+class Answered:
+    """A child that has one answer to all calls."""
+
+    answer: limited.Called
+
+    def __init__(self, **limits):
+        del limits
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def call(self, *arguments):
+        return self.answer
+
+
 def broken(trials):
     return [trial for trial in trials if not trial.kept]
 
@@ -267,3 +285,20 @@ def test_loading_a_ticket_takes_little_more_than_its_network(tmp_path, monkeypat
     found = list(memory.trials(1, SEED, tmp_path))
     assert not broken(found)
     assert "times 8.6 MB" in found[0].outcome
+
+
+@pytest.mark.slow
+def test_loading_a_forged_ticket_takes_as_little(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "FORGED", 1)
+    found = list(memory.trials(3, SEED, tmp_path))
+    assert not broken(found)
+    assert all(trial.kind.startswith("forged: long") for trial in found)
+
+
+def test_a_forged_ticket_that_takes_more_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "Limited", Answered)
+    cases = ((REFUSED, 14, 9, True), (REFUSED, 16, 9, False), (REFUSED, 14, 11, False))
+    for value, megabytes, seconds, kept in (*cases, ("other arrays: ", 1, 1, False)):
+        Answered.answer = limited.Called(value, "", seconds, megabytes)
+        trial = memory.of_forged(tmp_path / "t", random.Random(SEED))
+        assert trial.kept == kept
