@@ -238,7 +238,7 @@ class Clock:
     def lap(self, phase: str) -> None:
         """Adds the time since the last lap to a phase."""
         now = time.perf_counter()
-        self._add(phase, now - self._since)
+        self.add(phase, now - self._since)
         self._since = now
 
     @contextlib.contextmanager
@@ -249,7 +249,8 @@ class Clock:
             yield
         finally:
             self._since = time.perf_counter()
-            self._add(phase, self._since - start)
+            self.add(phase, self._since - start)
 
-    def _add(self, phase: str, seconds: float) -> None:
+    def add(self, phase: str, seconds: float) -> None:
+        """Adds seconds to a phase."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds

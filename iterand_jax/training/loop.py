@@ -27,6 +27,7 @@ from iterand_jax.training.replica import Callback, Replica, restore_together
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.shared import Shared
 from iterand_jax.training.startup import Startup
+from iterand_jax.training.waiting import Waiting
 
 _FAILURE = 1000  # beyond any signal
 _AHEAD = 2  # dispatches that a device has before it: one runs, one waits
@@ -124,6 +125,8 @@ class _Trainer:
         with startup.part("state"):
             self._start = restore_together(replicas)
         self._clock = Clock(first.record.seconds)
+        self._waiting = Waiting(run, self._clock)
+        ended.callback(self._waiting.close)
         self._dispatched: collections.deque[_Dispatched] = collections.deque()
         self._observed = self._start  # the step up to which `_dispatched` was read
         with self._clock.measure("reading"), startup.part("reading"):
@@ -180,6 +183,8 @@ class _Trainer:
             heard = hosts.largest(self._stop or stop.number or 0)
             if heard:
                 raise InterruptedRunError(step, heard)
+        if (said := self._waiting.said_of_all()) is not None:
+            print(said, flush=True)
         self._programs.wait()  # of a short run one may still compile, and be recorded
         outcomes = [
             replica.finish(self._programs, self._startup.parts)
@@ -254,6 +259,8 @@ class _Trainer:
                 for replica, own in zip(self._replicas, self._numbers, strict=True):
                     replica.log_step(own, step)
                 self._show()
+                if hosts.is_first():
+                    self._waiting.warn()
 
     def _arrived(self, step: int) -> None:
         """A step is done: shows it, and counts the time since the last one."""
@@ -269,11 +276,13 @@ class _Trainer:
         """
         batches: tuple[Any, ...] = ()
         failure: Exception | None = None
-        try:
-            batches = tuple(replica.run.feed.batch(step) for replica in self._replicas)
-        except Exception as error:
-            failure = error
-        heard = hosts.largest(stop.number or 0 if failure is None else _FAILURE)
+        last = self._dispatched[-1].numbers if self._dispatched else None
+        with self._waiting.measure(last):
+            try:
+                batches = tuple(r.run.feed.batch(step) for r in self._replicas)
+            except Exception as error:
+                failure = error
+            heard = hosts.largest(stop.number or 0 if failure is None else _FAILURE)
         if heard == _FAILURE:
             with hosts.together():
                 if failure is not None:
