@@ -154,9 +154,8 @@ class _Trainer:
             print(report, flush=True)
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
-        with startup.part("log"):
-            for replica in replicas:
-                replica.open_log(self._clock)
+        for replica in replicas:
+            replica.prepare_log(self._clock, startup)
 
     def run(self) -> list[Outcome]:
         """Runs to the end."""
@@ -173,6 +172,8 @@ class _Trainer:
             self._saved = time.perf_counter()
             self._clock.start()
             step = self._start
+            if step == total:
+                self._begin_rest()
             while step < total and self._stop is None:
                 step = self._until_event(step, stop)
                 self._after(step)
@@ -192,6 +193,12 @@ class _Trainer:
         ]
         self._shared.keep(self._run, len(self._replicas), self._programs)
         return outcomes
+
+    def _begin_rest(self) -> None:
+        """Begins what the first step does not need: other programs, and the logs."""
+        self._programs.begin_others()
+        for replica in self._replicas:
+            replica.open_log()
 
     def _until_event(self, step: int, stop: StopRequest) -> int:
         """Trains until the next refresh, log, validation or checkpoint, or a stop."""
@@ -224,6 +231,7 @@ class _Trainer:
                 self._startup.add("first dispatch", begun)
                 elapsed = time.perf_counter() - self._startup.started
                 self._clock.seconds["first step"] = elapsed
+                self._begin_rest()
             if hosts.are_alone():  # several processes agree in `_batches`
                 self._stop = stop.number
         return step

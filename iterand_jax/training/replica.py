@@ -20,6 +20,7 @@ from iterand_jax.training.numbers import Numbers
 from iterand_jax.training.programs import Programs
 from iterand_jax.training.record import Outcome, Record, record_of
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.startup import Startup
 from iterand_jax.training.step import State
 from iterand_jax.training.waiting import PHASE as WAITING
 from iterand_jax.trees import sha256
@@ -158,16 +159,24 @@ class Replica:
 
         hosts.from_first(write)
 
-    def open_log(self, clock: Clock) -> None:
-        """Continues the log of the workdir; seconds come from the clock of the loop."""
+    def prepare_log(self, clock: Clock, startup: Startup) -> None:
+        """Plans the log of the workdir; seconds come from the clock of the loop."""
         step = int(self.state.step)
         self._clock = clock
         log = MetricsLog if hosts.is_first() else SilentLog
-        with hosts.together():
-            self._log = BackgroundLog(log(self._workdir, from_step=step))
+
+        def opened() -> MetricsLog:
+            with startup.part("log"):
+                return log(self._workdir, from_step=step)
+
+        self._log = BackgroundLog(opened)
         self._masks = self.run.abstract_masks if self.run.has_churn else None
         now = _Timed.at(step, clock)
         self._timed = {"step": now, "epoch": now}
+
+    def open_log(self) -> None:
+        """Continues the log, in a thread; what is written waits for it."""
+        self._log.open()
 
     def close(self) -> None:
         """Closes the log."""

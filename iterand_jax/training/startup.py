@@ -5,6 +5,7 @@ an end, in seconds since the process started.
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ class Startup:
         """Starts now, or at a given time.perf_counter()."""
         self.started = time.perf_counter() if started is None else started
         self.parts: dict[str, Part] = {}
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -50,8 +52,14 @@ class Startup:
         return made
 
     def add(self, name: str, begun: float) -> Part:
-        """Records a part from a time.perf_counter() until now."""
+        """Records a part from a time.perf_counter() until now.
+
+        Of several with one name, from the first begin to the last end.
+        """
         now = time.perf_counter()
         begin, end = (round(t - self.started, 3) for t in (begun, now))
-        self.parts[name] = {"begin": begin, "end": end}
-        return self.parts[name]
+        with self._lock:
+            part = self.parts.setdefault(name, {"begin": begin, "end": end})
+            part["begin"] = min(part["begin"], begin)
+            part["end"] = max(part["end"], end)
+            return part
