@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from iterand_jax.data.feeds import with_sharding
-from iterand_jax.runtime import hosts
+from iterand_jax.runtime import hosts, parts
 from iterand_jax.runtime.signals import (
     InterruptedRunError,
     StopRequest,
@@ -129,7 +129,11 @@ class _Trainer:
         ended.callback(self._waiting.close)
         self._dispatched: collections.deque[_Dispatched] = collections.deque()
         self._observed = self._start  # the step up to which `_dispatched` was read
-        with self._clock.measure("reading"), startup.part("reading"):
+        with (
+            self._clock.measure("reading"),
+            startup.part("reading"),
+            parts.heard(startup.add),
+        ):
             opened = shared.feed(run)
             if opened is None:
                 run.feed.open(run.root, first.record.position)

@@ -20,6 +20,7 @@ def test_a_result_has_the_parts_of_its_start(tiny_config, tmp_path):
     parts = result["startup"]
     programs = {"step", "refresh", "numbers", "log", "copy", "evaluation"}
     others = {"imports", "device", "dataset", "network", "state", "reading", "log"}
+    others |= {"data copy", "data repeats"}
     names = {f"program {name}" for name in programs} | others | {"first dispatch"}
     assert parts.keys() == names
     for name, part in parts.items():
