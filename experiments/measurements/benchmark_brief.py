@@ -488,7 +488,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             median, fastest, slowest = times
             yield f"{name:<36}{median:>9.4f} ms  ({fastest:.4f} to {slowest:.4f})"
         elif isinstance(value, Mapping):
-            for key, inner in [*value.items()][:12]:
+            for key, inner in [*value.items()][:24]:
                 yield f"{name}: {key}: {inner}"
         else:
             yield f"{name}: {value}"

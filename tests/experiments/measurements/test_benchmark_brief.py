@@ -195,7 +195,7 @@ def test_the_profile_of_two_steps_counts_kernels_of_streams_of_the_device():
 @pytest.mark.slow
 def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command, monkeypatch):
     monkeypatch.setattr(benchmark.cli, "started", time.perf_counter)
-    assert command(benchmark, "--seconds=600", "--quick", f"--out={tmp_path}") == 0
+    assert command(benchmark, "--seconds=3600", "--quick", f"--out={tmp_path}") == 0
     (out,) = tmp_path.glob("*-brief.json")
     found = json.loads(out.read_text())
     assert found["left_out"] == []
