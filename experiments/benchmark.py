@@ -116,7 +116,8 @@ def main() -> None:
     if seconds is not None:
         name = f"{file_name(provenance.device())}-brief.json"
         out = folder / name if folder else None
-        benchmark_brief.run(seconds, out, quick=quick, peer=peer)
+        started = cli.started()
+        benchmark_brief.run(seconds, out, quick=quick, peer=peer, started=started)
         return
     record = measure(quick=quick, peer=peer)
     report = benchmark_report.report(record)

@@ -27,7 +27,7 @@ from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Replica
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMINGS = {"seconds", "examples_per_second", "startup"}
+TIMINGS = {"seconds", "examples_per_second", "startup", "waiting_seconds"}
 REPEATING = {
     "resnet34",
     "imagenet_resnet34",

@@ -6,20 +6,24 @@ program (of the small one), and whole runs of the command, with the start and th
 beside the program; masks, the re-randomization and a copy of as many bytes; steps of
 ResNet50 on images of ImageNet's size; then the steps by the options of `GRAPHS`,
 profiles, and PyTorch's. At the end it says which of the targets are met.
-Each part is printed and written when it is done. A part is left out, and named, where
-it would end after the deadline if it took as long as the longest until then.
+Each line is printed and written when it is measured. A part is left out, and named,
+where it would end after the deadline by what it is expected to take (`EXPECTED`); later
+ones that take less follow. What still runs at the deadline is given up.
 """
 
 import collections
 import functools
 import json
+import os
 import re
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +34,7 @@ from experiments.measurements.benchmark_report import (
     accelerator_targets,
     target_table,
 )
-from experiments.measurements.benchmark_runs import RUNS, whole_runs
+from experiments.measurements.benchmark_runs import CACHES, RUNS, whole_run
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
 from iterand_jax.runtime.timing import Times, interleaved
@@ -40,6 +44,8 @@ from iterand_jax.training.run import DataRun
 
 Build = Callable[..., DataRun]
 Written = Callable[[Mapping[str, Any]], None]
+Tell = Callable[[Mapping[str, Any]], None]
+"""Gets lines of a part before it is done."""
 
 LAUNCHED = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONVOLUTION"
 GRAPHS: Mapping[str, Mapping[str, str]] = {
@@ -59,6 +65,37 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "resnet50": ("imagenet_resnet50", {"batch_size": 256}),
 }
 TINY = {"network.width": 1 / 16, "batch_size": 8, "sizes": {"train": 100, "test": 10}}
+EXPECTED: Mapping[str, float] = {
+    "conv6: steps": 30,
+    "resnet18: steps": 40,
+    "resnet18: phases": 10,
+    "resnet18: profile": 20,
+    "digits: runs, without a cache": 30,
+    "conv6: runs, without a cache": 50,
+    "conv6: profile": 10,
+    "digits: runs, with a cache": 20,
+    "resnet18: runs, without a cache": 80,
+    "resnet18: runs, with a cache": 45,
+    "resnet50: imagenet": 60,
+    "conv6: runs, with a cache": 35,
+    "conv6: graphs": 30,
+    "resnet18: graphs": 40,
+    "conv6: peer": 40,
+    "resnet18: peer": 60,
+}
+"""Seconds of each part on an H200 with 16 cores, in the order of what decides most.
+
+Measured there, by versions whose start was longer: without a cache 50 s to the first
+step of Conv6, of which 26 were its programs, one after another, and a loop of 0.22 s an
+epoch (docs/benchmarks.md); 68 s to the first step of ResNet18, 25 s of the digits.
+The others are guesses from these: a start with a cache as half of one without, programs
+of a part as compiled side by side. What remains is scaled by what the parts of the same
+kind, runs or programs, have taken.
+"""
+
+GRACE = 5.0
+"""Seconds that what runs at the deadline gets to end."""
+
 QUICK: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "conv2": ("cifar_conv2", TINY),
     "vgg11": ("cifar_vgg11", TINY),
@@ -66,7 +103,32 @@ QUICK: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """For tests: without and with normalization, as above, and compiled in less time."""
 
 
-def run(seconds: float, out: Path | None, *, quick: bool, peer: Any = None) -> None:
+class Part(NamedTuple):
+    """What is measured at a time.
+
+    Attributes:
+      name: in what is printed.
+      place: the keys in the record below which its results are.
+      kind: "runs" or "programs", whose parts are expected to be slow together.
+      expected: seconds.
+      measure: (tell, seconds left) -> results; those that it told before are kept, too.
+    """
+
+    name: str
+    place: Sequence[str]
+    kind: str
+    expected: float
+    measure: Callable[[Tell, float], Mapping[str, Any]]
+
+
+def run(
+    seconds: float,
+    out: Path | None,
+    *,
+    quick: bool,
+    peer: Any = None,
+    started: float | None = None,
+) -> None:
     """`measure`, whose record is written to a file as it grows."""
     origin = records.origin() | {"cores": cores(), "quick": quick}
 
@@ -75,22 +137,33 @@ def run(seconds: float, out: Path | None, *, quick: bool, peer: Any = None) -> N
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out, json.dumps(origin | dict(record), indent=1) + "\n")
 
-    record = measure(seconds=seconds, written=written, quick=quick, peer=peer)
-    print(target_table(accelerator_targets(record)))
+    record = measure(
+        seconds=seconds, written=written, quick=quick, peer=peer, started=started
+    )
+    print(target_table(accelerator_targets(record)), flush=True)
+    if record["given_up"]:  # a thread compiles still, and the end would wait for it
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def measure(
-    *, seconds: float, written: Written, quick: bool = False, peer: Any = None
+    *,
+    seconds: float,
+    written: Written,
+    quick: bool = False,
+    peer: Any = None,
+    started: float | None = None,
 ) -> dict[str, Any]:
-    """Measures what there is time for.
+    """Measures what there is time for, in at most `seconds` and `GRACE`.
 
     Args:
-      seconds: from now on, after which no part begins.
+      seconds: after which nothing goes on, from `started`.
       written: gets the record after each part.
       quick: tiny networks and sizes, for tests.
       peer: the module `benchmark_peer`, if PyTorch's step is to be measured.
+      started: by time.perf_counter(); None for now.
     """
-    start = time.perf_counter()
+    start = time.perf_counter() if started is None else started
 
     def passed() -> float:
         return time.perf_counter() - start
@@ -98,81 +171,164 @@ def measure(
     def say(what: str) -> None:
         print(f"[{passed():5.0f} s] {what}", flush=True)
 
-    record: dict[str, Any] = {"seconds": 0, "left_out": []}
-    longest = 0.0  # of the parts until now
-    for name, function in _parts(quick, peer, record):
-        if passed() + longest > seconds:
-            record["left_out"].append(name)
-            say(f"{name}: left out")
-            continue
-        begun = passed()
-        try:
-            found: Mapping[str, Any] = function()
-        except Exception as error:  # memory, or what this version of JAX lacks
-            found = {"error": f"{type(error).__name__}: {error}"[:500]}
-        longest = max(longest, passed() - begun)
+    record: dict[str, Any] = {"seconds": 0, "left_out": [], "given_up": []}
+
+    def tell(part: Part, found: Mapping[str, Any]) -> None:
+        if part.name in record["given_up"]:
+            return
         for text in _lines(found):
-            say(f"{name}: {text}")
-        record |= {name: found, "seconds": round(passed(), 1)}
+            say(f"{part.name}: {text}")
+        place: dict[str, Any] = record
+        for key in part.place:
+            place = place.setdefault(key, {})
+        place |= found
+        record["seconds"] = round(passed(), 1)
         written(record)
+
+    took = {kind: (0.0, 0.0) for kind in ("runs", "programs")}  # expected, and real
+    with tempfile.TemporaryDirectory() as folder:
+        for part in _parts(quick, peer, record, Path(folder)):
+            expected, real = took[part.kind]
+            cost = part.expected * (real / expected if expected else 1)
+            if passed() + cost > seconds:
+                record["left_out"].append(part.name)
+                say(f"{part.name}: left out, as it is expected to take {cost:.0f} s")
+                continue
+            begun, left = passed(), seconds - passed()
+            measured = functools.partial(
+                part.measure, functools.partial(tell, part), left
+            )
+            try:
+                found = _within(left + GRACE, measured)
+            except TimeoutError:
+                tell(part, {"error": f"given up after {passed() - begun:.0f} s"})
+                record["given_up"].append(part.name)
+                continue
+            except Exception as error:  # memory, or what this version of JAX lacks
+                found = {"error": f"{type(error).__name__}: {error}"[:500]}
+            if "error" not in found:
+                took[part.kind] = expected + part.expected, real + passed() - begun
+            tell(part, found)
     written(record)
     return record
 
 
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """The result of a function, which a thread calls.
+
+    Raises:
+      TimeoutError: it is not there in time. The thread, which nothing can stop while it
+        compiles, goes on.
+    """
+    done: dict[str, Any] = {}
+
+    def call() -> None:
+        try:
+            done["result"] = function()
+        except Exception as error:
+            done["error"] = error
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if "error" in done:
+        raise done["error"]
+    if "result" not in done:
+        raise TimeoutError
+    return done["result"]
+
+
 def _parts(
-    quick: bool, peer: Any, record: Mapping[str, Any]
-) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
+    quick: bool, peer: Any, record: Mapping[str, Any], folder: Path
+) -> Iterator[Part]:
     """What is measured, what decides most first; the record has the parts before."""
     networks = QUICK if quick else NETWORKS
-    small, large, *largest = networks
-    order: list[tuple[str, Callable[..., Mapping[str, Any]]]] = [(small, _steps)]
+    programs_of: dict[str, Callable[..., Mapping[str, Any]]] = {
+        "steps": _steps,
+        "phases": _phases,
+        "imagenet": _imagenet,
+        "graphs": _graphs,
+        "profile": _profile,
+        "peer": functools.partial(_peer, peer),
+    }
+    expected = EXPECTED
     if quick:  # the large ones compile for minutes, and test what the small do
-        order += [("digits", _runs), (small, _graphs), (large, _phases)]
-    else:
-        order += [(small, _runs), (large, _steps), (large, _runs), ("digits", _runs)]
-        order += [(large, _phases), *((network, _imagenet) for network in largest)]
-        order += [(small, _graphs), (large, _graphs)]
-    order += [(large, _profile), (small, _profile)]
-    if peer:
-        order += [(name, functools.partial(_peer, peer)) for name in (small, large)]
-    for network, function in order:
-        what = getattr(function, "__name__", "_peer").removeprefix("_")
-        if function is _runs:
-            yield f"{network}: {what}", functools.partial(_runs, network, record)
+        small, large = QUICK
+        runs = (f"digits: runs, {cache}" for cache in CACHES)
+        names = [f"{small}: steps", *runs, f"{small}: graphs"]
+        names += [f"{network}: profile" for network in (large, small)]
+        names += [f"{large}: phases"]
+        names += [f"{network}: peer" for network in (small, large)]
+        expected = dict.fromkeys(names, 20.0)
+    for name, cost in expected.items():
+        network, what = name.split(": ")
+        what, _, cache = what.partition(", ")
+        if what == "peer" and not peer:
+            continue
+        if what == "runs":
+            one = functools.partial(_runs, network, cache, record, folder / network)
+            yield Part(name, (f"{network}: runs", cache), "runs", cost, one)
             continue
         config, fields = networks[network]
         build = functools.partial(
             synthetic.build, config, **{"dtype": "bfloat16", **fields}
         )
-        yield f"{network}: {what}", functools.partial(function, build)
+        timed = functools.partial(programs_of[what], build)
+        yield Part(name, (name,), "programs", cost, timed)
 
 
-def _runs(network: str, record: Mapping[str, Any]) -> dict[str, Any]:
+def _runs(
+    network: str,
+    cache: str,
+    record: Mapping[str, Any],
+    folder: Path,
+    tell: Tell,
+    left: float,
+) -> dict[str, Any]:
     """The start and the loop of the command, beside the program measured before."""
+    del tell
+    first, second = CACHES
+    before = record.get(f"{network}: runs", {}).get(first, {})
+    if cache == second and "first step (s)" not in before:
+        raise RuntimeError("no run has filled its cache")
+    folder.mkdir(exist_ok=True)
     steps = record.get(f"{network}: steps", {})
     program = steps.get("iterand, as it is", {})
-    return whole_runs(*RUNS[network], program.get("median"))
+    config, fields = RUNS[network]
+    step = program.get("median")
+    return whole_run(config, fields, folder, step=step, most=left)
 
 
-def _steps(build: Build) -> dict[str, Any]:
+def _steps(build: Build, tell: Tell, left: float) -> dict[str, Any]:
     """Seconds of a step of IteRand, also deterministic, of SGD and of three seeds."""
-    return _timed(build, ("as it is",), same_bits=True)
+    del left
+    return _timed(build, tell, ("as it is",), same_bits=True)
 
 
-def _imagenet(build: Build) -> dict[str, Any]:
+def _imagenet(build: Build, tell: Tell, left: float) -> dict[str, Any]:
     """Seconds of a step of IteRand and SGD that takes a tenth of a second."""
-    return _timed(build, ("as it is",), most=5)
+    del left
+    return _timed(build, tell, ("as it is",), most=5)
 
 
-def _graphs(build: Build) -> dict[str, Any]:
+def _graphs(build: Build, tell: Tell, left: float) -> dict[str, Any]:
     """The same by the other options: apart, as these are not XLA's defaults."""
-    return _timed(build, ("one graph", "convolutions in graphs"))
+    del left
+    return _timed(build, tell, ("one graph", "convolutions in graphs"))
 
 
 def _timed(
-    build: Build, graphs: Sequence[str], *, most: int = 50, same_bits: bool = False
+    build: Build,
+    tell: Tell,
+    graphs: Sequence[str],
+    *,
+    most: int = 50,
+    same_bits: bool = False,
 ) -> dict[str, Any]:
-    """Times by the options of `GRAPHS`, with at most so many steps in a call."""
+    """Times by the options of `GRAPHS`, with at most so many steps in a call.
+
+    Each program is told when it has run, by one call alone; all alternate at the end.
+    """
     runs = {method: build(method=method) for method in ("iterand", "sgd")}
     chosen = [("iterand", 1), ("sgd", 1)]
     if runs["iterand"].config.network.width < 1:  # one that does not fill a GPU
@@ -194,7 +350,11 @@ def _timed(
         try:
             call, units[kind] = made()
             jax.block_until_ready(call())
+            begun = time.perf_counter()
+            jax.block_until_ready(call())
+            milliseconds = 1e3 * (time.perf_counter() - begun) / units[kind]
             calls[kind] = call
+            tell({f"{kind}, one call alone (ms)": round(milliseconds, 4)})
         except Exception as error:  # an option that this version lacks
             refused[kind] = f"{type(error).__name__}: {error}"[:300]
 
@@ -230,16 +390,18 @@ def training(
     return call, count * seeds
 
 
-def _phases(build: Build) -> dict[str, Any]:
+def _phases(build: Build, tell: Tell, left: float) -> dict[str, Any]:
     """Seconds of all masks, of a re-randomization, and of a copy of as many bytes."""
+    del tell, left
     run = build()
     weights, sparsity = run.weights(run.abstract), run.config.sparsity
     calls = programs.pruning(weights, sparsity=sparsity, both_ways=False)
     return _plain(interleaved(calls, 7))
 
 
-def _peer(peer: Any, build: Build) -> dict[str, Any]:
+def _peer(peer: Any, build: Build, tell: Tell, left: float) -> dict[str, Any]:
     """Seconds of PyTorch's step by IteRand and SGD, eager and compiled."""
+    del left
     run = build()
     state = programs.first_state(run)
     batch = synthetic.batch(run.feed.train_shapes()[0])
@@ -248,6 +410,10 @@ def _peer(peer: Any, build: Build) -> dict[str, Any]:
     for name, call in [*calls.items()]:
         try:
             call()
+            begun = time.perf_counter()
+            call()
+            milliseconds = 1e3 * (time.perf_counter() - begun) / peer.CALLS
+            tell({f"{name}, one call alone (ms)": round(milliseconds, 4)})
         except Exception as error:  # no compiler for torch.compile
             refused[name] = f"{type(error).__name__}: {error}"[:300]
             del calls[name]
@@ -255,12 +421,13 @@ def _peer(peer: Any, build: Build) -> dict[str, Any]:
     return {**_plain(times), "refused": refused}
 
 
-def _profile(build: Build) -> dict[str, Any]:
+def _profile(build: Build, tell: Tell, left: float) -> dict[str, Any]:
     """The kernels of a step: how many, how long each runs, and what is launched.
 
     While it profiles, XLA launches kernels one by one and not as graphs, so the time
     that the device is busy counts, and not how long the steps took.
     """
+    del tell, left
     call, count = training(build(), 1, {})
     jax.block_until_ready(call())
     with tempfile.TemporaryDirectory() as folder:
@@ -321,7 +488,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             median, fastest, slowest = times
             yield f"{name:<36}{median:>9.4f} ms  ({fastest:.4f} to {slowest:.4f})"
         elif isinstance(value, Mapping):
-            for key, inner in [*value.items()][:12]:
+            for key, inner in [*value.items()][:24]:
                 yield f"{name}: {key}: {inner}"
         else:
             yield f"{name}: {value}"

@@ -31,47 +31,54 @@ LOOP = ("training", "evaluation", "re-randomization", "checkpoints")
 """The seconds of a result that are the loop's."""
 
 
-def whole_runs(
-    config: str, fields: Mapping[str, Any], step: float | None = None
+CACHES = ("without a cache", "with a cache")
+"""What is compiled in the first run of a folder, and comes from its cache later."""
+
+
+def whole_run(
+    config: str,
+    fields: Mapping[str, Any],
+    folder: Path,
+    *,
+    step: float | None = None,
+    most: float | None = None,
 ) -> dict[str, Any]:
-    """The seconds of two runs, without and with a cache.
+    """The seconds of a run, with the cache of earlier ones in the same folder.
 
     Args:
       config: its name.
       fields: those set in it.
+      folder: where the cache and the workdir are.
       step: the seconds of a step of the same program alone, if they were measured.
+      most: the seconds after which it is killed.
 
     Returns:
-      For each run its start by part, and the loop in milliseconds a step; with `step`
-      also the loop over the program.
+      Its start by part, and the loop in milliseconds a step; with `step` also the loop
+      over the program.
 
     Raises:
-      RuntimeError: a run failed; with the last line that it printed.
+      RuntimeError: the run failed, with the last line that it printed, or took longer.
     """
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("without a cache", "with a cache"):
-            seconds, result = _run(config, fields, Path(folder), kind)
-            loop = sum(result["seconds"].get(part, 0) for part in LOOP)
-            of_step = loop / result["steps"]
-            found[kind] = {
-                "process (s)": round(seconds, 2),
-                "first step (s)": result["seconds"]["first step"],
-                "loop (ms a step)": round(1e3 * of_step, 4),
-                **({"loop / program": round(of_step / step, 3)} if step else {}),
-                "start (s)": {
-                    name: [round(part["begin"], 2), round(part["end"], 2)]
-                    for name, part in result["startup"].items()
-                },
-            }
-    return found
+    seconds, result = _run(config, fields, folder, most)
+    loop = sum(result["seconds"].get(part, 0) for part in LOOP)
+    of_step = loop / result["steps"]
+    return {
+        "process (s)": round(seconds, 2),
+        "first step (s)": result["seconds"]["first step"],
+        "loop (ms a step)": round(1e3 * of_step, 4),
+        **({"loop / program": round(of_step / step, 3)} if step else {}),
+        "start (s)": {
+            name: [round(part["begin"], 2), round(part["end"], 2)]
+            for name, part in result["startup"].items()
+        },
+    }
 
 
 def _run(
-    config: str, fields: Mapping[str, Any], folder: Path, kind: str
+    config: str, fields: Mapping[str, Any], folder: Path, most: float | None
 ) -> tuple[float, dict[str, Any]]:
     """Runs the command; returns the seconds of its process and its result."""
-    workdir = folder / kind
+    workdir = Path(tempfile.mkdtemp(dir=folder))
     command = [sys.executable, "-m", "iterand_jax.main", f"--config={config}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
     environment = os.environ | {
@@ -80,13 +87,17 @@ def _run(
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2",
     }
     start = time.perf_counter()
-    done = subprocess.run(
-        [*command, f"--workdir={workdir}"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            [*command, f"--workdir={workdir}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=most,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"killed after {most:.0f} s, as the time was over") from None
     seconds = time.perf_counter() - start
     if done.returncode:
         *_, last = ["", *done.stdout.splitlines()]

@@ -127,6 +127,7 @@ def data_text(line: Line) -> str:
 
 
 def _hours(line: Line) -> float:
-    """The duration of a run; the time to the first step is part of other phases."""
-    seconds = [s for phase, s in line["seconds"].items() if phase != "first step"]
+    """The duration of a run, without what is part of other phases."""
+    parts = ("first step", "waiting for data")
+    seconds = [s for phase, s in line["seconds"].items() if phase not in parts]
     return sum(seconds) / line["together"] / 3600

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from iterand_jax.runtime import compilation
+from iterand_jax.runtime.parts import part
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -32,12 +33,15 @@ def kept(name: str, shape: tuple[int, ...], decode: Callable[[], Split]) -> Spli
     try:
         path = compilation.folder() / "decoded" / f"{name}.npz"
     except RuntimeError:  # there is no home
-        return decode()
-    with contextlib.suppress(Exception):  # absent, or damaged in any way
+        with part("data decode"):
+            return decode()
+    # It can be absent, or damaged in any way.
+    with contextlib.suppress(Exception), part("data read"):
         return _read(path, shape)
-    images, labels = decode()
+    with part("data decode"):
+        images, labels = decode()
     # A full or read-only disk costs the time of decoding, nothing else.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), part("data keep"):
         _write(path, images, labels)
     return images, labels
 

@@ -14,6 +14,7 @@ from iterand_jax.data import folder_files, image_headers, own_checks
 from iterand_jax.data.feeds import Images
 from iterand_jax.data.own_checks import Kind
 from iterand_jax.data.sources import Source
+from iterand_jax.runtime import parts
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -117,7 +118,10 @@ class ImageFolder:
                 )
             images[index] = image
 
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with (
+            parts.part("data decode"),
+            futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
             list(pool.map(decode, range(len(paths))))
         return images
 

@@ -30,6 +30,7 @@ from iterand_jax.data.feeds import (
 from iterand_jax.data.repeats import Repeats
 from iterand_jax.data.sources import Source
 from iterand_jax.keys import keyed
+from iterand_jax.runtime.parts import part
 
 
 class ResidentArrays(Feed):
@@ -82,10 +83,13 @@ class ResidentArrays(Feed):
             len(labels), self.sizes["validation"], seed=self._split_seed
         )
         self._root = root
-        self._train = self._placement.put_whole(Images(images[train], labels[train]))
+        own = Images(images[train], labels[train])
+        with part("data copy"):
+            self._train = jax.block_until_ready(self._placement.put_whole(own))
         self._validation = Images(images[held_out], labels[held_out])
-        self._repeats.log("train", images[train], labels[train])
-        self._repeats.log("validation", *self._validation)
+        with part("data repeats"):
+            self._repeats.log("train", *own)
+            self._repeats.log("validation", *self._validation)
 
     def open_beside(self, other: "Feed", root: Array) -> None:
         """Shares the arrays of the other feed; the order follows from this root key."""

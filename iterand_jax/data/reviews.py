@@ -39,6 +39,7 @@ from iterand_jax.data.text import (
     pad,
 )
 from iterand_jax.keys import keyed
+from iterand_jax.runtime.parts import part
 
 PyTree = Any
 
@@ -89,18 +90,22 @@ class BucketedReviews(Feed):
     @functools.cached_property
     def _training(self) -> tuple[Vocabulary, "_Encoded", "_Encoded"]:
         """The vocabulary, the training reviews and the validation reviews."""
-        texts, labels = self._source.read("train")
+        with part("data read"):
+            texts, labels = self._source.read("train")
         train, held_out = split_indices(
             len(texts), self.sizes["validation"], seed=self._split_seed
         )
-        vocabulary = Vocabulary(commonest_words(texts[i] for i in train))
+        with part("data vocabulary"):
+            vocabulary = Vocabulary(commonest_words(texts[i] for i in train))
 
         def encoded(name, part):
             of_part = [texts[i] for i in part]
             self._repeats.log(name, of_part, labels[part])
             return _encode(vocabulary, of_part, labels[part])
 
-        return vocabulary, encoded("train", train), encoded("validation", held_out)
+        with part("data encode"):
+            training = encoded("train", train)
+            return vocabulary, training, encoded("validation", held_out)
 
     def open(self, root: Array, position: Any = None) -> None:
         """Reads the training split, builds the vocabulary and encodes the reviews.

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,18 +184,23 @@ class SilentLog(MetricsLog):
 
 
 class BackgroundLog:
-    """A log whose records a thread writes, in order, while training goes on.
+    """A log that a thread opens and writes, in order, while training goes on.
 
-    After a failed write nothing more is written; the next call raises its error.
+    After a failure nothing more is written; the next call raises its error.
     """
 
-    def __init__(self, log: MetricsLog):
-        """Takes over a log."""
-        self._log, self._failed = log, False
+    def __init__(self, open_log: Callable[[], MetricsLog]):
+        """Takes what opens the log, which `open` begins."""
+        self._open_log, self._failed = open_log, False
+        self._log: MetricsLog | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "log")
         self._pending: collections.deque[concurrent.futures.Future] = (
             collections.deque()
         )
+
+    def open(self) -> None:
+        """Opens the log, soon."""
+        self._pending.append(self._thread.submit(self._open))
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record, soon."""
@@ -214,10 +219,17 @@ class BackgroundLog:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._log.close()
+            if self._log is not None:
+                self._log.close()
+
+    def _open(self) -> None:
+        self._failed = True
+        self._log = self._open_log()
+        self._failed = False
 
     def _write(self, record: dict[str, Any]) -> None:
         if not self._failed:
+            assert self._log is not None
             self._failed = True
             self._log.write(record)
             self._failed = False
@@ -238,7 +250,7 @@ class Clock:
     def lap(self, phase: str) -> None:
         """Adds the time since the last lap to a phase."""
         now = time.perf_counter()
-        self._add(phase, now - self._since)
+        self.add(phase, now - self._since)
         self._since = now
 
     @contextlib.contextmanager
@@ -249,7 +261,8 @@ class Clock:
             yield
         finally:
             self._since = time.perf_counter()
-            self._add(phase, self._since - start)
+            self.add(phase, self._since - start)
 
-    def _add(self, phase: str, seconds: float) -> None:
+    def add(self, phase: str, seconds: float) -> None:
+        """Adds seconds to a phase."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds

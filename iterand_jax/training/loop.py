@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from iterand_jax.data.feeds import with_sharding
-from iterand_jax.runtime import hosts
+from iterand_jax.runtime import hosts, parts
 from iterand_jax.runtime.signals import (
     InterruptedRunError,
     StopRequest,
@@ -27,6 +27,7 @@ from iterand_jax.training.replica import Callback, Replica, restore_together
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.shared import Shared
 from iterand_jax.training.startup import Startup
+from iterand_jax.training.waiting import Waiting
 
 _FAILURE = 1000  # beyond any signal
 _AHEAD = 2  # dispatches that a device has before it: one runs, one waits
@@ -124,9 +125,15 @@ class _Trainer:
         with startup.part("state"):
             self._start = restore_together(replicas)
         self._clock = Clock(first.record.seconds)
+        self._waiting = Waiting(run, self._clock)
+        ended.callback(self._waiting.close)
         self._dispatched: collections.deque[_Dispatched] = collections.deque()
         self._observed = self._start  # the step up to which `_dispatched` was read
-        with self._clock.measure("reading"), startup.part("reading"):
+        with (
+            self._clock.measure("reading"),
+            startup.part("reading"),
+            parts.heard(startup.add),
+        ):
             opened = shared.feed(run)
             if opened is None:
                 run.feed.open(run.root, first.record.position)
@@ -151,9 +158,8 @@ class _Trainer:
             print(report, flush=True)
         if self._start:
             print(f"continuing from the checkpoint at step {self._start:,}")
-        with startup.part("log"):
-            for replica in replicas:
-                replica.open_log(self._clock)
+        for replica in replicas:
+            replica.prepare_log(self._clock, startup)
 
     def run(self) -> list[Outcome]:
         """Runs to the end."""
@@ -170,6 +176,8 @@ class _Trainer:
             self._saved = time.perf_counter()
             self._clock.start()
             step = self._start
+            if step == total:
+                self._begin_rest()
             while step < total and self._stop is None:
                 step = self._until_event(step, stop)
                 self._after(step)
@@ -180,6 +188,8 @@ class _Trainer:
             heard = hosts.largest(self._stop or stop.number or 0)
             if heard:
                 raise InterruptedRunError(step, heard)
+        if (said := self._waiting.said_of_all()) is not None:
+            print(said, flush=True)
         self._programs.wait()  # of a short run one may still compile, and be recorded
         outcomes = [
             replica.finish(self._programs, self._startup.parts)
@@ -187,6 +197,12 @@ class _Trainer:
         ]
         self._shared.keep(self._run, len(self._replicas), self._programs)
         return outcomes
+
+    def _begin_rest(self) -> None:
+        """Begins what the first step does not need: other programs, and the logs."""
+        self._programs.begin_others()
+        for replica in self._replicas:
+            replica.open_log()
 
     def _until_event(self, step: int, stop: StopRequest) -> int:
         """Trains until the next refresh, log, validation or checkpoint, or a stop."""
@@ -219,6 +235,7 @@ class _Trainer:
                 self._startup.add("first dispatch", begun)
                 elapsed = time.perf_counter() - self._startup.started
                 self._clock.seconds["first step"] = elapsed
+                self._begin_rest()
             if hosts.are_alone():  # several processes agree in `_batches`
                 self._stop = stop.number
         return step
@@ -254,6 +271,8 @@ class _Trainer:
                 for replica, own in zip(self._replicas, self._numbers, strict=True):
                     replica.log_step(own, step)
                 self._show()
+                if hosts.is_first():
+                    self._waiting.warn()
 
     def _arrived(self, step: int) -> None:
         """A step is done: shows it, and counts the time since the last one."""
@@ -269,11 +288,13 @@ class _Trainer:
         """
         batches: tuple[Any, ...] = ()
         failure: Exception | None = None
-        try:
-            batches = tuple(replica.run.feed.batch(step) for replica in self._replicas)
-        except Exception as error:
-            failure = error
-        heard = hosts.largest(stop.number or 0 if failure is None else _FAILURE)
+        last = self._dispatched[-1].numbers if self._dispatched else None
+        with self._waiting.measure(last):
+            try:
+                batches = tuple(r.run.feed.batch(step) for r in self._replicas)
+            except Exception as error:
+                failure = error
+            heard = hosts.largest(stop.number or 0 if failure is None else _FAILURE)
         if heard == _FAILURE:
             with hosts.together():
                 if failure is not None:

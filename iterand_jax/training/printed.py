@@ -7,6 +7,7 @@ from typing import Any
 from iterand_jax.runtime.terminal import table
 from iterand_jax.training import provenance, pruning
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.waiting import PHASE as WAITING
 
 
 def plan(runs: Sequence[DataRun], workdir: Path) -> str:
@@ -52,7 +53,7 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
     if "replicas" in result:
         return _summary_of_replicas(result, workdir)
     seconds = result["seconds"]
-    shown = ("first step", "training", "re-randomization", "evaluation")
+    shown = ("first step", "training", WAITING, "re-randomization", "evaluation")
     times = ", ".join(f"{p} {seconds[p]:.1f} s" for p in shown if p in seconds)
     kept = result["parameters_kept"]
     rows = {

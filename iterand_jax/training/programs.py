@@ -1,6 +1,7 @@
 """The compiled programs of a run, shared by all runs that train together."""
 
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -24,46 +25,69 @@ PyTree = Any
 class Programs:
     """The compiled functions that the training loop calls.
 
-    They compile in threads: a caller waits only for the program that it requests.
+    They compile in threads: a caller waits only for the program that it requests. Those
+    that the first step does not need are begun by `begin_others`, or by a request.
 
     Attributes:
       steps_per_dispatch: the maximum number of steps per call.
     """
 
-    def __init__(self, made: Mapping[str, Future], steps_per_dispatch: int):
-        """Takes what is being compiled, by the names below."""
+    def __init__(
+        self,
+        made: dict[str, Future],
+        steps_per_dispatch: int,
+        others: Callable[[], Mapping[str, Future]] | None = None,
+    ):
+        """Takes what is being compiled, by the names below, and how others begin."""
         self._made = made
+        self._others, self._lock = others, threading.Lock()
         self.steps_per_dispatch = steps_per_dispatch
+
+    def begin_others(self) -> None:
+        """Begins to compile what the first step does not need, unless it has begun."""
+        with self._lock:
+            begin, self._others = self._others, None
+            if begin is not None:
+                self._made |= begin()
 
     def wait(self) -> None:
         """Returns when all are compiled."""
+        self.begin_others()
         for future in self._made.values():
             future.result()
 
     def cancel(self) -> None:
         """Begins to compile nothing more: a process ends when its threads have."""
+        with self._lock:
+            self._others = None
         for future in self._made.values():
             future.cancel()
+
+    def _get(self, name: str) -> Any:
+        """A program once it is compiled."""
+        if name not in self._made:
+            self.begin_others()
+        return self._made[name].result()
 
     @property
     def steps(self) -> Mapping[Any, jax.stages.Compiled]:
         """The results of `compile_steps` by the shapes of a feed's arguments."""
-        return self._made["step"].result()
+        return self._get("step")
 
     @property
     def evaluate(self) -> Evaluator:
         """(state, split) -> `Evaluation`."""
-        return self._made["evaluation"].result()
+        return self._get("evaluation")
 
     @property
     def refresh(self) -> Callable[[Array, int, PyTree, PyTree], tuple[PyTree, Array]]:
         """(root, step, trainable, frozen) -> (frozen, redrawn), of such a method."""
-        return self._made["refresh"].result()
+        return self._get("refresh")
 
     @property
     def numbers(self) -> Callable[[tuple[State, ...]], Array]:
         """States -> int32 (len(states), n), the rows that `numbers.pack` gives."""
-        return self._made["numbers"].result()
+        return self._get("numbers")
 
     @property
     def log(self) -> Callable[[tuple[State, ...]], tuple[PyTree, Array]]:
@@ -71,17 +95,18 @@ class Programs:
 
         The masks are those of the states where they do not change.
         """
-        return self._made["log"].result()
+        return self._get("log")
 
     @property
     def copy(self) -> Callable[[tuple[State, ...]], tuple[State, ...]]:
         """States -> copies of them, which no step donates."""
-        return self._made["copy"].result()
+        return self._get("copy")
 
     @property
     def check(self) -> Callable[[State], None] | None:
         """State -> None, which raises DifferingDevicesError; None for one device."""
-        return self._made["check"].result() if "check" in self._made else None
+        self.begin_others()
+        return self._get("check") if "check" in self._made else None
 
 
 def compile_programs(
@@ -89,8 +114,10 @@ def compile_programs(
 ) -> Programs:
     """Begins to compile the programs of runs like this one.
 
-    Those come first that the first step needs. With several processes all are compiled
-    when this returns.
+    The step's comes first, and the others when the first step needs nothing more of the
+    cores: with one thread for programs from `begin_others` on, with more once the
+    step's is traced, as XLA then works beside Python. With several processes all are
+    compiled when this returns.
 
     Args:
       run: any of the runs.
@@ -101,33 +128,52 @@ def compile_programs(
     limit = parallel.steps_per_dispatch(run.config.steps_per_dispatch)
     state = states[0]
 
-    def steps() -> Mapping[Any, jax.stages.Compiled]:
-        return {
-            parallel.form(shapes): compile_steps(run, states, shapes, looped=limit > 1)
-            for shapes in run.feed.train_shapes()
-        }
+    # A core is left to the state and the data: on two cores, two threads of programs
+    # made the first step later. Several processes must compile in one order.
+    threads = max(1, hosts.cores() - 1) if hosts.are_alone() else 1
 
-    jobs: dict[str, Callable[[], Any]] = {"step": steps}
+    def steps() -> Mapping[Any, jax.stages.Compiled]:
+        made, (*shapes, last) = {}, run.feed.train_shapes()
+        for each in shapes:
+            made[parallel.form(each)] = compile_steps(
+                run, states, each, looped=limit > 1
+            )
+        begin = programs.begin_others if threads > 1 else None
+        made[parallel.form(last)] = compile_steps(
+            run, states, last, looped=limit > 1, traced=begin
+        )
+        return made
+
+    # In the order in which they are needed.
+    jobs: dict[str, Callable[[], Any]] = {
+        "numbers": functools.partial(_compile, run, states, _numbers),
+        "log": functools.partial(_compile, run, states, _log),
+    }
     if run.method.refresh_every:
         jobs["refresh"] = lambda: parallel.compile_refresh(
             run.method, run.mesh, run.root, state, run.compiler_options
         )
-    for name, function in (("numbers", _numbers), ("log", _log), ("copy", _copy)):
-        jobs[name] = functools.partial(_compile, run, states, function)
     jobs["evaluation"] = lambda: Evaluator(run)
+    jobs["copy"] = functools.partial(_compile, run, states, _copy)
     if run.mesh.size > 1:
         jobs["check"] = lambda: parallel.compile_check(run.mesh, state)
-    # A core is left to the state and the data: on two cores, two threads of programs
-    # made the first step later. Several processes must compile in one order.
-    threads = max(1, hosts.cores() - 1) if hosts.are_alone() else 1
     pool = ThreadPoolExecutor(threads, "compilation")
     compiled = modes.fixed()(startup.program)  # each thread has modes of its own
-    made = {
-        name: pool.submit(compiled, f"program {name}", job)
-        for name, job in jobs.items()
-    }
-    pool.shutdown(wait=False)
-    programs = Programs(made, limit)
+
+    def begin(jobs: Mapping[str, Callable[[], Any]]) -> Mapping[str, Future]:
+        return {
+            name: pool.submit(compiled, f"program {name}", job)
+            for name, job in jobs.items()
+        }
+
+    def begin_others() -> Mapping[str, Future]:
+        others = begin(jobs)
+        pool.shutdown(wait=False)
+        return others
+
+    made: dict[str, Future] = {}
+    programs = Programs(made, limit, begin_others)
+    made |= begin({"step": steps})
     if not hosts.are_alone():
         programs.wait()
     return programs
@@ -169,7 +215,12 @@ def _copy(run: DataRun, states: tuple[State, ...]) -> tuple[State, ...]:
 
 
 def compile_steps(
-    run: DataRun, states: Sequence[State], shapes: PyTree, *, looped: bool = False
+    run: DataRun,
+    states: Sequence[State],
+    shapes: PyTree,
+    *,
+    looped: bool = False,
+    traced: Callable[[], None] | None = None,
 ) -> jax.stages.Compiled:
     """`steps` of runs like this one, compiled.
 
@@ -178,11 +229,15 @@ def compile_steps(
       states: one for each run, which every call donates.
       shapes: the shapes of one run's arguments, one of the feed's `train_shapes`.
       looped: as in `steps`.
+      traced: called when only XLA's work is left.
     """
     size = len(states)
     arguments = tuple(states), (shapes,) * size, (run.root,) * size, 1
     with jax.default_matmul_precision(run.config.matmul_precision):
-        return steps(run, looped=looped).lower(*arguments).compile()
+        lowered = steps(run, looped=looped).lower(*arguments)
+        if traced is not None:
+            traced()
+        return lowered.compile()
 
 
 def steps(run: DataRun, *, looped: bool) -> jax.stages.Wrapped:

@@ -20,7 +20,7 @@ class Record:
     Attributes:
       redrawn: the number of weights resampled so far.
       seconds: by phase, for all runs in the program; "first step" is the time since
-        the last start.
+        the last start, "waiting for data" is part of "training" (`waiting`).
       validation_accuracy: after each epoch so far, in %.
       position: the position of the feed.
       validation_loss: after each epoch so far.

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -24,7 +24,9 @@ from iterand_jax.training.record import (
     record_of,
 )
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.startup import Startup
 from iterand_jax.training.step import State
+from iterand_jax.training.waiting import PHASE as WAITING
 from iterand_jax.trees import sha256
 
 MISSING_FILE = "missing_words.txt"
@@ -36,6 +38,20 @@ Callback = Callable[[dict[str, Any]], None]
 
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite."""
+
+
+class _Timed(NamedTuple):
+    """A log line: its step, and the seconds of training and of waiting until then."""
+
+    step: int
+    training: float
+    waiting: float
+
+    @classmethod
+    def at(cls, step: int, clock: Clock) -> "_Timed":
+        """What a clock shows now."""
+        seconds = clock.seconds
+        return cls(step, seconds.get("training", 0.0), seconds.get(WAITING, 0.0))
 
 
 class Replica:
@@ -148,16 +164,24 @@ class Replica:
 
         hosts.from_first(write)
 
-    def open_log(self, clock: Clock) -> None:
-        """Continues the log of the workdir; seconds come from the clock of the loop."""
+    def prepare_log(self, clock: Clock, startup: Startup) -> None:
+        """Plans the log of the workdir; seconds come from the clock of the loop."""
         step = int(self.state.step)
         self._clock = clock
         log = MetricsLog if hosts.is_first() else SilentLog
-        with hosts.together():
-            self._log = BackgroundLog(log(self._workdir, from_step=step))
+
+        def opened() -> MetricsLog:
+            with startup.part("log"):
+                return log(self._workdir, from_step=step)
+
+        self._log = BackgroundLog(opened)
         self._masks = self.run.abstract_masks if self.run.has_churn else None
-        now = step, clock.seconds.get("training", 0.0)
+        now = _Timed.at(step, clock)
         self._timed = {"step": now, "epoch": now}
+
+    def open_log(self) -> None:
+        """Continues the log, in a thread; what is written waits for it."""
+        self._log.open()
 
     def close(self) -> None:
         """Closes the log."""
@@ -234,16 +258,17 @@ class Replica:
 
     def _common(self, kind: str, numbers: Numbers, step: int) -> dict[str, float]:
         """The fields of every record; speed is that of training since the last one."""
-        timed, seconds = self._timed[kind]
-        self._timed[kind] = step, self._clock.seconds["training"]
-        examples = self.run.examples(step) - self.run.examples(timed)
-        return {
+        last, now = self._timed[kind], _Timed.at(step, self._clock)
+        self._timed[kind] = now
+        examples = self.run.examples(step) - self.run.examples(last.step)
+        fields = {
             "learning_rate": numbers.learning_rate,
-            "examples_per_second": round(
-                examples / (self._timed[kind][1] - seconds), 1
-            ),
+            "examples_per_second": round(examples / (now.training - last.training), 1),
             "redrawn": self.record.redrawn,
         }
+        if WAITING in self._clock.seconds:
+            fields["waiting_seconds"] = round(now.waiting - last.waiting, 3)
+        return fields
 
     def save(self, copied: State, step: int) -> None:
         """Saves a checkpoint of a copy of the state, in the background."""

@@ -153,11 +153,12 @@ def _train(
         _check_built(list(built.values())[-1:])
         with workdirs.claimed({workdir: config}):
             return stages.train(config, built, workdir, callbacks)
-    left = {
-        folder: building.build(own, source, given)
-        for folder, own in members.items()
-        if workdirs.finished_result(folder, own) is None
-    }
+    with startup.part("network"):
+        left = {
+            folder: building.build(own, source, given)
+            for folder, own in members.items()
+            if workdirs.finished_result(folder, own) is None
+        }
     _check_built(list(left.values()))
     for folder, run in left.items():
         with hosts.together():

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from iterand_jax.data import datasets, decoded, sources
-from iterand_jax.runtime import compilation
+from iterand_jax.runtime import compilation, parts
 from tests import helpers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
@@ -154,11 +154,15 @@ def decoded_images(monkeypatch):
 
 
 def test_images_are_decoded_once(prepared, own_cache, monkeypatch):
-    images = decoded_images(monkeypatch)
-    first = datasets.open_source("cifar10", str(prepared)).read("train")
+    images, told = decoded_images(monkeypatch), []
+    with parts.heard(lambda name, begun: told.append(name)):
+        first = datasets.open_source("cifar10", str(prepared)).read("train")
     assert len(images) == 7
-    again = datasets.open_source("cifar10", str(prepared)).read("train")
+    assert told == ["data decode", "data keep"]
+    with parts.heard(lambda name, begun: told.append(name)):
+        again = datasets.open_source("cifar10", str(prepared)).read("train")
     assert len(images) == 7
+    assert told[2:] == ["data read"]
     for before, after in zip(first, again, strict=True):
         np.testing.assert_array_equal(before, after)
         assert after.dtype == before.dtype

@@ -87,7 +87,8 @@ def test_a_log_that_cannot_be_opened_leaves_nothing_open(tmp_path):
 
 
 def test_a_log_in_the_background_is_whole_once_it_is_waited_for(tmp_path):
-    log = BackgroundLog(MetricsLog(tmp_path, from_step=0))
+    log = BackgroundLog(lambda: MetricsLog(tmp_path, from_step=0))
+    log.open()
     for step in range(200):
         log.write(LINE | {"step": step})
     log.wait()
@@ -115,7 +116,8 @@ class Failing(SilentLog):
 
 def test_a_log_in_the_background_writes_nothing_after_a_failure_and_says_so_once():
     failing = Failing()
-    log = BackgroundLog(failing)
+    log = BackgroundLog(lambda: failing)
+    log.open()
 
     def write_many():
         for number in range(1, 1_000_000):
@@ -127,6 +129,23 @@ def test_a_log_in_the_background_writes_nothing_after_a_failure_and_says_so_once
     assert failing.records == [1, 2]
     log.close()
     assert failing.closed
+
+
+def test_a_log_in_the_background_that_cannot_be_opened_says_so_once(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    log = BackgroundLog(lambda: MetricsLog(tmp_path, from_step=0))
+    log.open()
+    log.write(LINE)
+    with pytest.raises(OSError, match="tensorboard cannot be written: File exists"):
+        log.wait()
+    log.write(LINE)
+    log.close()
+    assert read_lines(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_log_in_the_background_that_was_not_opened_is_closed(tmp_path):
+    BackgroundLog(lambda: MetricsLog(tmp_path, from_step=0)).close()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_laps_are_all_the_time_that_no_phase_has(monkeypatch):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from iterand_jax.runtime import compilation
+from iterand_jax.runtime import compilation, hosts
 from iterand_jax.training import loop, printed, startup
 from iterand_jax.training.programs import Programs, compile_programs
 from iterand_jax.training.train import train_config
@@ -19,7 +19,8 @@ def test_a_result_has_the_parts_of_its_start(tiny_config, tmp_path):
     result = train_config(tiny_config(epochs=1), str(tmp_path))
     parts = result["startup"]
     programs = {"step", "refresh", "numbers", "log", "copy", "evaluation"}
-    others = {"imports", "device", "dataset", "state", "reading", "log"}
+    others = {"imports", "device", "dataset", "network", "state", "reading", "log"}
+    others |= {"data copy", "data repeats"}
     names = {f"program {name}" for name in programs} | others | {"first dispatch"}
     assert parts.keys() == names
     for name, part in parts.items():
@@ -31,7 +32,11 @@ def test_a_result_has_the_parts_of_its_start(tiny_config, tmp_path):
     begin = parts["first dispatch"]["begin"]
     assert begin >= parts["program step"]["end"]
     assert begin >= parts["reading"]["end"]
+    # With two cores nothing else is begun before the first step is done.
     end = parts["first dispatch"]["end"]
+    for name in {"log"} | {f"program {one}" for one in programs - {"step"}}:
+        if name == "log" or hosts.cores() <= 2:
+            assert parts[name]["begin"] >= end
     assert end == pytest.approx(result["seconds"]["first step"], abs=0.01)
     assert "; first dispatch " in printed.summary(result, tmp_path)
     del result["startup"]  # of an earlier version
@@ -86,6 +91,35 @@ def test_a_run_that_ends_early_compiles_nothing_more(
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join(60)
     assert late == []
+
+
+@pytest.mark.parametrize("cores", [2, 8])
+def test_the_step_is_traced_before_other_programs_begin(
+    cores, tiny_config, monkeypatch
+):
+    """And with few cores they begin when they are told to, or when one is needed."""
+    monkeypatch.setattr(hosts, "cores", lambda: cores)
+    built = build(tiny_config())
+    start = startup.Startup()
+    state = jax.jit(built.init_state)(built.root)
+    programs = compile_programs(built, [state], start)
+    assert programs.steps
+    if cores == 2:
+        assert start.parts.keys() == {"program step"}
+        programs.begin_others()
+    programs.wait()
+    step = start.parts["program step"]
+    traced = step["begin"] + step["traced"]
+    assert len(start.parts) == 6
+    for name, part in start.parts.items():
+        assert name == "program step" or part["begin"] >= traced - 0.01
+
+
+def test_a_log_that_cannot_be_opened_ends_the_run_in_one_line(tiny_config, tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(OSError, match="tensorboard cannot be written: File exists"):
+        loop.train_and_evaluate(build(tiny_config(epochs=1)), tmp_path)
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_what_fails_to_compile_is_an_error_of_who_asks_for_it(tiny_config, monkeypatch):

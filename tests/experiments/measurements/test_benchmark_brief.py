@@ -1,6 +1,9 @@
 """The brief benchmark keeps its deadline, and writes what it has as it goes."""
 
+import functools
 import json
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,32 +13,158 @@ from experiments.measurements import benchmark_brief as brief
 from experiments.measurements import benchmark_runs
 
 
-def test_a_part_that_would_end_after_the_deadline_is_left_out(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(brief.time, "perf_counter", lambda: now[0])
+class Clock:
+    """Parts that take seconds of a clock of their own; none of them is late."""
 
-    def taking(seconds):
-        def part():
-            now[0] += seconds
-            return {"step": {"median": 2e-3, "fastest": 1e-3, "slowest": 4e-3}}
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(brief.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(brief, "_within", self._within)
+
+    def _within(self, seconds, function):
+        end = self.now + seconds
+        found = function()
+        if self.now > end:
+            self.now = end
+            raise TimeoutError
+        return found
+
+    def taking(self, seconds, found=None, told=None):
+        def part(tell, left):
+            if told:
+                tell(told)
+            self.now += seconds
+            return found or {"step": {"median": 2e-3, "fastest": 1e-3, "slowest": 4e-3}}
 
         return part
 
-    def failing():
-        now[0] += 1
+
+def measure(monkeypatch, parts, seconds):
+    """The record of parts, (name, kind, expected seconds, function), and what grew."""
+    made = [brief.Part(name, (name,), *rest) for name, *rest in parts]
+    monkeypatch.setattr(brief, "_parts", lambda *_: iter(made))
+    seen = []
+    record = brief.measure(seconds=seconds, written=lambda r: seen.append(dict(r)))
+    return record, seen
+
+
+def test_a_part_is_left_out_only_if_it_would_end_late_itself(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+
+    def failing(tell, left):
+        clock.now += 1
         raise MemoryError("17 GiB")
 
-    parts = [("a", taking(40)), ("b", failing), ("c", taking(20)), ("d", taking(1))]
-    monkeypatch.setattr(brief, "_parts", lambda quick, peer, record: iter(parts))
-    seen = []
-    record = brief.measure(seconds=100, written=lambda r: seen.append(dict(r)))
-    assert record["left_out"] == ["d"]  # at 61 s, as a part may take 40
+    parts = [
+        ("a", "runs", 40, clock.taking(40, told={"step, one call": 2.5})),
+        ("b", "programs", 5, failing),
+        ("c", "runs", 70, clock.taking(70)),
+        ("d", "programs", 20, clock.taking(20)),
+        ("e", "runs", 10, clock.taking(10)),
+    ]
+    record, seen = measure(monkeypatch, parts, 100)
+    assert record["left_out"] == ["c"]
+    assert (record["seconds"], record["given_up"]) == (71, [])
     assert record["b"] == {"error": "MemoryError: 17 GiB"}
-    assert [len(r) for r in seen] == [3, 4, 5, 5]  # after each part, and at the end
+    assert record["a"].keys() == {"step, one call", "step"}
+    assert [len(r) for r in seen] == [4, 4, 5, 6, 7, 7]  # each line, and at the end
     printed = capsys.readouterr().out
+    assert "[    0 s] a: step, one call: 2.5" in printed
     assert "[   40 s] a: step" in printed
     assert "2.0000 ms  (1.0000 to 4.0000)" in printed
-    assert "d: left out" in printed
+    assert "c: left out, as it is expected to take 70 s" in printed
+
+
+def test_what_parts_of_a_kind_took_scales_what_later_ones_are_expected_to(
+    monkeypatch,
+):
+    clock = Clock(monkeypatch)
+    parts = [
+        ("a", "runs", 20, clock.taking(60)),  # three times as long
+        ("b", "runs", 15, clock.taking(45)),
+        ("c", "programs", 15, clock.taking(15)),
+        ("d", "runs", 5, clock.taking(15)),
+    ]
+    record, _ = measure(monkeypatch, parts, 100)
+    assert record["left_out"] == ["b"]
+    assert record["seconds"] == 90
+
+
+def test_what_still_runs_after_the_deadline_is_given_up(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    parts = [
+        ("a", "programs", 20, clock.taking(900, told={"first": 1})),
+        ("b", "programs", 1, clock.taking(1)),
+    ]
+    record, _ = measure(monkeypatch, parts, 100)
+    assert record["seconds"] == 100 + brief.GRACE
+    assert record["a"] == {"first": 1, "error": "given up after 105 s"}
+    assert (record["given_up"], record["left_out"]) == (["a"], ["b"])
+
+
+SHORT = [
+    "conv6: steps",
+    "resnet18: steps",
+    "resnet18: phases",
+    "resnet18: profile",
+    "digits: runs, without a cache",
+]
+DECISIVE = [*SHORT, "conv6: runs, without a cache", "conv6: profile"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slower", "kept"),
+    [
+        (200, {}, DECISIVE),
+        (200, {"runs": 2}, [*SHORT, "conv6: profile"]),
+        (200, {"programs": 2}, ["conv6: steps", "resnet18: steps", "resnet18: phases"]),
+        (200, {"conv6: runs, without a cache": 9}, SHORT),
+        (500, {}, [*DECISIVE, "resnet18: runs, without a cache", "resnet50: imagenet"]),
+        (650, {}, [name for name in brief.EXPECTED if "peer" not in name]),
+    ],
+)
+def test_so_many_seconds_keep_the_decisive_parts(
+    seconds, slower, kept, monkeypatch, tmp_path
+):
+    """With the times that parts took on an H200, and some of them slower."""
+    clock = Clock(monkeypatch)
+
+    def real(part, left):
+        factor = slower.get(part.name, slower.get(part.kind, 1))
+        took = part.expected * factor
+        if part.kind == "runs" and took > left:  # the process is killed
+            clock.now += left
+            raise RuntimeError("killed")
+        clock.now += took
+        return {"median": 1}
+
+    planned = brief._parts
+
+    def parts(*arguments):
+        for part in planned(*arguments):
+            measured = functools.partial(lambda p, tell, left: real(p, left), part)
+            yield part._replace(measure=measured)
+
+    monkeypatch.setattr(brief, "_parts", parts)
+    monkeypatch.setattr(brief.synthetic, "build", print)
+    record = brief.measure(seconds=seconds, written=lambda record: None)
+    assert record["seconds"] <= seconds + brief.GRACE
+    for name in kept:
+        found = record
+        for key in (name,) if name in record else name.split(", "):
+            found = found[key]
+        assert found == {"median": 1}
+    assert not {*kept} & {*record["left_out"], *record["given_up"]}
+
+
+def test_a_function_that_does_not_end_is_not_waited_for():
+    stop = threading.Event()
+    with pytest.raises(TimeoutError):
+        brief._within(0.05, lambda: stop.wait(60))
+    stop.set()
+    assert brief._within(60, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        brief._within(60, lambda: 1 / 0)
 
 
 def test_the_profile_of_two_steps_counts_kernels_of_streams_of_the_device():
@@ -64,8 +193,9 @@ def test_the_profile_of_two_steps_counts_kernels_of_streams_of_the_device():
 
 
 @pytest.mark.slow
-def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command):
-    assert command(benchmark, "--seconds=600", "--quick", f"--out={tmp_path}") == 0
+def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command, monkeypatch):
+    monkeypatch.setattr(benchmark.cli, "started", time.perf_counter)
+    assert command(benchmark, "--seconds=3600", "--quick", f"--out={tmp_path}") == 0
     (out,) = tmp_path.glob("*-brief.json")
     found = json.loads(out.read_text())
     assert found["left_out"] == []
@@ -90,7 +220,7 @@ def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command):
     assert "conv2: steps: iterand, as it is" in capsys.readouterr().out
 
 
-def test_the_loop_of_a_run_is_compared_with_its_program(monkeypatch):
+def test_the_loop_of_a_run_is_compared_with_its_program(monkeypatch, tmp_path):
     result = {
         "seconds": {"first step": 3.0, "training": 1.5, "evaluation": 0.5},
         "startup": {"data": {"begin": 0.25, "end": 1.0}},
@@ -98,16 +228,29 @@ def test_the_loop_of_a_run_is_compared_with_its_program(monkeypatch):
     }
     monkeypatch.setattr(benchmark_runs, "_run", lambda *_: (7.0, result))
     record = {"conv6: steps": {"iterand, as it is": {"median": 1e-3}}}
-    assert brief._runs("conv6", record)["with a cache"] == {
+    cold, warm = benchmark_runs.CACHES
+    found = brief._runs("conv6", cold, record, tmp_path, print, 60.0)
+    assert found == {
         "process (s)": 7.0,
         "first step (s)": 3.0,
         "loop (ms a step)": 2.0,
         "loop / program": 2.0,
         "start (s)": {"data": [0.25, 1.0]},
     }
-    assert "loop / program" not in brief._runs("conv6", {})["with a cache"]
+    with pytest.raises(RuntimeError, match="no run has filled its cache"):
+        brief._runs("conv6", warm, record, tmp_path, print, 60.0)
+    record = {"conv6: runs": {cold: found}}
+    again = brief._runs("conv6", warm, record, tmp_path, print, 60.0)
+    assert "loop / program" not in again
 
 
-def test_a_run_that_fails_says_its_last_line():
+def test_a_run_that_fails_says_its_last_line(tmp_path):
     with pytest.raises(RuntimeError, match=r"status 2: .*there is no config nope"):
-        benchmark_runs.whole_runs("nope", {})
+        benchmark_runs.whole_run("nope", {}, tmp_path)
+
+
+def test_a_run_is_killed_when_its_time_is_over(tmp_path):
+    begun = time.perf_counter()
+    with pytest.raises(RuntimeError, match="killed after 1 s, as the time was over"):
+        benchmark_runs.whole_run("digits", {}, tmp_path, most=1.0)
+    assert time.perf_counter() - begun < 30
