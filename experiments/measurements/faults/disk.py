@@ -68,8 +68,8 @@ def trials(count: int, seed: int, folder: Path) -> Iterator[Trial]:
     """
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # all programs
-    # Of a given cache XLA says at length that its programs may be another machine's; JAX
-    # has set a lower level in this process already.
+    # Of a given cache XLA says that its programs may be another machine's; JAX has
+    # set a lower level in this process already.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     first = _run(folder / "first")
     if first != Ended(0, []):
