@@ -334,7 +334,7 @@ def _size(run: DataRun) -> int:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, again="starts again", cached=False)
+    cli.run(main, define_flags, again="starts again", cached=False, unwinds=True)
 
 
 if __name__ == "__main__":

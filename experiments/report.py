@@ -21,6 +21,7 @@ from experiments.reports.metrics import METRICS
 from experiments.sweeps import costs, ledger
 from iterand_jax.runtime import cli
 from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.pictures import save
 
 PAGE = """# What was run of the paper's tables and figures
 
@@ -94,10 +95,10 @@ def write(
         if version.lines:
             if _has_places(experiment, version):
                 path = folder / _picture(experiment, version)
-                figures.draw(experiment, version).savefig(path, dpi=110)
+                save(figures.draw(experiment, version), path, dpi=110)
             if learning.drawable(version):
                 path = folder / _picture(experiment, version, "_learning")
-                learning.draw(experiment, version).savefig(path, dpi=110)
+                save(learning.draw(experiment, version), path, dpi=110)
     text = "\n\n".join(sections(experiment, found, known, drawn=True)) + "\n"
     write_atomically(folder / f"{experiment.name}.md", text)
 

@@ -242,7 +242,7 @@ def _fingerprint(dataset: str, data_dir: str | None) -> str | None:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, positional=1)
+    cli.run(main, define_flags, positional=1, prints_result=False)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from experiments.theorem.measurements import (
 )
 from iterand_jax import theory
 from iterand_jax.runtime import cli
+from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.pictures import save
 
 TEMPLATE = Path(__file__).with_name("theorem") / "template.md"
 
@@ -56,9 +58,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():
         figure = draw(data[name])
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        save(figure, folder / f"{name}.png", dpi=110)
         plt.close(figure)
-    (out / "theory.md").write_text(page)
+    write_atomically(out / "theory.md", page)
     print(f"wrote {out / 'theory.md'}")
 
 

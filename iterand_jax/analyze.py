@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from iterand_jax.runtime import cli
+from iterand_jax.runtime.files import check_written
 
 
 def define_flags() -> None:
@@ -41,6 +42,10 @@ def main() -> None:
         raise ValueError(f"no such ticket: {ticket}")
     folder = Path(workdir) if workdir else places.folder(ticket)
     output = Path(flags.FLAGS.output or folder / "analysis.png")
+    try:
+        check_written(output)  # before any work
+    except OSError as error:
+        raise ValueError(f"cannot write {output}: {error.strerror}") from error
     found = report.report(
         workdir or ticket, flags.FLAGS.other or None, step=flags.FLAGS.step
     )

@@ -98,6 +98,7 @@ def run() -> None:
         required=("network", "output"),
         positional=1,
         again="starts again",
+        prints_result=False,
         loads=("iterand_jax.tickets.conversion",),
     )
 

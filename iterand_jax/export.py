@@ -95,6 +95,7 @@ def run() -> None:
         main,
         define_flags,
         again="starts again",
+        prints_result=False,
         loads=("iterand_jax.training.exporting",),
     )
 

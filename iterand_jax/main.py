@@ -64,7 +64,7 @@ def run() -> None:
         main,
         define_flags,
         more_help=more_help,
-        again="starts again",
+        again="starts or continues the run",
         loads=("iterand_jax.training.train",),
         prints_result=False,
     )

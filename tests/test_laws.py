@@ -325,8 +325,8 @@ def cells():
             if in_turn or small:
                 slow = in_turn and small
                 mark = pytest.mark.slow if slow else pytest.mark.exhaustive
-                told = "-".join((name, of, *scope, distribution))
-                yield pytest.param(name, of, scope, distribution, marks=mark, id=told)
+                label = "-".join((name, of, *scope, distribution))
+                yield pytest.param(name, of, scope, distribution, marks=mark, id=label)
 
 
 @pytest.mark.parametrize(("name", "of", "scope", "distribution"), [*cells()])

@@ -6,13 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from absl import flags
 
-from iterand_jax import main
+from iterand_jax import analyze, convert, main
 from iterand_jax.configs import default, load
 from iterand_jax.runtime import cli, files, streams
 from iterand_jax.training import checkpoint_folder, fields, memory
@@ -62,6 +64,186 @@ def test_ctrl_c_while_libraries_load_is_one_line():
     done = helpers.python("-c", script)
     assert done.returncode == 130
     assert done.stderr == "interrupted while starting; nothing was begun\n"
+
+
+COMMAND = """
+import gc, os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.orig_argv[1:] = ["-m", "iterand_jax.main"]
+from iterand_jax.runtime import early
+
+def interrupt(*arguments):
+    if done:
+        return
+    done.append(True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
+done = []
+early.ready("interrupted; words")
+"""
+"""What a process of a command has done before main is called."""
+
+
+def test_ctrl_c_in_a_callback_that_drops_errors_ends_a_command():
+    """As JAX's at each collection: a KeyboardInterrupt would be printed and dropped."""
+    done = helpers.python(
+        "-c", COMMAND + "gc.callbacks.append(interrupt); gc.collect(); time.sleep(60)"
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted; words\n")
+
+
+def test_ctrl_c_is_raised_where_something_is_undone_and_not_dropped(tmp_path):
+    script = """
+try:
+    with early.unwinding():
+        gc.callbacks.append(interrupt)
+        gc.collect()
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("undone")
+interrupt(done.clear())
+"""
+    done = helpers.python("-c", COMMAND + script)
+    assert (done.returncode, done.stdout) == (130, "undone\n")
+    assert done.stderr == "interrupted; words\n"
+
+
+def test_ctrl_c_through_an_exec_leaves_the_status_as_it_is(tmp_path):
+    """Python itself would end by the signal, as pymain_run_module does then."""
+    script = """
+try:
+    with early.unwinding():
+        exec("interrupt()")
+except KeyboardInterrupt:
+    early.decided(130)
+    sys.exit(130)
+"""
+    (tmp_path / "module.py").write_text(COMMAND + script)
+    done = shell(
+        f"cd {tmp_path} && {sys.executable} -m module",
+        env=os.environ | {"PYTHONPATH": str(helpers.ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_ctrl_c_while_a_command_ends_leaves_its_status():
+    done = helpers.python("-c", COMMAND + "early.decided(3); interrupt()")
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_ctrl_c_says_what_a_run_has_saved():
+    script = (
+        "import tqdm\nbar = tqdm.tqdm(total=3)\nwith early.saying(lambda: 'saved'):\n"
+        "    interrupt()"
+    )
+    done = helpers.python("-c", COMMAND + script)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "saved"
+
+
+@pytest.mark.parametrize("where", ["ours", "another"])
+def test_ctrl_c_of_experiments_is_ours_if_they_are(where, tmp_path):
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.orig_argv[1:] = ['-m', 'experiments.run']; import experiments, "
+        "iterand_jax; print(signal.getsignal(signal.SIGINT).__name__)"
+    )
+    if where == "another":
+        (tmp_path / "experiments").mkdir()
+        (tmp_path / "experiments" / "__init__.py").write_text("")
+        script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); " + script
+    expected = {"ours": "_leave\n", "another": "default_int_handler\n"}
+    assert helpers.printed("-c", script) == expected[where]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["iterand_jax.export", "experiments.benchmark"])
+def test_ctrl_c_in_the_first_seconds_of_a_command_is_one_line(module):
+    with helpers.started("-m", module, "--workdir=none") as process:
+        while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err == "interrupted while starting; nothing was begun\n"
+
+
+def test_a_closed_stdout_is_one_line():
+    done = shell(f"{sys.executable} -m iterand_jax --help >&-")
+    expected = "error: stdout cannot be written: it is closed\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
+@pytest.mark.slow
+def test_what_is_only_printed_fails_without_stdout_and_files_do_not(
+    tiny_config, tmp_path
+):
+    train_config(tiny_config(epochs=1), str(tmp_path))
+    given = f"--workdir={tmp_path} >&-"
+    done = shell(f"{sys.executable} -m iterand_jax.evaluate {given}")
+    expected = "error: stdout cannot be written: it is closed\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+    done = shell(f"{sys.executable} -m iterand_jax.export {given}")
+    expected = "stdout cannot be written: it is closed; what was printed is lost\n"
+    assert (done.returncode, done.stderr) == (0, expected)
+    assert (tmp_path / "ticket.safetensors").exists()
+
+
+def of_another_kind(path, kind):
+    """Puts what is not a regular file at a path."""
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        target = path.with_name("target")
+        if kind == "a symbolic link to":
+            target.write_text("of the user")
+        path.symlink_to(target)
+
+
+KINDS = ("a named pipe", "a folder", "a symbolic link to", "a symbolic link")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", ["", ".tmp"])
+def test_only_a_regular_file_is_replaced(kind, suffix, tmp_path):
+    path = tmp_path / f"file{suffix}"
+    of_another_kind(path, kind)
+    before = path.lstat()
+    for write in (
+        lambda: files.write_atomically(tmp_path / "file", "text"),
+        lambda: files.appended(path),
+        lambda: files.replace(tmp_path / "other", path),
+    ):
+        with pytest.raises(FileExistsError, match=f"it is {kind}.*'{path}'"):
+            write()
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (
+        before.st_ino,
+        before.st_mode,
+    )
+    if kind == "a symbolic link to":
+        assert (tmp_path / "target").read_text() == "of the user"
+    else:
+        assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    files.write_atomically(tmp_path / "link" / "file", "text")
+    assert (tmp_path / "disk" / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_command_refuses_such_an_output_in_one_line(kind, tmp_path, fails):
+    of_another_kind(tmp_path / "out", kind)
+    given = f"--output={tmp_path / 'out'}"
+    fails(analyze, ["--workdir=w", given], "cannot write", f"it is {kind}")
+    (tmp_path / "state").write_text("")
+    one = [str(tmp_path / "state"), "--network=conv2", given]
+    fails(convert, one, "cannot write", f"it is {kind}")
 
 
 def test_importing_the_library_leaves_ctrl_c_alone():
@@ -124,9 +306,11 @@ def test_what_orbax_logs_of_a_failed_save_is_not_printed(tmp_path, capfd):
     assert checkpoint_folder.saved_steps(tmp_path / "checkpoints") == []
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_names_the_file(tmp_path):
-    (tmp_path / "result.json.tmp").symlink_to("/dev/full")
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
     path = tmp_path / "result.json"
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         files.write_atomically(path, "{}")

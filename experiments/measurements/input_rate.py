@@ -159,7 +159,7 @@ def photographs(number: int, height: int = 375, width: int = 500) -> Iterator[by
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, again="starts again")
+    cli.run(main, define_flags, again="starts again", unwinds=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from absl import flags
 
 from experiments.measurements import records
 from iterand_jax.runtime import cli
-from iterand_jax.runtime.pictures import new_figure
+from iterand_jax.runtime.pictures import new_figure, save
 from iterand_jax.training.logs import read_lines
 
 RECORD = Path("results/long_runs.json")
@@ -121,7 +121,7 @@ def draw(runs: Runs, path: Path) -> None:
     axes.legend(fontsize=7, frameon=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    save(figure, path, dpi=110)
 
 
 def define_flags() -> None:

@@ -272,7 +272,7 @@ def main() -> None:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, again="starts again")
+    cli.run(main, define_flags, again="starts again", unwinds=True)
 
 
 if __name__ == "__main__":

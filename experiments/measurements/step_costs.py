@@ -163,7 +163,7 @@ def _peak(step: jax.stages.Compiled) -> float:
 
 def run() -> None:
     """Runs the command; ends the process."""
-    cli.run(main, define_flags, again="starts again", cached=False)
+    cli.run(main, define_flags, again="starts again", cached=False, unwinds=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 
 from experiments.paper.experiment import full_epochs
 from experiments.sweeps.runs import Run
+from iterand_jax.runtime.files import appended
 from iterand_jax.runtime.locks import alone
 from iterand_jax.training.config_json import completed, differences, to_json
 from iterand_jax.training.fields import shown
@@ -180,7 +181,7 @@ def append(path: Path, line: Line) -> bool:
         if _key(line) in held:
             return False
         content = json.dumps(line, sort_keys=True).encode() + b"\n"
-        with path.open("ab") as file:
+        with appended(path) as file:
             if path.read_bytes()[-1:] not in (b"", b"\n"):
                 content = b"\n" + content
             file.write(content)

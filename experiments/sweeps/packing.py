@@ -21,7 +21,7 @@ from typing import Any
 
 from experiments.sweeps import manifests
 from experiments.sweeps.plan import begun
-from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.files import check_written, replace, write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.training import provenance
 from iterand_jax.training.saved import one_line, read_config
@@ -43,10 +43,12 @@ def pack(workdirs: Path, file: Path) -> str:
     Raises:
       ValueError: there is none, one is being trained, or the file exists.
     """
+    check_written(file)
     if file.exists():
         raise ValueError(f"{file} exists: choose another file for --pack")
     # An earlier call that was killed has left this, maybe with claims, and no file.
     partial = file.with_name(f"{file.name}.partial")
+    check_written(partial)
     unsent = _packed_into(file, _digest(partial)) if partial.exists() else ""
     found = [
         path.parent
@@ -63,7 +65,7 @@ def pack(workdirs: Path, file: Path) -> str:
         digest = _digest(partial)
         for workdir in found:
             write_atomically(_claim(workdir), _packed_into(file, digest) + "\n")
-        partial.rename(file)
+        replace(partial, file)
     names = "\n".join(f"  {_described(workdir)}" for workdir in found)
     return f"{len(found)} unfinished runs in {file} (SHA-256 {digest}):\n{names}"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from iterand_jax.analysis.report import Report
-from iterand_jax.runtime.pictures import new_figure, set_title
+from iterand_jax.runtime.pictures import new_figure, save, set_title
 
 BLUE, RED, GREY = "#4c78a8", "#e45756", "#999999"
 COLUMNS = 100  # of steps in the colours of churn, at most
@@ -50,7 +50,7 @@ def draw(found: Report, path: Path) -> None:
     if found.other:
         figure.supxlabel(f"other: {found.other}", fontsize=9)
     try:
-        figure.savefig(path, dpi=120)
+        save(figure, path, dpi=120)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from iterand_jax.runtime import files
+
 CONNECT_SECONDS = 6
 READ_SECONDS = 30
 LOG_SECONDS = 30  # between progress lines if stderr is not a terminal
@@ -123,7 +125,7 @@ def _download(expected: Archive, path: Path) -> None:
             raise ConnectionError(
                 f"SHA-256 {found}, not the official {expected.sha256}"
             )
-        partial.replace(path)
+        files.replace(partial, path)
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"downloading {expected.url} failed: {error}") from error
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iterand_jax.runtime import compilation
+from iterand_jax.runtime import compilation, files
 from iterand_jax.runtime.parts import part
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -72,6 +72,6 @@ def _write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     try:
         with temporary.open("wb") as file:
             np.savez(file, images=images, labels=labels)
-        os.replace(temporary, path)
+        files.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

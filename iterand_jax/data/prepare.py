@@ -30,7 +30,7 @@ from iterand_jax.data.sources import (
     resolve_data_dir,
     tfds_builder,
 )
-from iterand_jax.runtime import cli, locks
+from iterand_jax.runtime import cli, early, locks
 
 Examples = Iterable[tuple[str | int, dict[str, Any]]]
 
@@ -72,7 +72,7 @@ def prepare(name: str, data_dir: str | None = None, archive: str | None = None) 
         files[file_name] = archives.locate(file_name, official, downloads, archive)
     lock = downloads / f"{name}.lock"
     message = f"waiting for the process that prepares {name}: {lock}"
-    with locks.alone(lock, while_waiting=message):
+    with early.unwinding(), locks.alone(lock, while_waiting=message):
         # Another process may have prepared it while this one waited.
         builder, prepared = tfds_builder(name, folder)
         if prepared:
@@ -241,6 +241,7 @@ def run() -> None:
         positional=1,
         more_help=lambda: f"Datasets:\n  {', '.join(_EXAMPLES)}",
         again="starts again",
+        prints_result=False,
     )
 
 

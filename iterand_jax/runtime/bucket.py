@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from iterand_jax.runtime import early
 from iterand_jax.runtime.remote import in_one_line, shown, store_of
 
 SECONDS = 30.0  # between copies
@@ -37,6 +38,11 @@ def mirrored(url: str, *, seconds: float = SECONDS) -> Iterator[Path]:
       ValueError: the URL cannot be read or written; the message says why.
       OSError: the last files could not be copied; the message names the folder.
     """
+    with early.unwinding():
+        yield from _mirrored(url, seconds)
+
+
+def _mirrored(url: str, seconds: float) -> Iterator[Path]:
     mirror = _Mirror(url)
     mirror.check_writable()
     with contextlib.ExitStack() as stack:

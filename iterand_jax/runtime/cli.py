@@ -141,6 +141,7 @@ def run(
     loads: Sequence[str] = (),
     prints_result: bool = True,
     cached: bool = True,
+    unwinds: bool = False,
 ) -> None:
     """Defines and parses the flags and calls main; ends the process.
 
@@ -152,11 +153,13 @@ def run(
     and --help: the text at the head of main's file, the flags, and `more_help()`.
 
     The modules that it `loads` are imported before main is called, which they would
-    delay: until they are, Ctrl-C ends the process at once (`early`).
+    delay. Ctrl-C ends the process at once, with one line (`early`), but for a run that
+    trains, which stops by itself, and but for a command that `unwinds`: it has to
+    remove a folder or to end processes first, and gets a KeyboardInterrupt.
 
-    Where stdout cannot be written, what is printed from there on is dropped, and a line
-    on stderr says so at the end. The status is then 1 for a command that
-    `prints_result`; a run goes on, and writes its results to files.
+    Where stdout cannot be written, being full or closed, what is printed from there on
+    is dropped, and a line on stderr says so at the end. The status is then 1 for a
+    command that `prints_result`; one whose result is in files, as a run, has status 0.
 
     Compiled programs are cached on disk, see `compilation.enable`, but for a command
     that measures compilation or compiled programs (`cached=False`).
@@ -165,10 +168,11 @@ def run(
     stderr and exit status 2. A run that stopped after saving ends with status 75 for
     SIGTERM and SIGHUP, and with 130 for Ctrl-C, each with a line that says what was
     saved; any other command that Ctrl-C ends prints what running it again does
-    (`again`). A process of a multi-process run that loses another one ends with status
-    75 too.
+    (`again`), and ends with 130 too. A process of a multi-process run that loses
+    another one ends with status 75.
     """
     logging.set_verbosity(logging.WARNING)
+    interrupted = f"interrupted; the same command {again}"
 
     def parse(arguments: list[str]) -> list[str]:
         known = {*flags.FLAGS}
@@ -207,8 +211,9 @@ def run(
                 user_code.import_named(name)
             for name in loads:
                 importlib.import_module(name)
-            early.ready()
-            with modes.fixed():
+            early.ready(interrupted)
+            undoing = early.unwinding() if unwinds else contextlib.nullcontext()
+            with undoing, modes.fixed():
                 return main(*arguments[1:])
         except Exception as error:
             status = _report_error(error)
@@ -221,12 +226,16 @@ def run(
                 at_once=hosts.reports_a_lost_process(error),
             )
 
-    with printing(result=prints_result):
-        try:
-            app.run(guarded, flags_parser=parse)
-        except KeyboardInterrupt:
-            print(f"interrupted; the same command {again}", file=sys.stderr)
-            hosts.leave(INTERRUPTED)
+    try:
+        with printing(result=prints_result):
+            try:
+                app.run(guarded, flags_parser=parse)
+            except KeyboardInterrupt:
+                print(interrupted, file=sys.stderr)
+                hosts.leave(INTERRUPTED)
+    except SystemExit as ended:
+        early.decided(ended.code)
+        raise
 
 
 @contextlib.contextmanager

@@ -1,47 +1,90 @@
-"""The first seconds of a command: Ctrl-C while libraries load, and closed streams.
+"""Ctrl-C from the first second of a command to its last, and closed streams.
 
 Imported before anything else is, and does nothing but in a process that runs a command
-of this package. Until `ready` is called, Ctrl-C ends the process with one
-line: an exception in the middle of an import can be swallowed by it, or come out as a
-long traceback, and nothing has been begun that could be lost.
+of this package, or of the `experiments` beside it.
+
+Ctrl-C ends such a process in the handler itself: it writes one line and leaves with
+status 130. A KeyboardInterrupt would be raised wherever Python happens to be: in an
+import it comes out as a long traceback; in a callback of the garbage collector, as
+JAX's, it is printed, dropped, and the run goes on to its end; and through an `exec`, as
+dataclasses use it, Python remembers it and ends by the signal, whatever status was
+asked for. A flag would be looked at only after compiling. Nothing is lost by leaving at
+once: what is on disk is whole after a kill at any moment, which is promised and tested
+anyway. Once a run trains, `signals.stop_requests` takes over, and saves its step; the
+second Ctrl-C comes here again.
+
+Only what has to be undone, as a copy in a temporary folder or a mirror of a bucket,
+is done inside `unwinding`, where Ctrl-C is a KeyboardInterrupt that is not dropped.
 """
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
-_PACKAGE = "iterand_jax"
+_PACKAGE, _BESIDE = "iterand_jax", "experiments"
+_AGAIN_SECONDS = 0.05
+_begun = False
+_words: Callable[[], str] = lambda: "interrupted while starting; nothing was begun"  # noqa: E731
+closed: set[str] = set()
+"""The names of the standard streams that were closed when the command began."""
 
 
 def _is_command() -> bool:
     """Whether this process runs a module of ours, as `python -m` or by its script."""
     words = sys.orig_argv[1:]
-    if "-m" in words[:-1]:
-        return words[words.index("-m") + 1].split(".")[0] == _PACKAGE
-    return Path(sys.argv[0] if sys.argv else "").name.split("-")[0] == _PACKAGE
+    if "-m" not in words[:-1]:
+        return Path(sys.argv[0] if sys.argv else "").name.split("-")[0] == _PACKAGE
+    package = words[words.index("-m") + 1].split(".")[0]
+    if package != _BESIDE:  # others have a package of this name, too
+        return package == _PACKAGE
+    folders = [*getattr(sys.modules.get(_BESIDE), "__path__", ())]
+    beside = Path(__file__).resolve().parents[2] / _BESIDE
+    return [Path(folder).resolve() for folder in folders] == [beside]
 
 
 def _leave(number: int, frame: object) -> NoReturn:
+    """Ends the process with one line; a second Ctrl-C meanwhile needs no words."""
+    del number, frame
+    signal.signal(signal.SIGINT, _leave_in_silence)
+    try:
+        text = _words()
+    except Exception:  # as of a folder that cannot be read any more
+        text = "interrupted"
+    # A bar that is shown has no end of its line yet.
+    bar = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    lines = "\n" * bool(getattr(bar, "_instances", ())) + text + "\n"
+    with contextlib.suppress(Exception):  # as of a write that is interrupted here
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(2, lines.encode(errors="replace"))
+    os._exit(INTERRUPTED)
+
+
+def _leave_in_silence(number: int, frame: object) -> NoReturn:
     del number, frame
     with contextlib.suppress(OSError):
-        os.write(2, b"interrupted while starting; nothing was begun\n")
+        os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
 
 
 def open_streams() -> None:
-    """Opens standard streams that are closed on the null device.
+    """Opens standard streams that are closed on the null device, and remembers them.
 
     Otherwise the next file that is opened would take their numbers, and get what is
     printed.
     """
-    for number in (0, 1, 2):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
+            closed.add(name)
             found = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             if found != number:
                 os.dup2(found, number)
@@ -53,15 +96,74 @@ def open_streams() -> None:
 
 def begin() -> None:
     """Opens closed streams, and makes Ctrl-C end the process in one line."""
+    global _begun
     open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _begun = True
         signal.signal(signal.SIGINT, _leave)
+        sys.unraisablehook = _not_dropped(sys.unraisablehook)
 
 
-def ready() -> None:
-    """Ctrl-C is a KeyboardInterrupt again: all is loaded, and work begins."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def ready(words: str) -> None:
+    """All is loaded, and work begins: what Ctrl-C says from here on."""
+    global _words
+    _words = lambda: words  # noqa: E731
+
+
+@contextlib.contextmanager
+def saying(words: Callable[[], str]) -> Iterator[None]:
+    """What Ctrl-C says inside; the function is called in the handler."""
+    global _words
+    before, _words = _words, words
+    try:
+        yield
+    finally:
+        _words = before
+
+
+@contextlib.contextmanager
+def unwinding() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt inside, for what has to be undone.
+
+    It is raised again where it was dropped, as in a callback of the garbage collector.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not _leave
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _leave)
+
+
+def _not_dropped(show: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def again(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            show(unraisable)
+            return
+        timer = threading.Timer(_AGAIN_SECONDS, _thread.interrupt_main)
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # Python is about to end
+            timer.start()
+
+    return again
+
+
+def decided(status: object) -> None:
+    """The command has ended with a status, which Ctrl-C leaves with from here on.
+
+    Python itself would end by the signal if a KeyboardInterrupt has ever passed through
+    an `exec` of a text, as that of `namedtuple`; the next one that ends well resets it.
+    """
+    if _begun and (status is None or isinstance(status, int)):
+        exec("")
+        code = status or 0
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(code))
 
 
 if _is_command():

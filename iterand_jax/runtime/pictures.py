@@ -1,6 +1,10 @@
 """Figures without a display and without changes to matplotlib's global state."""
 
+import io
+from pathlib import Path
 from typing import Any
+
+from iterand_jax.runtime.files import write_atomically
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -17,6 +21,17 @@ def new_figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save(figure: Any, path: Path, *, dpi: int) -> None:
+    """Writes a figure as PNG: all of it, or the file stays as it was.
+
+    Raises:
+      OSError: as `files.write_atomically`.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    write_atomically(path, content.getvalue())
 
 
 def set_title(figure: Any, text: str, size: float = 11) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from iterand_jax.runtime import early
 from iterand_jax.runtime.files import write_atomically
 
 
@@ -79,7 +80,7 @@ def fetched(url: str, what: str, most: int) -> Iterator[Path]:
         if max(size or 0, value or 0) > most:
             raise ValueError(too_large(most))
 
-    with tempfile.TemporaryDirectory() as folder:
+    with early.unwinding(), tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "file"
         try:
             about = store.info(path)
@@ -141,7 +142,7 @@ def sent(url: str, what: str) -> Iterator[Path]:
     'text'
     """
     store_of(url, what)  # before any work
-    with tempfile.TemporaryDirectory() as folder:
+    with early.unwinding(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "content"
         yield path
         files = sorted(path.iterdir()) if path.is_dir() else []

@@ -1,10 +1,13 @@
-"""Standard output that fails (a full disk): reported once, does not end a run."""
+"""Standard output that fails (full, or closed): reported once, does not end a run."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+from iterand_jax.runtime import early
 
 
 class Guarded:
@@ -14,14 +17,21 @@ class Guarded:
       failure: the error of that write; None while all were written.
     """
 
-    def __init__(self, stream: TextIO):
-        """Guards a stream."""
-        self._stream = stream
+    def __init__(self, stream: TextIO, *, closed: bool = False):
+        """Guards a stream.
+
+        Args:
+          stream: to guard.
+          closed: whether it was closed, and stands for nothing: writing to it fails.
+        """
+        self._stream, self._closed = stream, closed
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
         """Writes text, or drops it after a failure."""
         with self._guarding():
+            if self._closed and text:
+                raise OSError(errno.EBADF, "it is closed")
             self._stream.write(text)
         return len(text)
 
@@ -49,7 +59,8 @@ class Guarded:
 def guarded() -> Iterator[Guarded]:
     """Guards stdout and stderr inside; gives the guarded stdout."""
     before = sys.stdout, sys.stderr
-    out, err = Guarded(sys.stdout), Guarded(sys.stderr)
+    out = Guarded(sys.stdout, closed="stdout" in early.closed)
+    err = Guarded(sys.stderr)
     sys.stdout, sys.stderr = out, err
     try:
         yield out

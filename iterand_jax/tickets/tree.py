@@ -12,6 +12,7 @@ from jax import Array
 
 from iterand_jax.distributions import DISTRIBUTIONS
 from iterand_jax.runtime.checks import check_at_least, described
+from iterand_jax.runtime.files import check_written
 from iterand_jax.runtime.remote import is_url
 from iterand_jax.subnetwork import Subnetwork, check_sampling_rate
 from iterand_jax.tickets import container, places
@@ -276,7 +277,7 @@ def target(path: str | os.PathLike[str]) -> str | Path:
 
     Raises:
       ValueError: as `places.address`; a repository of the Hub; its folder is not there,
-        or it is a folder.
+        or it is no regular file.
     """
     name = places.address(path)
     places.check_written(name)
@@ -286,6 +287,8 @@ def target(path: str | os.PathLike[str]) -> str | Path:
     shown, parent = (places.printable(str(p)) for p in (found, found.parent))
     if not found.parent.is_dir():
         raise ValueError(f"cannot write {shown}: there is no folder {parent}")
-    if found.is_dir():
-        raise ValueError(f"cannot write the file {shown}: it is a folder")
+    try:
+        check_written(found)
+    except OSError as error:
+        raise ValueError(f"cannot write the file {shown}: {error.strerror}") from error
     return found

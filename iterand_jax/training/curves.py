@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from iterand_jax.runtime import files
-from iterand_jax.runtime.pictures import new_figure, set_title
+from iterand_jax.runtime.pictures import new_figure, save, set_title
 from iterand_jax.training import pruning
 from iterand_jax.training.logs import read_lines
 
@@ -66,8 +65,7 @@ def draw(workdir: Path, result: dict[str, Any], *, k_per: int | None) -> Path:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     path = workdir / "curves.png"
-    with files.named(path):
-        figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
     return path
 
 

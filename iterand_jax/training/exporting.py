@@ -11,6 +11,7 @@ import numpy as np
 
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.data.text import VOCABULARY_FILE, from_lines
+from iterand_jax.runtime import early
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
 from iterand_jax.tickets import formats, hub, onnx
@@ -280,7 +281,7 @@ def ticket_bytes(workdir: Path) -> int:
     run, state, _ = restore(workdir)
     ticket = ticket_of(run, state, words_of(workdir, config.to_dict()))
     check_params(run, state, ticket)
-    with tempfile.TemporaryDirectory() as folder:
+    with early.unwinding(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / FORMATS["ticket"]
         tickets.save(ticket, file)
         return file.stat().st_size

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.files import appended, write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 MOST_LISTED = 5  # damaged lines
@@ -150,7 +150,7 @@ class MetricsLog:
         if not damaged:
             return
         target = self._path.with_name("damaged_" + self._path.name)
-        with open(target, "ab") as file:
+        with appended(target) as file:
             file.writelines(line.content + b"\n" for line in damaged)
         for line in damaged[:MOST_LISTED]:
             _LOGGER.warning(

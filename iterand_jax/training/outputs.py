@@ -1,6 +1,7 @@
 """What an export writes, where, and how large it is."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 
 from iterand_jax.runtime import remote
+from iterand_jax.runtime.files import check_written
 from iterand_jax.tickets import formats, onnx, places
 from iterand_jax.tickets.ticket import Ticket
 
@@ -75,10 +77,14 @@ def opened(output: str, *, is_folder: bool) -> Iterator[Path]:
 def _check(output: Path, *, is_folder: bool) -> None:
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
-    if is_folder and output.exists() and not output.is_dir():
-        raise ValueError(f"cannot write the folder {output}: it is a file")
-    if not is_folder and output.is_dir():
-        raise ValueError(f"cannot write the file {output}: it is a folder")
+    if is_folder and os.path.lexists(output) and not output.is_dir():
+        raise ValueError(f"cannot write the folder {output}: it is no folder")
+    if not is_folder:
+        try:
+            check_written(output)
+        except OSError as error:
+            said = error.strerror
+            raise ValueError(f"cannot write the file {output}: {said}") from error
 
 
 def sizes(ticket: Ticket, arrays: dict[str, Any]) -> dict[str, str]:

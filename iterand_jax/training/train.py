@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from iterand_jax.data import datasets, prepare, sources
 from iterand_jax.data.sources import Source
-from iterand_jax.runtime import bucket, hosts, modes, remote
+from iterand_jax.runtime import bucket, early, hosts, modes, remote
 from iterand_jax.runtime.signals import InterruptedRunError
 from iterand_jax.training import config as configs
 from iterand_jax.training import (
@@ -81,19 +81,16 @@ def train_config(
                 **{f"the version of {n}": v for n, v in provenance.versions().items()},
             }
         )
-    with _folder_here(workdir) as folder:
+    with _folder_here(workdir) as folder, _interrupts_named(folder, config):
         result = workdirs.finished_result(folder, config)
         if result is not None:
             print("this run is finished already:")
         else:
-            with _interrupts_named(folder, config):
-                with startup.part("device"):
-                    jax.devices()
-                with startup.part("dataset"):
-                    source = _open_source(config, data_dir, given)
-                result = _train(
-                    config, source, folder, startup, callbacks, given, shared
-                )
+            with startup.part("device"):
+                jax.devices()
+            with startup.part("dataset"):
+                source = _open_source(config, data_dir, given)
+            result = _train(config, source, folder, startup, callbacks, given, shared)
         print(printed.summary(result, folder))
     return result
 
@@ -116,15 +113,25 @@ def _folder_here(workdir: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def _interrupts_named(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Says of a Ctrl-C before the first step, or of a second one, what is saved."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
+
+    def stopped() -> InterruptedRunError:
         folders = [own / "checkpoints" for own in workdirs.members(workdir, config)]
         steps = [max(saved_steps(folder), default=0) for folder in folders]
         # Replicas continue from a common step; the first stages may be finished.
         staged = config.method in procedures.PROCEDURES
         newest = max(steps) if staged else min(steps)
-        raise InterruptedRunError(newest, signal.SIGINT, saved=False) from error
+        return InterruptedRunError(newest, signal.SIGINT, saved=False)
+
+    def words() -> str:
+        if (workdir / "result.json").exists():
+            return "interrupted after the run had ended; the same command shows it"
+        return str(stopped())
+
+    try:
+        with early.saying(words):
+            yield
+    except KeyboardInterrupt as error:
+        raise stopped() from error
 
 
 def _open_source(config: ConfigDict, data_dir: str | None, given: Given) -> Source:

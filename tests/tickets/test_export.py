@@ -377,7 +377,7 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(name, untrained):
     there = untrained / "there"
     if name in exporting.FOLDERS:
         there.write_text("")
-        assert refused(there).endswith("it is a file")
+        assert refused(there).endswith("it is no folder")
     else:
         there.mkdir()
         assert refused(there).endswith("it is a folder")

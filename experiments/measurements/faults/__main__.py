@@ -89,7 +89,12 @@ def main() -> int:
 def run() -> None:
     """Runs the command; ends the process."""
     cli.run(
-        main, define_flags, required=("campaign",), again="starts again", cached=False
+        main,
+        define_flags,
+        required=("campaign",),
+        again="starts again",
+        cached=False,
+        unwinds=True,
     )
 
 
