@@ -241,27 +241,36 @@ class Clock:
     def __init__(self, seconds: dict[str, float]):
         """Starts from seconds measured before."""
         self.seconds = dict(seconds)
-        self._since = time.perf_counter()
+        self._aside = 0.0
+        self._since = self._now()
 
     def start(self) -> None:
         """Begins the time that the next `lap` adds, as does the end of a `measure`."""
-        self._since = time.perf_counter()
+        self._since = self._now()
 
     def lap(self, phase: str) -> None:
         """Adds the time since the last lap to a phase."""
-        now = time.perf_counter()
+        now = self._now()
         self.add(phase, now - self._since)
         self._since = now
 
     @contextlib.contextmanager
     def measure(self, phase: str) -> Iterator[None]:
         """Adds the time spent inside to a phase."""
-        start = time.perf_counter()
+        start = self._now()
         try:
             yield
         finally:
-            self._since = time.perf_counter()
+            self._since = self._now()
             self.add(phase, self._since - start)
+
+    def set_aside(self, phase: str, seconds: float) -> None:
+        """Adds seconds that have just passed to a phase, and to no other around it."""
+        self.add(phase, seconds)
+        self._aside += seconds
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._aside
 
     def add(self, phase: str, seconds: float) -> None:
         """Adds seconds to a phase."""

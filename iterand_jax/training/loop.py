@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,8 +148,10 @@ class _Trainer:
             states = [replica.state for replica in replicas]
             self._programs = compile_programs(run, states, startup)
             ended.callback(self._programs.cancel)
-        with self._clock.measure("compilation"):
-            assert self._programs.steps  # the time that was waited for them
+        # Whatever waits for a program, it is no time of training or of its like.
+        self._programs.waited = functools.partial(self._clock.set_aside, "compilation")
+        self._programs.waited(0.0)  # of a start that has all of them
+        assert self._programs.steps
         if run.config.report_memory:
             report = memory.report(
                 [replica.state for replica in replicas],

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -30,6 +31,7 @@ class Programs:
 
     Attributes:
       steps_per_dispatch: the maximum number of steps per call.
+      waited: called with the seconds of each wait of this kind.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Programs:
         self._made = made
         self._others, self._lock = others, threading.Lock()
         self.steps_per_dispatch = steps_per_dispatch
+        self.waited: Callable[[float], Any] = lambda seconds: None
 
     def begin_others(self) -> None:
         """Begins to compile what the first step does not need, unless it has begun."""
@@ -67,7 +70,13 @@ class Programs:
         """A program once it is compiled."""
         if name not in self._made:
             self.begin_others()
-        return self._made[name].result()
+        future = self._made[name]
+        if future.done():
+            return future.result()
+        begun = time.perf_counter()
+        program = future.result()
+        self.waited(time.perf_counter() - begun)
+        return program
 
     @property
     def steps(self) -> Mapping[Any, jax.stages.Compiled]:

@@ -185,3 +185,22 @@ def test_damaged_lines_are_named_and_set_aside_and_the_log_goes_on(tmp_path, cap
     assert path.read_bytes() == lines[0] + b"\n" + lines[-2] + b"\n"
     aside = (tmp_path / "damaged_metrics.jsonl").read_bytes()
     assert aside == b"".join(line + b"\n" for line in lines[1:-2])
+
+
+def test_what_is_set_aside_counts_in_no_other_phase(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: now[0])
+    clock = logs.Clock({"training": 10.0})
+    now[0] = 103.0
+    clock.set_aside("compilation", 2.0)
+    clock.lap("training")  # 3 seconds, 2 of them for a program
+    with clock.measure("re-randomization"):
+        now[0] = 110.0
+        clock.set_aside("compilation", 6.5)
+    now[0] = 111.0
+    clock.lap("training")
+    assert clock.seconds == {
+        "training": 12.0,
+        "compilation": 8.5,
+        "re-randomization": 0.5,
+    }
