@@ -15,12 +15,15 @@ from safetensors import numpy as safetensors
 
 import iterand_jax
 from iterand_jax import export
+from iterand_jax.configs import load
 from iterand_jax.data.datasets import open_source
 from iterand_jax.tickets import formats
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import exporting, outputs
+from iterand_jax.training.config import resolve
+from iterand_jax.training.config_json import to_json
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import restore
 from iterand_jax.trees import leaves_of
@@ -360,8 +363,8 @@ def test_a_run_is_pushed_and_loads_elsewhere_by_the_lines_on_its_card(run_of, tm
 @pytest.fixture
 def untrained(tmp_path):
     """The folder of a run without a checkpoint, which commands refuse."""
-    config = {"network": {"name": "resnet20"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    config = resolve(load("cifar_resnet20"))
+    (tmp_path / "config.json").write_text(to_json(config))
     return tmp_path
 
 
@@ -395,8 +398,7 @@ def test_the_command_says_in_one_line_that_a_folder_is_not_there(untrained):
 
 def test_a_format_that_the_network_cannot_have_is_refused_before_any_work(tmp_path):
     """There is no checkpoint yet, but the error names the format first."""
-    config = {"network": {"name": "conv2"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(to_json(resolve(load("digits"))))
     with pytest.raises(ValueError, match="for ResNets; the network is 'conv2'"):
         exporting.export(tmp_path, "torchvision", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -18,6 +18,7 @@ from iterand_jax.training.config import resolve
 from iterand_jax.training.config_json import to_json
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.replica import MISSING_FILE
+from iterand_jax.training.startup import Startup
 from iterand_jax.trees import leaves_of
 from tests import helpers
 
@@ -273,7 +274,7 @@ def test_a_wrong_file_is_refused_before_the_workdir_is_taken(
     )
     folder = tmp_path / "run"
     with pytest.raises(ValueError, match=message):
-        train._train(config, SOURCE, folder, None, (), building.NOTHING_GIVEN)
+        train._train(config, SOURCE, folder, Startup(), (), building.NOTHING_GIVEN)
     assert not folder.exists()
 
 
