@@ -186,16 +186,7 @@ def run(
             define_flags()
             print(flag_text.help_text(main, own(), required, more_help()))
             raise SystemExit(0)
-        try:
-            # Defining --config reads the file and applies its overrides already.
-            define_flags()
-            rest = flags.FLAGS(arguments)
-        except flags.UnrecognizedFlagError as error:
-            fail(flag_text.unknown_flag(error.flagname, own()))
-        except (AttributeError, KeyError) as error:
-            fail(flag_text.unknown_field(arguments, error))
-        except _BAD_FLAGS as error:
-            fail(flag_text.group_as_value(arguments, error) or error)
+        rest = _parsed(arguments, define_flags, own)
         if positional is not None:
             for unknown in rest[1 + positional :]:
                 fail(f"unknown argument {unknown!r}; flags start with --")
@@ -257,6 +248,28 @@ def printing(*, result: bool = True) -> Iterator[None]:
                 raise SystemExit(report(message, FAILED)) from ended
             print(f"{message}; what was printed is lost", file=sys.stderr)
             raise
+
+
+def _parsed(
+    arguments: list[str], define: Callable[[], None], own: Callable[[], list[str]]
+) -> list[str]:
+    """The arguments that are not flags; ends the process in one line for bad flags.
+
+    Args:
+      arguments: all of them.
+      define: defines the command's flags.
+      own: the names of those that it has defined.
+    """
+    try:
+        # Defining --config reads the file and applies its overrides already.
+        define()
+        return flags.FLAGS(arguments)
+    except flags.UnrecognizedFlagError as error:
+        fail(flag_text.unknown_flag(error.flagname, own()))
+    except (AttributeError, KeyError) as error:
+        fail(flag_text.unknown_field(arguments, error))
+    except _BAD_FLAGS as error:
+        fail(flag_text.group_as_value(arguments, error) or error)
 
 
 def _define_imports() -> None:
