@@ -12,7 +12,7 @@ from experiments.sweeps.ledger import Line
 NONE = "-"
 VERSIONS = ("jax", "jaxlib", "iterand_jax")
 
-TOLD = (
+SHOWN = (
     "dataset.name",
     "network.name",
     "network.width",
@@ -79,24 +79,24 @@ def numbers(entry: Entry, name: str) -> list[str]:
 
 def remarks(entry: Entry, seeds: int) -> str:
     """Caveats of our number: other data, precision or length, too few seeds."""
-    told = []
+    notes = []
     if not entry.official:
-        told.append(f"**not official {entry.lines[0]['dataset']} data**")
+        notes.append(f"**not official {entry.lines[0]['dataset']} data**")
     if entry.precision:
-        told.append(f"**{entry.precision}**")
+        notes.append(f"**{entry.precision}**")
     if "epochs" in entry.departures:
         ours, theirs = entry.departures["epochs"]
         word = "of" if ours < theirs else "for"
-        told.append(f"**{ours} {word} {theirs} epochs**")
-    for field in TOLD:
+        notes.append(f"**{ours} {word} {theirs} epochs**")
+    for field in SHOWN:
         if field in entry.departures:
             ours, theirs = entry.departures[field]
-            told.append(f"{shown(field)} {shown(ours)} instead of {shown(theirs)}")
+            notes.append(f"{shown(field)} {shown(ours)} instead of {shown(theirs)}")
     if len(entry.lines) < seeds:
-        told.append(f"{len(entry.lines)} of {seeds} seeds")
+        notes.append(f"{len(entry.lines)} of {seeds} seeds")
     if any(line["together"] > 1 for line in entry.lines):
-        told.append("seeds trained in one program")
-    return "; ".join(told)
+        notes.append("seeds trained in one program")
+    return "; ".join(notes)
 
 
 def evidence_text(lines: Sequence[Line]) -> str:

@@ -68,8 +68,8 @@ def help_text(
             text = text.partition(">: ")[2]
             if _form(flag).endswith("=NAME"):
                 text += f"; possible: {', '.join(flag.parser.enum_values)}"
-        told = flag.default in (None, [], "") or "default: " in text
-        if not told and flag.default is not False:
+        is_known = flag.default in (None, [], "") or "default: " in text
+        if not is_known and flag.default is not False:
             text += f"; default: {flag.default}"
         if name in required:
             text += "; required"

@@ -1,4 +1,4 @@
-"""The parts of a longer work, told by the code that does them to who measures it.
+"""The parts of a longer work, reported by the code that does them to what measures it.
 
 The data of a run is read by modules that know of no run: they name what they do, and
 whoever listens around the call gets its time. Without a listener it costs nothing.
@@ -32,7 +32,7 @@ def heard(listener: _Listener) -> Iterator[None]:
 
 @contextlib.contextmanager
 def part(name: str) -> Iterator[None]:
-    """A part of what is done around it; one that fails is not told.
+    """A part of what is done around it; one that fails is not reported.
 
     >>> seen = []
     >>> with heard(lambda name, begun: seen.append(name)), part("decode"):

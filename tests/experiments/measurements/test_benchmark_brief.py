@@ -10,6 +10,7 @@ import pytest
 
 from experiments import benchmark
 from experiments.measurements import benchmark_brief as brief
+from experiments.measurements import benchmark_parts as parts
 from experiments.measurements import benchmark_runs
 
 
@@ -184,7 +185,7 @@ def test_the_profile_of_two_steps_counts_kernels_of_streams_of_the_device():
         plane("/host:CPU", Stream=[event("wait", 0, 10**9)]),
         plane("/device:GPU:0", Stream=kernels, Steps=[event("step", 0, 10**9)]),
     ]
-    assert brief.kernels_of(SimpleNamespace(planes=planes), 2) == {
+    assert parts.kernels_of(SimpleNamespace(planes=planes), 2) == {
         "kernels": 1.5,
         "busy_ms": 0.004,  # 6,000 and 2,000 ns, in two steps
         "profiled_ms": 0.005,
