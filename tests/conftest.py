@@ -46,10 +46,15 @@ def _compile_each_program_once(tmp_path_factory):
 
 @pytest.fixture
 def attended():
-    """Started with nohup, a test and what it starts would ignore SIGHUP."""
+    """What this process starts obeys signals, though it may ignore them itself.
+
+    Started with nohup it ignores SIGHUP, in the background of a shell Ctrl-C.
+    """
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture

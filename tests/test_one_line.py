@@ -1,7 +1,6 @@
 """What fails in the world around a command is one true line, and loses nothing."""
 
 import errno
-import functools
 import os
 import shutil
 import signal
@@ -160,12 +159,8 @@ def test_ctrl_c_of_experiments_is_ours_if_they_are(where, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["iterand_jax.export", "experiments.benchmark"])
-def test_ctrl_c_in_the_first_seconds_of_a_command_is_one_line(module):
-    # What was started in the background ignores Ctrl-C, and so would its processes.
-    attended = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with helpers.started(
-        "-m", module, "--workdir=none", preexec_fn=attended
-    ) as process:
+def test_ctrl_c_in_the_first_seconds_of_a_command_is_one_line(module, attended):
+    with helpers.started("-m", module, "--workdir=none") as process:
         while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
