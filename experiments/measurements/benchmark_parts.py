@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from experiments.measurements import benchmark_programs as programs
 from experiments.measurements import synthetic
 from iterand_jax.runtime.hosts import cores
 from iterand_jax.runtime.timing import Times, interleaved
-from iterand_jax.training import parallel
-from iterand_jax.training.programs import steps as steps_of
 from iterand_jax.training.run import DataRun
 
 Build = Callable[..., DataRun]
@@ -114,22 +111,12 @@ def _timed(
 def training(
     run: DataRun, seeds: int, options: Mapping[str, str], most: int = 50
 ) -> tuple[Callable[[], Any], int]:
-    """`benchmark_programs.training`, with compiler options and `most` steps a call."""
-    count = min(most, parallel.steps_per_dispatch())
+    """`benchmark_programs.training` on a random batch, from the first state."""
     batch = synthetic.batch(run.feed.train_shapes()[0])
     state = programs.first_state(run)
-    states = tuple(jax.tree.map(jnp.copy, state) for _ in range(seeds))
-    each = (batch,) * seeds, (run.root,) * seeds
-    with jax.default_matmul_precision(run.config.matmul_precision):
-        lowered = steps_of(run, looped=count > 1).lower(states, *each, count)
-    steps = lowered.compile(compiler_options=dict(options))
-
-    def call():
-        nonlocal states
-        states = steps(states, *each, count)
-        return states[-1].step
-
-    return call, count * seeds
+    return programs.training(
+        run, state, batch, replicas=seeds, options=options, most=most
+    )
 
 
 def phases(build: Build, report: Report, left: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from experiments.measurements import synthetic
 from iterand_jax import Subnetwork, iterand, topk_masks
 from iterand_jax.selection import select_blocked, select_each
 from iterand_jax.training import parallel
-from iterand_jax.training.programs import compile_steps
+from iterand_jax.training.programs import steps as steps_of
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State, objective
 
@@ -32,18 +32,34 @@ def first_state(run: DataRun) -> State:
 
 
 def training(
-    run: DataRun, state: State, arguments: PyTree, *, replicas: int = 1
+    run: DataRun,
+    state: State,
+    arguments: PyTree,
+    *,
+    replicas: int = 1,
+    options: Mapping[str, str] | None = None,
+    most: int | None = None,
 ) -> tuple[Program, int]:
     """Whole steps, as many per call as the training loop dispatches; and that number.
 
     Each call continues training from copies of the state, one per replica, whose steps
     are counted separately.
+
+    Args:
+      run: whose steps.
+      state: to begin from.
+      arguments: of each step.
+      replicas: that train in one program.
+      options: of the compiler, beside those of the run.
+      most: steps per call.
     """
     count = parallel.steps_per_dispatch()
+    count = count if most is None else min(count, most)
     states = tuple(jax.tree.map(jnp.copy, state) for _ in range(replicas))
     each = (arguments,) * replicas, (run.root,) * replicas
-    shapes = run.feed.train_shapes()[0]
-    steps = compile_steps(run, states, shapes, looped=count > 1)
+    with jax.default_matmul_precision(run.config.matmul_precision):
+        lowered = steps_of(run, looped=count > 1).lower(states, *each, count)
+    steps = lowered.compile(compiler_options=dict(options or {}))
 
     def call():
         nonlocal states
