@@ -12,7 +12,7 @@ from experiments.sweeps.ledger import Line
 NONE = "-"
 VERSIONS = ("jax", "jaxlib", "iterand_jax")
 
-SHOWN = (
+NOTED = (
     "dataset.name",
     "network.name",
     "network.width",
@@ -88,7 +88,7 @@ def remarks(entry: Entry, seeds: int) -> str:
         ours, theirs = entry.departures["epochs"]
         word = "of" if ours < theirs else "for"
         notes.append(f"**{ours} {word} {theirs} epochs**")
-    for field in SHOWN:
+    for field in NOTED:
         if field in entry.departures:
             ours, theirs = entry.departures[field]
             notes.append(f"{shown(field)} {shown(ours)} instead of {shown(theirs)}")

@@ -75,19 +75,7 @@ def partially_frozen(
     >>> int(kept.sum()), int(kept[frozen.fixed["kernel"] == 1].sum())
     (20, 10)
     """
-    check_subnetwork(subnetwork)
-    check_fraction(pruned_share, "pruned_share is a fraction of weights", or_one=False)
-    check_fraction(locked_share, "locked_share is a fraction of weights", or_one=False)
-    if frozen_by not in RATIOS:
-        raise ValueError(
-            f"unknown frozen_by {frozen_by!r}; possible: {', '.join(RATIOS)}"
-        )
-    if subnetwork.pattern:
-        raise ValueError(
-            f"pattern={subnetwork.pattern!r} is not possible: the method "
-            f"partially_frozen fixes weights wherever they lie in a group; possible: "
-            f"edge_popup and iterand"
-        )
+    _check_fields(subnetwork, pruned_share, locked_share, frozen_by)
     ranking = dataclasses.replace(subnetwork, ranked_by="score")
 
     def init(key, params):
@@ -105,11 +93,7 @@ def partially_frozen(
         return scores, _Frozen(weights, map_paths(fix, params))
 
     def ranked(scores, frozen):
-        def one(fixed, score):
-            ends = jnp.where(fixed > 0, jnp.inf, -jnp.inf).astype(score.dtype)
-            return jnp.where(fixed == 0, score, ends)
-
-        return jax.tree.map(one, frozen.fixed, subnetwork.ranked(scores))
+        return jax.tree.map(_with_ends, frozen.fixed, subnetwork.ranked(scores))
 
     return dataclasses.replace(
         edge_popup(subnetwork),
@@ -125,6 +109,30 @@ def partially_frozen(
             ranked(scores, frozen)
         ),
     )
+
+
+def _check_fields(
+    subnetwork: Subnetwork, pruned_share: float, locked_share: float, frozen_by: str
+) -> None:
+    check_subnetwork(subnetwork)
+    check_fraction(pruned_share, "pruned_share is a fraction of weights", or_one=False)
+    check_fraction(locked_share, "locked_share is a fraction of weights", or_one=False)
+    if frozen_by not in RATIOS:
+        raise ValueError(
+            f"unknown frozen_by {frozen_by!r}; possible: {', '.join(RATIOS)}"
+        )
+    if subnetwork.pattern:
+        raise ValueError(
+            f"pattern={subnetwork.pattern!r} is not possible: the method "
+            f"partially_frozen fixes weights wherever they lie in a group; possible: "
+            f"edge_popup and iterand"
+        )
+
+
+def _with_ends(fixed: Array, score: Array) -> Array:
+    """The scores, where they decide; beyond all others of what is fixed."""
+    ends = jnp.where(fixed > 0, jnp.inf, -jnp.inf).astype(score.dtype)
+    return jnp.where(fixed == 0, score, ends)
 
 
 def _fixed(
