@@ -31,16 +31,13 @@ def define_flags() -> None:
 def main() -> None:
     """Prints the table and draws the figure."""
     from iterand_jax.analysis import figure, printed, report
-    from iterand_jax.tickets import places
 
     workdir, ticket = flags.FLAGS.workdir, flags.FLAGS.ticket
     if (workdir is None) == (ticket is None):
         raise ValueError("give one of --workdir=DIR and --ticket=FILE")
     if ticket is not None and flags.FLAGS.step is not None:
         raise ValueError(f"--step={flags.FLAGS.step} does not apply to a ticket")
-    if ticket is not None and not places.is_file(ticket):
-        raise ValueError(f"no such ticket: {ticket}")
-    folder = Path(workdir) if workdir else places.folder(ticket)
+    folder = Path(workdir) if workdir else report.folder_of(ticket)
     output = Path(flags.FLAGS.output or folder / "analysis.png")
     try:
         check_written(output)  # before any work

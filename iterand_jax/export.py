@@ -61,11 +61,10 @@ def main() -> None:
     if values.ticket is not None:
         _of_ticket(values.ticket, values.format)
         return
-    workdir, name = Path(values.workdir), values.format
     exporting.export(
-        workdir,
-        name,
-        values.output or workdir / exporting.FORMATS[name],
+        Path(values.workdir),
+        values.format,
+        values.output,
         step=values.step,
         data_dir=values.data_dir,
         push=values.push,
@@ -74,19 +73,14 @@ def main() -> None:
 
 
 def _of_ticket(ticket: str, name: str) -> None:
-    from iterand_jax.tickets import places
     from iterand_jax.training import exporting
 
     for flag in ("step", "data_dir", "push"):
         given = flags.FLAGS[flag].value
         if given is not None:
             raise ValueError(f"--{flag}={given} does not apply to a ticket")
-    output = flags.FLAGS.output
-    if output is None and name == "ticket":  # the default could be the ticket itself
-        raise ValueError("--format=ticket of a ticket needs --output=FILE")
-    if output is None:
-        output = places.folder(ticket) / exporting.FORMATS[name]
-    exporting.export_ticket(ticket, name, output, dtype=flags.FLAGS.dtype)
+    output, dtype = flags.FLAGS.output, flags.FLAGS.dtype
+    exporting.export_ticket(ticket, name, output, dtype=dtype)
 
 
 def run() -> None:

@@ -30,7 +30,7 @@ FLOORS = {  # a module may import from lower layers, and from its own subpackage
     "keys": 0,
     "selection": 0,
     "rules": 2,
-    "trees": 1,
+    "trees": 0,
     "masks": 1,
     "data": 1,
     "distributions": 2,

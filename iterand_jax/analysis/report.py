@@ -16,7 +16,6 @@ from iterand_jax.analysis.layers import (
     overlap,
 )
 from iterand_jax.analysis.liveness import live_weights
-from iterand_jax.masks import pattern_of
 from iterand_jax.rules import Rule, rules_of
 from iterand_jax.rules.patterns import literal
 from iterand_jax.runtime import modes, remote
@@ -176,6 +175,17 @@ def report(
     )
 
 
+def folder_of(ticket: str) -> Path:
+    """The folder for what is drawn of a ticket: its own, or for a URL the current one.
+
+    Raises:
+      ValueError: it is neither a file nor a URL.
+    """
+    if not places.is_file(ticket):
+        raise ValueError(f"no such ticket: {ticket}")
+    return places.folder(ticket)
+
+
 def _subject(path: str | Path, step: int | None = None) -> Subject:
     """What is at a path: a folder is a run, and all else is a ticket."""
     if not places.is_file(path):
@@ -236,8 +246,6 @@ def _of_ticket(path: str) -> Subject:
     of_type(about.run, "step", int)
     if about.run.get("sparsity") is not None:
         number(about.run, "sparsity")
-    if about.run.get("pattern") is not None:
-        pattern_of(about.run["pattern"])
     if not " ".join(of_run).isprintable():
         raise ValueError(f"the ticket {path} is of the run {about.run!r:.60}")
     drawn = about.draws

@@ -14,7 +14,10 @@ matches claims the leaf, and every leaf must be claimed. A leaf that is not prun
 the value it had in `params`, frozen, and is None in the tree of scores.
 
 The argument order is the same everywhere: scores before weights, trainable before
-frozen, since `jax.grad` differentiates with respect to the first argument.
+frozen, since `jax.grad` differentiates with respect to the first argument. Swapped
+trees are refused by the path of a leaf that is not pruned; of a network whose leaves
+are all pruned they look alike, and naming the arguments is safe:
+`subnetwork.prune(scores=scores, weights=weights)`.
 
 Every draw is keyed by the leaf's path, so it depends neither on the other leaves nor on
 the number of devices.
@@ -23,6 +26,7 @@ the number of devices.
     leaves    what that means for the leaves of a tree
     pruned    the operations, of which `Subnetwork` is made
     applied   masks that are given
+    pairs     what two trees must agree in
 """
 
 from iterand_jax.subnetwork.applied import (

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from iterand_jax.masks import Scalar
 from iterand_jax.runtime.checks import check_array, check_fraction
-from iterand_jax.trees import check_pair, leaves_of, map_pair
+from iterand_jax.subnetwork.pairs import check_pair
+from iterand_jax.trees import leaves_of, map_pair
 
 __all__ = ["apply_masks", "check_masks", "check_sampling_rate"]
 

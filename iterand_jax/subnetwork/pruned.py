@@ -17,7 +17,8 @@ from iterand_jax.rules.scopes import groups_of
 from iterand_jax.runtime.checks import check_array, check_key
 from iterand_jax.subnetwork.applied import check_sampling_rate
 from iterand_jax.subnetwork.leaves import Leaves
-from iterand_jax.trees import check_pair, leaves_of, map_pair, map_paths
+from iterand_jax.subnetwork.pairs import check_pair
+from iterand_jax.trees import leaves_of, map_pair, map_paths
 
 __all__ = ["Subnetwork"]
 

@@ -14,7 +14,7 @@ from iterand_jax.data.text import VOCABULARY_FILE, from_lines
 from iterand_jax.runtime import early
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.terminal import table
-from iterand_jax.tickets import formats, hub, onnx
+from iterand_jax.tickets import formats, hub, onnx, places
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.compact import folder as compact_folder
 from iterand_jax.tickets.compact import removal
@@ -60,7 +60,7 @@ TOLERANCE = {
 def export(
     workdir: Path,
     name: str,
-    output: Path | str,
+    output: Path | str | None = None,
     *,
     step: int | None = None,
     data_dir: str | None = None,
@@ -78,7 +78,8 @@ def export(
     Args:
       workdir: the folder of the run.
       name: a format, one of `FORMATS`.
-      output: the file, or of `FOLDERS` the folder; or a URL of it.
+      output: the file, or of `FOLDERS` the folder; or a URL of it. None for one in the
+        workdir, as `FORMATS` names it.
       step: which checkpoint; None for the newest.
       data_dir: where datasets are stored, for the comparison.
       push: the repository of the Hub, user/repo, that a "hub" folder is uploaded to.
@@ -91,6 +92,7 @@ def export(
         the run's.
     """
     config = read_config(workdir)
+    output = workdir / FORMATS[name] if output is None else output
     if push is not None:
         if name != "hub":
             raise ValueError(f"--push={push} applies to --format=hub, not to {name}")
@@ -123,7 +125,7 @@ def export(
 
 
 def export_ticket(
-    path: str, name: str, output: Path | str, *, dtype: str = "float32"
+    path: str, name: str, output: Path | str | None = None, *, dtype: str = "float32"
 ) -> None:
     """Writes a ticket in another format, or as one of the present version.
 
@@ -133,11 +135,13 @@ def export_ticket(
     Args:
       path: of the ticket, or its URL.
       name: a format, one of `OF_TICKETS`.
-      output: as in `export`.
+      output: as in `export`; None for one beside the ticket, or of a URL in the current
+        folder.
       dtype: as in `export`.
 
     Raises:
-      ValueError: no ticket, or its network has no such format.
+      ValueError: no ticket, or its network has no such format; or as a ticket it has
+        no output, which by default could be the ticket itself.
     """
     if name not in OF_TICKETS:
         raise ValueError(
@@ -145,6 +149,10 @@ def export_ticket(
             f"possible: {', '.join(OF_TICKETS)}"
         )
     _check_dtype(name, dtype)
+    if output is None and name == "ticket":
+        raise ValueError("--format=ticket of a ticket needs --output=FILE")
+    if output is None:
+        output = places.folder(path) / FORMATS[name]
     with outputs.opened(str(output), is_folder=name in FOLDERS) as target:
         ticket = tickets.load(path)
         rows = {"ticket": ticket.description.network.get("name", "a tree of arrays")}

@@ -77,10 +77,16 @@ def subnetwork_of(
 def sparsity_text(sparsity: float, pattern: str | None = None) -> str:
     """A sparsity in words, and the pattern that makes it.
 
+    Raises:
+      ValueError: there is no such pattern.
+
     >>> sparsity_text(0.5), sparsity_text(0.5, "2:4")
     ('sparsity 0.5', 'sparsity 0.5 by 2:4')
     """
-    return f"sparsity {sparsity:g}" + (f" by {pattern}" if pattern else "")
+    if pattern is None:
+        return f"sparsity {sparsity:g}"
+    pattern_of(pattern)
+    return f"sparsity {sparsity:g} by {pattern}"
 
 
 def options(config: ConfigDict) -> dict[str, Any]:
