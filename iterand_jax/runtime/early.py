@@ -17,8 +17,8 @@ Only what has to be undone, as a copy in a temporary folder or a mirror of a buc
 is done inside `unwinding`, where Ctrl-C is a KeyboardInterrupt that is not dropped.
 """
 
-import _thread
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -142,16 +142,22 @@ def unwinding() -> Iterator[None]:
 
 
 def _not_dropped(show: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def again(unraisable: Any) -> None:
+    """A hook of errors that are dropped, which raises Ctrl-C again.
+
+    It sends the main thread the signal, so that a call in which that waits ends, too.
+    """
+    again = functools.partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
+
+    def hook(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             show(unraisable)
             return
-        timer = threading.Timer(_AGAIN_SECONDS, _thread.interrupt_main)
+        timer = threading.Timer(_AGAIN_SECONDS, again)
         timer.daemon = True
         with contextlib.suppress(RuntimeError):  # Python is about to end
             timer.start()
 
-    return again
+    return hook
 
 
 def decided(status: object) -> None:
