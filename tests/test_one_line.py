@@ -133,6 +133,22 @@ def test_ctrl_c_while_a_command_ends_leaves_its_status():
     assert (done.returncode, done.stderr) == (3, "")
 
 
+def test_ctrl_c_while_python_frees_what_there_is_leaves_the_status():
+    """Its handlers are gone by then: the process would end by the signal."""
+    script = """
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid(), write=os.write):
+        write(1, b"freed")
+        kill(process, 2)
+
+sys.modules["last"] = Last()
+early.decided(3)
+sys.exit(3)
+"""
+    done = helpers.python("-c", COMMAND + script)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "freed", "")
+
+
 def test_ctrl_c_says_what_a_run_has_saved():
     script = (
         "import tqdm\nbar = tqdm.tqdm(total=3)\nwith early.saying(lambda: 'saved'):\n"

@@ -17,6 +17,7 @@ Only what has to be undone, as a copy in a temporary folder or a mirror of a buc
 is done inside `unwinding`, where Ctrl-C is a KeyboardInterrupt that is not dropped.
 """
 
+import atexit
 import contextlib
 import functools
 import os
@@ -102,6 +103,10 @@ def begin() -> None:
         _begun = True
         signal.signal(signal.SIGINT, _leave)
         sys.unraisablehook = _not_dropped(sys.unraisablehook)
+        # Python takes handlers down before it frees what there is, which takes tenths
+        # of a second, and a Ctrl-C would end the process by the signal; what is ignored
+        # stays so. Registered first, this is called last.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def ready(words: str) -> None:
