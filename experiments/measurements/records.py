@@ -1,7 +1,8 @@
 """Records of measurements: the results, the device and the versions."""
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,32 @@ def origin() -> dict[str, Any]:
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
+
+
+def with_run(
+    runs: Sequence[Mapping[str, Any]], run: Mapping[str, Any], key: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """The runs and one more, in place of that of its key; sorted by these fields.
+
+    >>> with_run([{"seed": 1, "a": 2}], {"seed": 0, "a": 3}, ["seed"])
+    [{'seed': 0, 'a': 3}, {'seed': 1, 'a': 2}]
+    """
+
+    def of(one: Mapping[str, Any]) -> list[Any]:
+        return [one[field] for field in key]
+
+    others = [one for one in runs if of(one) != of(run)]
+    return sorted([*others, run], key=of)
+
+
+def mean_of(numbers: Collection[float]) -> str:
+    """A mean and the deviation, which one number has not, with two digits.
+
+    >>> mean_of([1.0, 2.0]), mean_of([1.0])
+    ('1.50 ± 0.71', '1.00')
+    """
+    mean = f"{statistics.mean(numbers):.2f}"
+    return mean if len(numbers) < 2 else f"{mean} ± {statistics.stdev(numbers):.2f}"
 
 
 def define_out() -> None:

@@ -192,7 +192,7 @@ def rows(runs: Runs) -> list[str]:
             [run["accuracy"][TRAINED] for run in of_kind],
         )
         sizes = statistics.mean(run["training_reviews"] for run in of_kind)
-        cells = [f"{sizes:,.0f}", str(len(of_kind)), *map(_mean_of, columns)]
+        cells = [f"{sizes:,.0f}", str(len(of_kind)), *map(records.mean_of, columns)]
         kind = name.removeprefix("imdb_").replace("_", " ")
         lines.append(f"| {model}, {' | '.join([kind, *cells])} |")
     return lines
@@ -200,12 +200,6 @@ def rows(runs: Runs) -> list[str]:
 
 def _of(runs: Runs, model: str, name: str) -> Runs:
     return [run for run in runs if (run["model"], run["dataset"]) == (model, name)]
-
-
-def _mean_of(numbers: Sequence[float]) -> str:
-    if len(numbers) < 2:
-        return f"{numbers[0]:.2f}"
-    return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
 
 
 def gain(runs: Runs, model: str) -> tuple[float, float]:
@@ -261,9 +255,7 @@ def main() -> None:
                 run = of_lstm(name, seed, folder / f"{name}_{seed}")
             else:
                 run = of_words(name, seed)
-            key = [run[field] for field in KEY]
-            runs = [other for other in runs if [other[f] for f in KEY] != key] + [run]
-            runs.sort(key=lambda run: [run[field] for field in KEY])
+            runs = records.with_run(runs, run, KEY)
             records.write(values.out, {"lstm": LSTM, "runs": runs, **records.origin()})
     print("\n".join(rows(runs)))
     found, spread = gain(runs, values.model)
