@@ -249,6 +249,17 @@ def compile_steps(
         return lowered.compile()
 
 
+def step_of(run: DataRun) -> Callable[[State, PyTree, Array], State]:
+    """(state, arguments, root) -> the state after a step of runs like this one."""
+    return functools.partial(
+        train_step,
+        task=run,
+        steps_per_epoch=run.feed.steps_per_epoch,
+        log_every=run.config.log_every_steps,
+        accumulate_steps=run.config.accumulate_steps,
+    )
+
+
 def steps(run: DataRun, *, looped: bool) -> jax.stages.Wrapped:
     """(states, arguments, roots, count) -> states, each `count` steps further.
 
@@ -260,13 +271,7 @@ def steps(run: DataRun, *, looped: bool) -> jax.stages.Wrapped:
       looped: whether count may be more than 1, with the same arguments for all these
         steps. On CPU the gradient of a convolution is 30 times slower in a loop.
     """
-    step = functools.partial(
-        train_step,
-        task=run,
-        steps_per_epoch=run.feed.steps_per_epoch,
-        log_every=run.config.log_every_steps,
-        accumulate_steps=run.config.accumulate_steps,
-    )
+    step = step_of(run)
 
     def train(states, arguments, roots, count):
         def advanced(states):
