@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
 @functools.cache
 def network(name):
-    """(parameters that can be told apart, rules) of a network."""
+    """(parameters that can be distinguished, rules) of a network."""
     inputs = (jnp.zeros((1, 64, 64, 3)),)
     if NETWORKS.get(name).takes_texts:
         inputs = (jnp.zeros((1, 4), int), jnp.full(1, 4))
