@@ -182,7 +182,7 @@ def save_program(ticket: Ticket, folder: Path) -> None:
     ever: JAX promises that versions of the next six months read it, and those of the
     three weeks before. An older jax may refuse it: what jax 0.12 writes with a symbolic
     batch size, jax 0.10 does not read, although both have the same calling convention.
-    A ticket has no such limit, and this function writes its program anew.
+    A ticket has no such limit, and this function writes its program again.
 
     Args:
       ticket: to write.
