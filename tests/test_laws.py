@@ -251,7 +251,7 @@ def check_drawn(own, path, weights):
 def check_refresh(own, seen):
     """What the network sees stays, and what is redrawn is pruned, of the distribution.
 
-    Gem-Miner's refresh is another: it prunes the lowest scores for ever.
+    Gem-Miner's refresh is another: it prunes the lowest scores permanently.
     """
     trainable, frozen = own.trees
     new, count = jax.jit(own.method.refresh)(KEY, 3, trainable, frozen)
