@@ -111,8 +111,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
         tuple,
         "multicoated: the sparsities of the coats after the first, rising from it",
     ),
-    "pruned_share": (float, "partially_frozen: the fraction that is pruned for ever"),
-    "locked_share": (float, "partially_frozen: the fraction that is kept for ever"),
+    "pruned_share": (float, "partially_frozen: the fraction pruned permanently"),
+    "locked_share": (float, "partially_frozen: the fraction kept permanently"),
     "frozen_by": (
         str,
         "partially_frozen: the rule of both fractions by layer, as layer_sparsities",

@@ -206,7 +206,7 @@ def measure_network(
         "matmul_precision": run.config.matmul_precision,
         "parameters": _size(run),
         "steps_per_call": units["iterand"],
-        "times": _plain(times),
+        "times": programs.plain(times),
     }
 
 
@@ -245,7 +245,7 @@ def measure_replicas(todo: Plan, say: Callable[[str], None]) -> dict[str, Any]:
             run, programs.first_state(run), batch, replicas=replicas
         )
     times = interleaved(calls, todo.repetitions, units)
-    return {"config": name, "width": width, "times": _plain(times)}
+    return {"config": name, "width": width, "times": programs.plain(times)}
 
 
 def measure_parameters(todo: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -318,14 +318,7 @@ def _step_row(
 def _row(
     size: float, units: int, unit: str, times: Mapping[str, Times]
 ) -> dict[str, Any]:
-    return {"size": size, "units": units, "unit": unit, "times": _plain(times)}
-
-
-def _plain(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
-    return {
-        name: {k: float(f"{v:.4g}") for k, v in t._asdict().items()}
-        for name, t in times.items()
-    }
+    return {"size": size, "units": units, "unit": unit, "times": programs.plain(times)}
 
 
 def _size(run: DataRun) -> int:

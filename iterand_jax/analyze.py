@@ -1,8 +1,9 @@
 """Analyzes a found subnetwork: a table of its layers, and a figure.
 
 python -m iterand_jax.analyze --workdir=DIR [--step=N] [--other=DIR_OR_TICKET]
+    [--output=PNG]
 python -m iterand_jax.analyze --ticket=FILE_OR_URL [--other=DIR_OR_TICKET]
-[--output=PNG]
+    [--output=PNG]
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Writes a ticket from a state dict of PyTorch: what others trained, in our networks.
 
 python -m iterand_jax.convert FILE --network=NAME --output=TICKET [--width=X]
-[--sparsity=X|--kept=X --ranked_by=score|magnitude] [--rename=OLD=NEW]
+    [--sparsity=X|--kept=X --ranked_by=score|magnitude] [--rename=OLD=NEW]
 """
 
 from absl import flags
@@ -18,30 +18,41 @@ def define_flags() -> None:
     flags.DEFINE_string("network", None, "the name of a network")
     cli.define_path("output", None, "the ticket, a file or its URL")
     flags.DEFINE_float("width", 1.0, "the width factor of the network")
-    flags.DEFINE_float("sparsity", None, "the share of weights that scores remove")
-    flags.DEFINE_float("kept", None, "instead of it the share that they keep")
-    flags.DEFINE_enum("ranked_by", None, RANKED_BY, "what is ranked of scores")
+    flags.DEFINE_float(
+        "sparsity", None, "the fraction of weights that is removed by scores"
+    )
+    flags.DEFINE_float("kept", None, "the fraction that is kept, instead of --sparsity")
     flags.DEFINE_enum(
-        "rank", "count", RANKS, "how many of n they remove at p: see docs/convert.md"
+        "ranked_by", None, RANKED_BY, "whether scores or their magnitudes are ranked"
+    )
+    flags.DEFINE_enum(
+        "rank",
+        "count",
+        RANKS,
+        "how many of n scores a sparsity p removes: see docs/convert.md",
     )
     flags.DEFINE_list(
-        "scope", [], "patterns of paths that share a threshold; default: each alone"
+        "scope",
+        [],
+        "patterns of paths that share a threshold; default: one for each leaf",
     )
     flags.DEFINE_enum("kept_values", "masked", VALUES, "what a mask makes of weights")
     flags.DEFINE_integer(
         "image_size",
         None,
-        "pixels of a side; default: as the layers say",
+        "pixels of a side; default: from the shapes of the layers",
         lower_bound=1,
     )
     flags.DEFINE_list(
         "mean",
         None,
-        "of each channel, of pixels / 255; default: images come normalized",
+        "of each channel, of pixels / 255; default: inputs are normalized already",
     )
-    flags.DEFINE_list("std", None, "in the same way")
+    flags.DEFINE_list("std", None, "of each channel, of pixels / 255; with --mean")
     flags.DEFINE_list(
-        "rename", [], "OLD=NEW for parts of names between dots; several with commas"
+        "rename",
+        [],
+        "OLD=NEW for parts of names between dots; several: separated by commas",
     )
     flags.DEFINE_list("ignore", [], "patterns of names that are left out")
 
@@ -52,7 +63,7 @@ def _numbers(name: str) -> tuple[float, ...] | None:
         return None if given is None else tuple(map(float, given))
     except ValueError:
         raise ValueError(
-            f"--{name}={','.join(given or ())}; possible: numbers with commas"
+            f"--{name}={','.join(given or ())}; possible: numbers separated by commas"
         ) from None
 
 

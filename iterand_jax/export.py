@@ -1,10 +1,10 @@
 """Exports a run's subnetwork as a ticket or in a format of other libraries.
 
 python -m iterand_jax.export --workdir=DIR
---format=ticket|safetensors|torchvision|matrices|stablehlo|onnx|hub|compact
-[--step=N] [--output=FILE] [--push=user/repo] [--dtype=float32|float16|bfloat16]
+    --format=ticket|safetensors|torchvision|matrices|stablehlo|onnx|hub|compact
+    [--step=N] [--output=FILE] [--push=user/repo] [--dtype=float32|float16|bfloat16]
 python -m iterand_jax.export --ticket=FILE_OR_URL
---format=safetensors|torchvision|stablehlo|onnx|ticket [--output=FILE] [--dtype=...]
+    --format=safetensors|torchvision|stablehlo|onnx|ticket [--output=FILE] [--dtype=...]
 """
 
 from pathlib import Path

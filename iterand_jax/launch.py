@@ -1,6 +1,6 @@
 """Trains with several processes on this machine's CPU, as if on several hosts.
 
-python -m iterand_jax.launch [--processes=2] [--devices_per_process=2] -- FLAGS
+python -m iterand_jax.launch [--processes=N] [--devices_per_process=N] -- FLAGS
 
 FLAGS are those of iterand_jax.main, such as --config=cifar_conv6. Each line of output
 is prefixed with the index of its process. Ctrl-C, SIGTERM and SIGHUP are forwarded to

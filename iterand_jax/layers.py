@@ -16,6 +16,15 @@ __all__ = ["conv", "dense", "lstm_cell"]
 def dense(x: Array, scores: Array, weights: Array, *, sparsity: Scalar) -> Array:
     """A linear layer: x (..., inputs), scores and weights (inputs, outputs).
 
+    Args:
+      x: (..., inputs).
+      scores: (inputs, outputs), floating point.
+      weights: (inputs, outputs), frozen: no gradient reaches them.
+      sparsity: the fraction of the weights that is removed, in [0, 1).
+
+    Raises:
+      ValueError: scores and weights of different shapes, or a sparsity outside [0, 1).
+
     >>> scores, weights = jnp.array([[0.2], [0.1]]), jnp.array([[3.0], [5.0]])
     >>> dense(jnp.array([[1.0, 1.0]]), scores, weights, sparsity=0.5)
     Array([[3.]], dtype=float32)
@@ -34,7 +43,19 @@ def conv(
 ) -> Array:
     """A convolution: x (N, H, W, inputs), scores and weights (h, w, inputs, outputs).
 
-    strides and padding are those of `jax.lax.conv_general_dilated`.
+    Args:
+      x: (N, H, W, inputs).
+      scores: (h, w, inputs, outputs), floating point.
+      weights: (h, w, inputs, outputs), frozen: no gradient reaches them.
+      sparsity: the fraction of the weights that is removed, in [0, 1).
+      strides: as of `jax.lax.conv_general_dilated`.
+      padding: as of `jax.lax.conv_general_dilated`.
+
+    Returns:
+      (N, H', W', outputs).
+
+    Raises:
+      ValueError: scores and weights of different shapes, or a sparsity outside [0, 1).
 
     >>> image = jnp.ones((1, 4, 4, 1))
     >>> scores, weights = jnp.arange(9.0).reshape(3, 3, 1, 1), jnp.ones((3, 3, 1, 1))

@@ -48,8 +48,17 @@ def rerandomize(
     stacked by `nn.scan` or `nn.vmap`, its rules must be those of the model,
     `iterand_jax.rules_of(model, x)`: the default ones refuse what is stacked once.
 
+    Args:
+      subnetwork: how the weights were sampled.
+      key: of this re-randomization alone, as one that the step was folded into.
+      variables: of the model, with the collections "params" and "weights".
+      sampling_rate: r, the fraction of the pruned weights that is resampled, in [0, 1].
+
     Returns:
       The variables, with new "weights".
+
+    Raises:
+      ValueError: as `Subnetwork.rerandomize`.
 
     >>> import jax, jax.numpy as jnp
     >>> model, key = Dense(3, sparsity=0.5), jax.random.key(0)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -173,6 +174,21 @@ def wait_for_step(step, workdir, process):
         if lines and lines[-1]["step"] >= step:
             return lines[-1]["step"]
         time.sleep(0.01)  # the process may share this core
+
+
+def assert_trees_equal(a, b):
+    """Asserts that two trees have one structure, and equal leaves."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def refused(call, *arguments, **options):
+    """The message of the ValueError that a call raises, which is one line."""
+    with pytest.raises(ValueError, match=r"\S") as error:
+        call(*arguments, **options)
+    message = str(error.value)
+    assert message.isprintable(), message
+    return message
 
 
 def assert_one_line_error(done, *words):

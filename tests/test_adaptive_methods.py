@@ -10,7 +10,8 @@ import pytest
 
 from iterand_jax import Subnetwork
 from iterand_jax.methods import build_method, edge_popup
-from tests.test_methods import ALL, HALF, KEY, PARAMS, X, Y, assert_equal, train
+from tests.helpers import assert_trees_equal
+from tests.test_methods import ALL, HALF, KEY, PARAMS, X, Y, train
 
 
 def test_gem_miner_rounds_scores_and_freezes_the_lowest_of_all():
@@ -31,7 +32,7 @@ def test_gem_miner_rounds_scores_and_freezes_the_lowest_of_all():
     assert jax.tree.leaves(jax.tree.map(jnp.sum, last)) == [1, 5]
     again, frozen = method.refresh(KEY, 15, back, last)  # after the last freezing
     assert frozen == 0
-    assert_equal(again, last)
+    assert_trees_equal(again, last)
 
     def loss(scores):
         seen = method.params(scores, half, 5)
@@ -49,7 +50,7 @@ def test_gem_miners_scores_start_uniform_and_stay_between_0_and_1():
         start = np.sort(np.ravel(scores[name]["kernel"]))
         even = (np.arange(start.size) + 0.5) / start.size
         assert np.abs(start - even).max() < 1.63 / start.size**0.5  # of 99 in 100
-    assert_equal(weights, HALF.init(KEY, PARAMS)[1])
+    assert_trees_equal(weights, HALF.init(KEY, PARAMS)[1])
     trained, frozen, losses, redrawn = train(method, steps=30, decay=0.0)
     assert losses[-1] < 0.9 * losses[0]
     every = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(trained)])
@@ -113,7 +114,7 @@ def test_an_adaptive_threshold_is_one_that_is_trained_beside_the_scores(momentum
             )
         assert abs(both[1]["a"]) > 1e-3
         expected = together.masks(ranked(apart(both)))
-        assert_equal(method.masks(scores, weights, 0), expected)
+        assert_trees_equal(method.masks(scores, weights, 0), expected)
 
 
 def test_adaptive_thresholds_start_with_equal_shares_and_keep_the_sum():
@@ -132,11 +133,13 @@ def test_adaptive_thresholds_start_with_equal_shares_and_keep_the_sum():
     for kept in (masks, after):
         assert sum(int(jnp.sum(leaf)) for leaf in jax.tree.leaves(kept)) == 150
     assert jnp.sum(after["b"]["kernel"]) != jnp.sum(masks["b"]["kernel"])
-    assert_equal(method.ranked(start)["a"], start["a"])  # of 6 inputs: as they are
+    assert_trees_equal(
+        method.ranked(start)["a"], start["a"]
+    )  # of 6 inputs: as they are
     of_iterand = build_method(
         "adaptive_threshold_iterand", HALF, {"k_per": 2, "sampling_rate": 0.0}
     )
-    assert_equal(train(of_iterand)[:2], train(method)[:2])
+    assert_trees_equal(train(of_iterand)[:2], train(method)[:2])
     still = build_method("adaptive_threshold", HALF, {"threshold_rate": 0.0})
     assert jnp.any(train(still)[0]["b"]["kernel"] != scores["b"]["kernel"])
 

@@ -10,6 +10,7 @@ import pytest
 
 from iterand_jax import DISTRIBUTIONS, Subnetwork, edge_popup, fixed_mask, iterand, sgd
 from iterand_jax.methods import unfilled_mask
+from tests.helpers import assert_trees_equal
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -22,11 +23,6 @@ GIVEN = {
 }
 X, Y = (RNG.standard_normal((20, n), np.float32) for n in (6, 4))
 KEEPING = Subnetwork(0.5, distribution=None)
-
-
-def assert_equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def output(params):
@@ -42,13 +38,13 @@ def loss(params):
 def test_given_weights_are_kept_and_scores_are_those_of_drawn_ones():
     for init in (KEEPING.init, jax.jit(KEEPING.init)):
         scores, weights = init(KEY, GIVEN)
-        assert_equal(weights, GIVEN)
-        assert_equal(scores, Subnetwork(0.5).init(KEY, GIVEN)[0])
+        assert_trees_equal(weights, GIVEN)
+        assert_trees_equal(scores, Subnetwork(0.5).init(KEY, GIVEN)[0])
     pruned = KEEPING.prune(scores, weights)
     for name in "ab":
         kept = np.asarray(pruned[name]["kernel"]) != 0
         assert kept.sum() == kept.size / 2
-        assert_equal(pruned[name]["kernel"][kept], GIVEN[name]["kernel"][kept])
+        assert_trees_equal(pruned[name]["kernel"][kept], GIVEN[name]["kernel"][kept])
 
 
 def test_edge_popup_finds_a_mask_of_given_weights_without_training_them():
@@ -59,13 +55,13 @@ def test_edge_popup_finds_a_mask_of_given_weights_without_training_them():
     for _ in range(50):
         scores = jax.tree.map(lambda s, g: s - 0.05 * g, scores, step(scores, weights))
     assert loss(method.params(scores, weights, 0)) < 0.6 * first
-    assert_equal(weights, GIVEN)
+    assert_trees_equal(weights, GIVEN)
     assert method.resampling is None  # so that no ticket stores a seed instead of them
 
 
 def test_dense_fine_tuning_starts_from_given_weights():
-    assert_equal(sgd(KEEPING).init(KEY, GIVEN)[0], GIVEN)
-    assert_equal(unfilled_mask(KEEPING).init(KEY, GIVEN)[0], GIVEN)
+    assert_trees_equal(sgd(KEEPING).init(KEY, GIVEN)[0], GIVEN)
+    assert_trees_equal(unfilled_mask(KEEPING).init(KEY, GIVEN)[0], GIVEN)
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
         terminated = done["fault"] == "terminate"
         assert done["status"] == (75 if terminated else 128 + 9)
         assert done["others_ended_by_themselves"], done
-        assert faults.MESSAGES[3 if terminated else 0] in done["told"]
-        assert terminated or {*faults.MESSAGES[1:3]} & {*done["told"]}, done
+        assert faults.MESSAGES[3 if terminated else 0] in done["reported"]
+        assert terminated or {*faults.MESSAGES[1:3]} & {*done["reported"]}, done
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
 @functools.cache
 def network(name):
-    """(parameters that can be told apart, rules) of a network."""
+    """(parameters that can be distinguished, rules) of a network."""
     inputs = (jnp.zeros((1, 64, 64, 3)),)
     if NETWORKS.get(name).takes_texts:
         inputs = (jnp.zeros((1, 4), int), jnp.full(1, 4))
@@ -251,7 +251,7 @@ def check_drawn(own, path, weights):
 def check_refresh(own, seen):
     """What the network sees stays, and what is redrawn is pruned, of the distribution.
 
-    Gem-Miner's refresh is another: it prunes the lowest scores for ever.
+    Gem-Miner's refresh is another: it prunes the lowest scores permanently.
     """
     trainable, frozen = own.trees
     new, count = jax.jit(own.method.refresh)(KEY, 3, trainable, frozen)

@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((2, 6, 6, 3), np.float32)
 CARRY = tuple(RNG.standard_normal((2, 2, 4), np.float32))
 SPARSITY = 0.3
-DOORS = {  # the Linen module, its inputs, plain Flax of the tree API, the array API
+APIS = {  # the Linen module, its inputs, plain Flax of the tree API, the array API
     "dense": (
         linen.Dense(7, sparsity=SPARSITY),
         (IMAGES,),
@@ -36,9 +36,9 @@ DOORS = {  # the Linen module, its inputs, plain Flax of the tree API, the array
 }
 
 
-@pytest.mark.parametrize("name", list(DOORS))
-def test_the_three_doors_give_the_same_outputs_and_gradients(name):
-    module, inputs, plain, layer = DOORS[name]
+@pytest.mark.parametrize("name", list(APIS))
+def test_the_three_apis_give_the_same_outputs_and_gradients(name):
+    module, inputs, plain, layer = APIS[name]
     variables = jax.jit(module.init)(KEY, *inputs)
     scores, weights = variables["params"], variables["weights"]
     subnetwork = Subnetwork(SPARSITY)
@@ -64,7 +64,7 @@ def test_the_three_doors_give_the_same_outputs_and_gradients(name):
         )
 
 
-def test_the_three_doors_agree_on_an_lstm():
+def test_the_three_apis_agree_on_an_lstm():
     module = linen.LSTMCell(4, sparsity=SPARSITY)
     x = IMAGES[:, 0, 0]
     variables = jax.jit(module.init)(KEY, CARRY, x)

@@ -18,7 +18,7 @@ import jax
 from experiments.measurements import benchmark_programs as programs
 from experiments.measurements import synthetic
 from iterand_jax.runtime.hosts import cores
-from iterand_jax.runtime.timing import Times, interleaved
+from iterand_jax.runtime.timing import interleaved
 from iterand_jax.training.run import DataRun
 
 Build = Callable[..., DataRun]
@@ -104,7 +104,7 @@ def _timed(
         futures = {kind: pool.submit(training, *kinds[kind], most) for kind in others}
         for kind, future in futures.items():
             add(kind, future.result)
-    times = _plain(interleaved(calls, 7, units))
+    times = programs.plain(interleaved(calls, 7, units))
     return {**times, "batch_size": runs["sgd"].config.batch_size, "refused": refused}
 
 
@@ -125,7 +125,7 @@ def phases(build: Build, report: Report, left: float) -> dict[str, Any]:
     run = build()
     weights, sparsity = run.weights(run.abstract), run.config.sparsity
     calls = programs.pruning(weights, sparsity=sparsity, both_ways=False)
-    return _plain(interleaved(calls, 7))
+    return programs.plain(interleaved(calls, 7))
 
 
 def peer(peer: Any, build: Build, report: Report, left: float) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def peer(peer: Any, build: Build, report: Report, left: float) -> dict[str, Any]
             refused[name] = f"{type(error).__name__}: {error}"[:300]
             del calls[name]
     times = interleaved(calls, 5, dict.fromkeys(calls, peer.CALLS))
-    return {**_plain(times), "refused": refused}
+    return {**programs.plain(times), "refused": refused}
 
 
 def profile(build: Build, report: Report, left: float) -> dict[str, Any]:
@@ -207,10 +207,3 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
         covered += max(0, end - max(begin, until))
         until = max(until, end)
     return covered
-
-
-def _plain(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
-    return {
-        name: {k: float(f"{v:.4g}") for k, v in t._asdict().items()}
-        for name, t in times.items()
-    }

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from experiments.measurements import synthetic
 from iterand_jax import Subnetwork, iterand, topk_masks
+from iterand_jax.runtime.timing import Times
 from iterand_jax.selection import select_blocked, select_each
 from iterand_jax.training import parallel
 from iterand_jax.training.programs import steps as steps_of
@@ -149,6 +150,14 @@ def first_step(name: str, fields: Mapping[str, Any]) -> dict[str, float]:
     ready = time.perf_counter()
     jax.block_until_ready(steps())
     return {"setup": ready - start, "steps": time.perf_counter() - ready}
+
+
+def plain(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
+    """Times by name as a record has them, to four digits."""
+    return {
+        name: {k: float(f"{v:.4g}") for k, v in t._asdict().items()}
+        for name, t in times.items()
+    }
 
 
 def _loss(network, params, batch_stats, inputs, labels, root):

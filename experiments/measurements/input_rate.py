@@ -41,8 +41,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "workers",
         None,
-        "numbers of processes, with commas, as 0,1,2,4; default: 0, and powers of 2 up "
-        "to the number of cores",
+        "numbers of processes, separated by commas, as 0,1,2,4; default: 0, and powers "
+        "of 2 up to the number of cores",
     )
     records.define_out()
 
@@ -51,7 +51,9 @@ def main() -> None:
     """Measures, prints a table and the settings to use, and writes the record."""
     given = flags.FLAGS.workers
     if given and not all(map(str.isdecimal, given)):
-        raise ValueError(f"--workers={','.join(given)}; possible: numbers with commas")
+        raise ValueError(
+            f"--workers={','.join(given)}; possible: numbers separated by commas"
+        )
     counts = [int(n) for n in given] if given else powers()
     with tempfile.TemporaryDirectory() as folder:
         size = write_dataset(Path(folder), IMAGES)

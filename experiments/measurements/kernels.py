@@ -90,7 +90,7 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_list(
         *("configs", [*CONFIGS]),
-        f"names of configs, with commas; default: {','.join(CONFIGS)}",
+        f"names of configs, separated by commas; default: {','.join(CONFIGS)}",
     )
     flags.DEFINE_enum("chip", "h200", [*CHIPS], "what to compile for")
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "of the activations")

@@ -35,7 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("rounds", 25, "how often each makes steps", lower_bound=1)
     flags.DEFINE_list(
         *("methods", EVERY),
-        "names with commas; default: all of the table of later methods",
+        "names, separated by commas; default: all of the table of later methods",
     )
     records.define_out()
 

@@ -39,7 +39,9 @@ MIB = 2**20
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_list("configs", NAMES, "names of configs, with commas; default: all")
+    flags.DEFINE_list(
+        "configs", NAMES, "names of configs, separated by commas; default: all"
+    )
     flags.DEFINE_integer(
         "imagenet_batch",
         8,

@@ -104,19 +104,31 @@ def kind_name(entry: Entry) -> str:
 
 
 def version_title(
-    experiment: Experiment, version: Version, entries: Sequence[Entry]
+    experiment: Experiment,
+    version: Version,
+    entries: Sequence[Entry],
+    about: str | None = None,
 ) -> str:
-    """One line: the experiment, its length, and any other data or precision."""
-    name, colon, about = experiment.title.partition(":")
+    """One line: the experiment, its length, and any other data or precision.
+
+    Args:
+      experiment: of which the figure is.
+      version: of it.
+      entries: those that are drawn.
+      about: what is drawn; None for what the title of the experiment says.
+    """
+    name, colon, what = experiment.title.partition(":")
+    if about is not None:
+        colon, what = ":", f" {about}"
     if version.key != FULL:
         name += f", {version.key.replace('_', ' ')}"
     official = [entry.official for entry in entries]
     if not all(official):
-        about += f", not {'all ' if any(official) else ''}on official data"
+        what += f", not {'all ' if any(official) else ''}on official data"
     precisions = dict.fromkeys(entry.precision or "float32" for entry in entries)
     if [*precisions] != ["float32"]:
-        about += f", in {' and '.join(precisions)}"
-    return name + colon + about
+        what += f", in {' and '.join(precisions)}"
+    return name + colon + what
 
 
 def _values(entries: Sequence[Entry], label: str | None) -> list[Any]:

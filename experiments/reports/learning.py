@@ -28,6 +28,7 @@ from iterand_jax.runtime.pictures import new_figure, set_title
 
 METRIC = "test_accuracy"
 COLUMNS = 3
+ABOUT = "validation accuracy by epoch"
 
 
 def drawable(version: Version) -> list[Entry]:
@@ -71,7 +72,8 @@ def draw(experiment: Experiment, version: Version) -> Figure:
     for ax in axes[len(panels) :]:
         ax.remove()
     legend_below(figure, axes[: len(panels)], columns=4)
-    set_title(figure, version_title(experiment, version, entries), 10)
+    title = version_title(experiment, version, entries, about=ABOUT)
+    set_title(figure, title, 10)
     return figure
 
 
@@ -82,7 +84,7 @@ def _curve(line: Line) -> Sequence[float]:
 
 def _panel(labels: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in labels.items() if name not in COMPARED}
-    return " ".join(
+    return ", ".join(
         shown(value) if isinstance(value, str) else f"{shown(name)} {shown(value)}"
         for name, value in rest.items()
     )

@@ -1,6 +1,6 @@
 """Files in a folder that somebody else made: regular ones only, and none outside.
 
-A folder can hold what is no file (a pipe that waits for ever, a device without end),
+A folder can hold what is no file (a pipe that waits forever, a device without end),
 links to what is outside, and names that are not text.
 """
 

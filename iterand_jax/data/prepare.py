@@ -223,6 +223,8 @@ def define_flags() -> None:
 
 def main(dataset: str = "") -> int:
     """Prepares a dataset; returns the exit status."""
+    if not dataset:
+        raise ValueError(f"give the dataset; possible: {', '.join(_EXAMPLES)}")
     folder = resolve_data_dir(flags.FLAGS.data_dir)
     try:
         before = dataset in _EXAMPLES and tfds_builder(dataset, folder)[1]

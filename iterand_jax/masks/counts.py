@@ -96,6 +96,10 @@ def num_pruned(size: int, sparsity: Scalar, *, rank: str = "count") -> int | Arr
     then 0.9 - 2.4e-8, for which 2 of 10^8 weights fewer are removed, and 51 of 2^31.
     A fraction that float32 holds, such as 0.75, removes as many traced as not.
 
+    Raises:
+      ValueError: a sparsity outside [0, 1), another rank, or a size that is not from 1
+        to `MOST`.
+
     >>> num_pruned(10, sparsity=0.3), num_pruned(10, sparsity=0.99)
     (3, 9)
     >>> num_pruned(100, 0.6, rank="quantile"), num_pruned(100, 0.3, rank="quantile")

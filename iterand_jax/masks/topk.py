@@ -168,7 +168,19 @@ def topk_mask(
     select: Select = select_all,
     rank: str = "count",
 ) -> Array:
-    """`topk_masks` of one array.
+    """The mask of the largest scores of one array: `topk_masks` of it alone.
+
+    Args:
+      scores: a floating point array of any non-empty shape.
+      sparsity: the fraction removed, in [0, 1); may be a traced scalar.
+      select: as in `topk_masks`.
+      rank: how many scores a sparsity removes, one of `RANKS`.
+
+    Returns:
+      1 kept, 0 pruned, in the shape and dtype of the scores; straight-through.
+
+    Raises:
+      ValueError: as `topk_masks`.
 
     >>> import jax.numpy as jnp
     >>> topk_mask(jnp.array([0.3, -2.0, 0.1, 0.7]), sparsity=0.5)

@@ -37,6 +37,9 @@ stack: the axes along which the leaf is a stack of arrays, () for most.
 def masked(weights: Array, mask: Array) -> Array:
     """The effective weights, weights * mask: no gradient reaches the weights.
 
+    Raises:
+      ValueError: weights and mask of different shapes.
+
     >>> import jax.numpy as jnp
     >>> masked(jnp.array([3.0, 5.0]), jnp.array([0.0, 1.0]))
     Array([0., 5.], dtype=float32)
@@ -50,6 +53,9 @@ def masked(weights: Array, mask: Array) -> Array:
 
 def pruned(scores: Array, weights: Array, sparsity: Scalar) -> Array:
     """The effective weights given their scores: `masked` with the `topk_mask`.
+
+    Raises:
+      ValueError: as these two.
 
     >>> import jax.numpy as jnp
     >>> pruned(jnp.array([-1.0, 0.2]), jnp.array([3.0, 5.0]), sparsity=0.5)

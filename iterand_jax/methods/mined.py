@@ -1,4 +1,4 @@
-"""A method that rounds its scores, and prunes for ever those that stay low."""
+"""A method that rounds its scores, and prunes permanently those that stay low."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ UNIFORM = Distribution("uniform", lambda uniform, fan_in: uniform)
 
 
 def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
-    """Training of scores in [0, 1] that are rounded; the lowest are pruned for ever.
+    """Training of scores in [0, 1] that are rounded; the lowest are pruned permanently.
 
     The mask of a score s is 1 where s > 1/2, with the gradient of s itself, and s is
     clamped to [0, 1] after every update. Every K_per steps the lowest share of the

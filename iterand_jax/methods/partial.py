@@ -43,7 +43,7 @@ def partially_frozen(
     locked_share: float,
     frozen_by: str = "uniform",
 ) -> Method:
-    """edge-popup with a part of the weights pruned for ever, and a part locked in.
+    """edge-popup with a part of the weights pruned permanently, and a part locked in.
 
     The two parts are drawn once, with the weights (Otsuka et al. 2025). Of the rest the
     scores decide, so that all together have the subnetwork's sparsity: the threshold of
@@ -56,10 +56,10 @@ def partially_frozen(
 
     Args:
       subnetwork: how the network is initialized and pruned.
-      pruned_share: the fraction of all weights that is pruned for ever, in [0, 1).
-      locked_share: the fraction that is kept for ever, in [0, 1).
+      pruned_share: the fraction of all weights that is pruned permanently, in [0, 1).
+      locked_share: the fraction that is kept permanently, in [0, 1).
       frozen_by: the rule that says how much of each layer (`rules.ratios.RATIOS`): what
-        is not pruned for ever, and what is locked in, follow it both.
+        is not pruned permanently, and what is locked in, follow it both.
 
     Raises:
       ValueError: in one line, shares outside [0, 1), an unknown rule, a leaf or scope
@@ -158,7 +158,7 @@ def _fixed(
 def _shares(
     layers: Mapping[str, Layer], pruned: float, locked: float, rule: str
 ) -> dict[str, tuple[float, float]]:
-    """(pruned for ever, locked in) of each pruned leaf."""
+    """(pruned permanently, locked in) of each pruned leaf."""
     none = dict.fromkeys(layers, 0.0)
     never = ratios(rule, pruned, layers) if pruned else none
     free = ratios(rule, 1 - locked, layers) if locked else dict.fromkeys(layers, 1.0)
@@ -173,8 +173,8 @@ def _check_shares(
 ) -> None:
     """Raises ValueError where a threshold would be among what is fixed.
 
-    It is a matter of whole numbers: with one more pruned for ever than the sparsity
-    removes, the threshold is that of the weights pruned for ever, which it would keep.
+    It is a matter of whole numbers: with one more pruned permanently than the sparsity
+    removes, the threshold is that of what is pruned permanently, which it would keep.
     """
     paths = [*layers]
     for group in groups_of(subnetwork.scope, paths):
@@ -190,9 +190,9 @@ def _check_shares(
             if not never <= removed <= size - locked:
                 raise ValueError(
                     f"frozen_by={rule}: of the {size:,} weights of {', '.join(own)}, "
-                    f"{never:,} are pruned for ever and {locked:,} locked in; sparsity "
-                    f"{sparsity:g} removes {removed:,}, which is not from {never:,} to "
-                    f"{size - locked:,}"
+                    f"{never:,} are pruned permanently and {locked:,} locked in; "
+                    f"sparsity {sparsity:g} removes {removed:,}, which is not from "
+                    f"{never:,} to {size - locked:,}"
                 )
 
 

@@ -100,7 +100,7 @@ def define_hosts() -> None:
     flags.DEFINE_integer(
         "heartbeat_seconds",
         100,
-        "all end when one sends no heartbeat for so long",
+        "all exit if one sends no heartbeat for this long",
         lower_bound=1,
     )
 
@@ -277,7 +277,7 @@ def _define_imports() -> None:
         "import",
         [],
         "a module or a file FILE.py to import first, which registers networks, methods "
-        "or datasets; several: with commas, or the flag again",
+        "or datasets; several: separated by commas, or repeat the flag",
     )
 
 

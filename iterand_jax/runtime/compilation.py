@@ -42,12 +42,18 @@ def enable() -> None:
 
     Chooses no folder if one is set already, as by JAX_COMPILATION_CACHE_DIR, if
     JAX_ENABLE_COMPILATION_CACHE=false disables it, or if the folder is not writable.
-    In any folder, entries that a full disk cuts are removed.
+    In any folder, entries that a full disk cuts are removed, and programs are loaded
+    without a line for each.
     """
     config: Any = jax.config  # its fields have no types
     if not config.jax_enable_compilation_cache:
         return
     _mend_entries()
+    older = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
+    if older and config.jax_logging_level == "NOTSET":
+        # It mistakes tuning flags of the compiler for missing processor features, and
+        # logs a long line for every program that it loads.
+        config.update("jax_logging_level", "CRITICAL")
     if config.jax_compilation_cache_dir is not None:
         return
     try:
@@ -60,11 +66,6 @@ def enable() -> None:
     config.update("jax_compilation_cache_dir", str(path))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
-    older = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
-    if older and config.jax_logging_level == "NOTSET":
-        # It mistakes tuning flags of the compiler for missing processor features, and
-        # logs a long line for every program that it loads.
-        config.update("jax_logging_level", "CRITICAL")
 
 
 def _mend_entries() -> None:

@@ -178,11 +178,11 @@ def save_program(ticket: Ticket, folder: Path) -> None:
         weights = safetensors.numpy.load_file("weights.safetensors")
         logits = program.call(weights, images)  # uint8 (N, H, W, C)
 
-    versions.json has the versions that wrote it, and the date. A program is not for
-    ever: JAX promises that versions of the next six months read it, and those of the
+    versions.json has the versions that wrote it, and the date. A program does not last:
+    JAX promises that versions of the next six months read it, and those of the
     three weeks before. An older jax may refuse it: what jax 0.12 writes with a symbolic
     batch size, jax 0.10 does not read, although both have the same calling convention.
-    A ticket has no such limit, and this function writes its program anew.
+    A ticket has no such limit, and this function writes its program again.
 
     Args:
       ticket: to write.

@@ -62,6 +62,9 @@ def warmup_cosine(
     cosine epochs has eta/2 * (1 + cos(pi * e / E)); the final epochs have
     `final_learning_rate`.
 
+    Raises:
+      ValueError: no epoch is left for the cosine.
+
     >>> schedule = warmup_cosine(
     ...     0.1,
     ...     epochs=105,

@@ -274,6 +274,7 @@ def test_bad_arguments_end_in_one_line(cifar10, command, capfd, tmp_path):
     known = "cifar10, imdb_reviews, imagenet2012"
     unknown = f"unknown dataset 'mnist'; possible: {known}"
     assert_fails(command, capfd, ["mnist", flag], 2, unknown)
+    assert_fails(command, capfd, [flag], 2, f"give the dataset; possible: {known}")
     absent = f"--archive={archive}.zip"
     assert_fails(
         command, capfd, ["cifar10", flag, absent], 2, f"no archive at {archive}.zip"

@@ -154,15 +154,15 @@ def decoded_images(monkeypatch):
 
 
 def test_images_are_decoded_once(prepared, own_cache, monkeypatch):
-    images, told = decoded_images(monkeypatch), []
-    with parts.heard(lambda name, begun: told.append(name)):
+    images, named = decoded_images(monkeypatch), []
+    with parts.heard(lambda name, begun: named.append(name)):
         first = datasets.open_source("cifar10", str(prepared)).read("train")
     assert len(images) == 7
-    assert told == ["data decode", "data keep"]
-    with parts.heard(lambda name, begun: told.append(name)):
+    assert named == ["data decode", "data keep"]
+    with parts.heard(lambda name, begun: named.append(name)):
         again = datasets.open_source("cifar10", str(prepared)).read("train")
     assert len(images) == 7
-    assert told[2:] == ["data read"]
+    assert named[2:] == ["data read"]
     for before, after in zip(first, again, strict=True):
         np.testing.assert_array_equal(before, after)
         assert after.dtype == before.dtype

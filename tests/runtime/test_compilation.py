@@ -70,13 +70,16 @@ def run(*arguments, cache, **environment):
     return helpers.python(*arguments, env=environment, inherit=False)
 
 
-def test_a_program_that_was_kept_gives_the_same_bits_and_no_complaint(tmp_path):
+@pytest.mark.parametrize("given", [False, True])
+def test_a_program_that_was_kept_gives_the_same_bits_and_no_complaint(given, tmp_path):
     script = (
         "import jax, jax.numpy as jnp; from iterand_jax.runtime import compilation; "
         "compilation.enable(); x = jnp.linspace(0, 1, 4096).reshape(64, 64); "
         "print(jax.jit(lambda x: jnp.sin(x @ x).sum())(x).item().hex())"
     )
     everything = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    if given:  # the user's own folder, in place of that below XDG_CACHE_HOME
+        everything["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "iterand_jax")
     first = run("-c", script, cache=tmp_path, **everything)
     kept = {path.name for path in (tmp_path / "iterand_jax").glob("*-cache")}
     second = run("-c", script, cache=tmp_path, **everything)

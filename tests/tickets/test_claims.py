@@ -1,5 +1,6 @@
 """What a ticket claims is compared with its network before it costs anything."""
 
+import functools
 import os
 import tracemalloc
 import zlib
@@ -14,15 +15,10 @@ from iterand_jax import Subnetwork, load_ticket, save_ticket
 from iterand_jax.tickets import claims, container, headers
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description
+from tests import helpers
 
 KEY = jax.random.key(5)
-
-
-def refused(path):
-    with pytest.raises(ValueError, match=r"\S") as error:
-        load_ticket(path)
-    assert str(error.value).isprintable()
-    return str(error.value)
+refused = functools.partial(helpers.refused, load_ticket)
 
 
 def write(path, change):

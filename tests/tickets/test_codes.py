@@ -14,6 +14,7 @@ from iterand_jax import Subnetwork, load_ticket, save_ticket
 from iterand_jax.tickets import container
 from iterand_jax.tickets.codes import decode, decode_bits, encode, encode_bits
 from iterand_jax.tickets.packing import Leaf, pack
+from tests import helpers
 
 
 @pytest.mark.parametrize("sparsity", [0.02, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 0.9, 0.98])
@@ -57,9 +58,7 @@ def test_a_code_of_few_ones_is_filled():
 
 
 def refused(code, count):
-    with pytest.raises(ValueError, match="code") as error:
-        decode_bits(np.frombuffer(code, np.uint8), count)
-    return str(error.value)
+    return helpers.refused(decode_bits, np.frombuffer(code, np.uint8), count)
 
 
 def test_damaged_codes_are_refused():

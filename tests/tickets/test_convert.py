@@ -52,7 +52,10 @@ def test_a_state_dict_may_lie_at_a_url(tmp_path):
     ("given", "words"),
     [
         (["--kept=0.5", "--sparsity=0.5"], "give one of --sparsity=X and --kept=X"),
-        (["--mean=0.5,x", "--std=1"], "--mean=0.5,x; possible: numbers with commas"),
+        (
+            ["--mean=0.5,x", "--std=1"],
+            "--mean=0.5,x; possible: numbers separated by commas",
+        ),
         (["--network=conv3"], "unknown network 'conv3'"),
         (["--width=2"], "shapes differ: features.0.weight is of (4, 3, 3, 3)"),
         (["--image_size=0"], "image_size"),

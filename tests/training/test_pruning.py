@@ -295,7 +295,7 @@ def test_a_pattern_sets_the_sparsity_of_a_recipe(tiny_config):
         ),
         (
             {"method": "partially_frozen", "sparsity": 0.3},
-            "810 are pruned for ever and 160 locked in; sparsity 0.3 removes 486,",
+            "810 are pruned permanently and 160 locked in; sparsity 0.3 removes 486,",
         ),
         (
             {"method": "multicoated", "sparsity": 0.95},

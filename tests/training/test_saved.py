@@ -18,17 +18,11 @@ from iterand_jax.training.of_methods import of_method
 from iterand_jax.training.procedures import stages
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import finished_result, read_config, restore
+from tests.helpers import refused
 
 
 def config():
     return json.loads(to_json(resolve(load("default"))))
-
-
-def refused(read, *arguments):
-    with pytest.raises(ValueError, match=r"\S") as error:
-        read(*arguments)
-    assert str(error.value).isprintable()
-    return str(error.value)
 
 
 @pytest.mark.smoke

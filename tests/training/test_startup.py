@@ -98,7 +98,7 @@ def test_a_run_that_ends_early_compiles_nothing_more(
 def test_the_step_is_traced_before_other_programs_begin(
     cores, tiny_config, monkeypatch
 ):
-    """And with few cores they begin when they are told to, or when one is needed.
+    """And with few cores they begin when they are asked to, or when one is needed.
 
     By the order of events: times of a program count what else its thread waits for.
     """

@@ -1,4 +1,4 @@
-"""Image files of strangers: decoded, or refused as bad images, at a bounded cost."""
+"""Untrusted image files: decoded, or refused as bad images, at a bounded cost."""
 
 import io
 import random

@@ -275,7 +275,7 @@ def _inject(kind: str, run: Started, generator: random.Random) -> dict[str, Any]
         "status": status,
         "seconds_to_end": round(time.monotonic() - start, 1),
         "others_ended_by_themselves": "stopping what" not in said,
-        "told": [pattern for pattern in MESSAGES if re.search(pattern, said)],
+        "reported": [pattern for pattern in MESSAGES if re.search(pattern, said)],
     }
     if kind in ("truncate", "flip a bit"):
         done["damaged"] = _damage(kind, run, generator)

@@ -30,10 +30,10 @@ class Clock:
             raise TimeoutError
         return found
 
-    def taking(self, seconds, found=None, told=None):
-        def part(tell, left):
-            if told:
-                tell(told)
+    def taking(self, seconds, found=None, reported=None):
+        def part(report, left):
+            if reported:
+                report(reported)
             self.now += seconds
             return found or {"step": {"median": 2e-3, "fastest": 1e-3, "slowest": 4e-3}}
 
@@ -52,12 +52,12 @@ def measure(monkeypatch, parts, seconds):
 def test_a_part_is_left_out_only_if_it_would_end_late_itself(monkeypatch, capsys):
     clock = Clock(monkeypatch)
 
-    def failing(tell, left):
+    def failing(report, left):
         clock.now += 1
         raise MemoryError("17 GiB")
 
     parts = [
-        ("a", "runs", 40, clock.taking(40, told={"step, one call": 2.5})),
+        ("a", "runs", 40, clock.taking(40, reported={"step, one call": 2.5})),
         ("b", "programs", 5, failing),
         ("c", "runs", 70, clock.taking(70)),
         ("d", "programs", 20, clock.taking(20)),
@@ -94,7 +94,7 @@ def test_what_parts_of_a_kind_took_scales_what_later_ones_are_expected_to(
 def test_what_still_runs_after_the_deadline_is_given_up(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     parts = [
-        ("a", "programs", 20, clock.taking(900, told={"first": 1})),
+        ("a", "programs", 20, clock.taking(900, reported={"first": 1})),
         ("b", "programs", 1, clock.taking(1)),
     ]
     record, _ = measure(monkeypatch, parts, 100)

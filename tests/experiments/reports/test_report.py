@@ -375,6 +375,9 @@ def test_learning_curves_are_of_runs_that_have_them(line, tmp_path):
     assert [[made["seed"] for made in e.lines] for e in drawn] == [[0, 1], [0]]
     figure = learning.draw(TABLE8, full)
     ours, other = figure.axes
+    title = "Table 8: validation accuracy by epoch"
+    assert figure.get_suptitle().startswith(title)  # not the test accuracy of the table
+    assert "Conv6, width" not in ours.get_title()
     assert "official), 2 seeds" in ours.get_title()
     assert "bfloat16), 1 seed" in other.get_title()
     curves = [own for own in ours.get_lines() if len(own.get_xdata()) == 100]
