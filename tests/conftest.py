@@ -40,7 +40,10 @@ def _compile_each_program_once(tmp_path_factory):
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for the processes that tests start
-    # XLA warns on stderr that cached CPU programs may not fit this machine.
+    # XLA warns on stderr that cached CPU programs may not fit this machine: in this
+    # process, where commands that use no cache do not silence it, and in others.
+    if jax.config.jax_logging_level == "NOTSET":
+        jax.config.update("jax_logging_level", "CRITICAL")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 

@@ -142,7 +142,7 @@ def _train(cell: Cell, seconds: float, barrier: Barrier, rates: Any) -> None:
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_list("cells", [*CELLS], f"of {', '.join(CELLS)}, with commas")
+    flags.DEFINE_list("cells", [*CELLS], f"of {', '.join(CELLS)}, separated by commas")
     flags.DEFINE_integer("seeds", 3, "that train at once", lower_bound=2)
     flags.DEFINE_float("seconds", 10, "of the steps of processes", lower_bound=0)
     records.define_out()

@@ -56,9 +56,10 @@ def _training_seconds(line: Line) -> float:
 
 
 def _randomization_ms(line: Line) -> float | None:
-    if line["config"]["method"] != "iterand":
+    k_per = line["config"].get("k_per")
+    if not k_per:
         return None
-    times = line["steps"] // line["config"]["k_per"] * line["together"]
+    times = line["steps"] // k_per * line["together"]
     seconds = line["seconds"].get("re-randomization")
     return 1000 * seconds / times if times and seconds is not None else None
 

@@ -15,7 +15,7 @@ from iterand_jax.networks import takes
 
 __all__ = ["settings"]
 
-CONV6_LEARNING_RATE = 0.3
+CONV6_OF_TEXT, CONV6_LEARNING_RATE = 0.2, 0.3  # of its scores
 IMAGENET_HELD_OUT = 0.01
 IMAGENET_GPUS = 2
 
@@ -47,7 +47,7 @@ def settings(
         fields["dataset.validation_fraction"] = IMAGENET_HELD_OUT
         fields["dataset.split_seed"] = 0
         fields["accumulate_steps"] = IMAGENET_GPUS
-    of_scores = config.method != "sgd" and learning_rate is None
-    if (network, name) == ("conv6", "cifar10") and of_scores:
+    of_text = learning_rate is None and config.learning_rate == CONV6_OF_TEXT
+    if (network, name) == ("conv6", "cifar10") and of_text:
         fields["learning_rate"] = CONV6_LEARNING_RATE
     return fields

@@ -45,6 +45,8 @@ IMAGENET = NORMALIZED | {
         ("cifar_conv6", "iterand", IMAGES | RATE),
         ("cifar_conv6", "edge_popup", IMAGES | RATE),
         ("cifar_conv6", "sgd", IMAGES),
+        ("cifar_conv6", "random", IMAGES),
+        ("cifar_conv6", "magnitude", IMAGES),
         ("cifar_conv4", "iterand", IMAGES),
         ("cifar_resnet18", "iterand", NORMALIZED),
         ("imagenet_resnet50", "iterand", IMAGENET),
