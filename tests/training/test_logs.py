@@ -187,6 +187,19 @@ def test_damaged_lines_are_named_and_set_aside_and_the_log_goes_on(tmp_path, cap
     assert aside == b"".join(line + b"\n" for line in lines[1:-2])
 
 
+def test_a_log_that_is_a_link_or_too_large_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"metrics.jsonl is no regular file"):
+        read_lines(path)
+    path.unlink()
+    path.write_text('{"step": 5}\n')
+    assert read_lines(path) == [{"step": 5}]
+    monkeypatch.setattr(logs, "MOST_BYTES", 11)
+    with pytest.raises(ValueError, match=r"metrics.jsonl has over 11 bytes$"):
+        read_lines(path)
+
+
 def test_what_is_set_aside_counts_in_no_other_phase(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(logs.time, "perf_counter", lambda: now[0])
