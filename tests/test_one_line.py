@@ -511,6 +511,20 @@ def test_a_pattern_that_matches_nothing_is_refused_before_a_folder(pattern, tmp_
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize("method", ["iterand", "sgd"])
+def test_a_pattern_that_leaves_nothing_to_prune_is_named(method, tiny_config, tmp_path):
+    config = tiny_config(method=method, unpruned=("Conv_*", "*=fixed"))
+    with pytest.raises(ValueError, match=r"unpruned=\('Conv_\*', '\*=fixed'\) leaves"):
+        train_config(config, str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_array_in_place_of_a_flag_is_refused_by_its_name():
+    """As a config file may have it: its comparison has no truth value."""
+    with pytest.raises(ValueError, match=r"^affine must be False or True; got "):
+        fields.FIELDS["affine"].check("affine", np.ones(3))
+
+
 def test_what_memory_cannot_hold_is_refused_before_a_folder(
     tiny_config, tmp_path, monkeypatch
 ):
