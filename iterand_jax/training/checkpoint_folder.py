@@ -36,7 +36,8 @@ def saved_steps(folder: Path) -> list[int]:
     """The steps of the finished checkpoints in a folder, without opening them."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    steps = (path for path in folder.iterdir() if path.name.isdecimal())
+    return sorted(int(path.name) for path in steps if path.is_dir())
 
 
 class IncompatibleCheckpointError(ValueError):
@@ -316,9 +317,15 @@ class CheckpointFolder:
             )
 
     def _set_aside(self, steps: list[int]) -> None:
+        aside = self._folder.with_name("damaged_checkpoints")
+        if steps and aside.is_symlink():  # to a folder whose steps would be replaced
+            raise ValueError(
+                f"{aside} is a symbolic link to {os.readlink(aside)}; damaged "
+                f"checkpoints are moved to a folder"
+            )
         for step in steps:
-            target = self._folder.with_name("damaged_checkpoints") / str(step)
-            target.parent.mkdir(exist_ok=True)
+            target = aside / str(step)
+            aside.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             shutil.move(self._folder / str(step), target)
         if steps:

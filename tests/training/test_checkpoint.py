@@ -21,6 +21,7 @@ from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.checkpoint_folder import (
     CheckpointFolder,
     IncompatibleCheckpointError,
+    saved_steps,
 )
 from iterand_jax.trees import leaves_of, sha256
 from tests import helpers
@@ -153,6 +154,25 @@ def test_a_folder_with_what_orbax_would_wait_for_is_not_opened(tmp_path):
     os.mkfifo(path)
     with pytest.raises(ValueError, match=f"{path} is no regular file"):
         Checkpoints(folder, keep=3, only_read=True)
+
+
+def test_damaged_checkpoints_replace_nothing_elsewhere(tmp_path):
+    """In a workdir of others their folder may be a link to another run's."""
+    folder, others = tmp_path / "w/checkpoints", tmp_path / "others/checkpoints"
+    save(others, [20])
+    save(folder, [10, 20])
+    damage(folder, 20, "truncated")
+    (tmp_path / "w/damaged_checkpoints").symlink_to(others)
+    with pytest.raises(ValueError, match="damaged_checkpoints is a symbolic link to"):
+        restore(folder)
+    assert int(restore(others)[0]["step"]) == 20
+
+
+def test_only_a_folder_is_counted_as_a_checkpoint(tmp_path):
+    save(tmp_path, [10])
+    (tmp_path / "20").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "30").touch()
+    assert saved_steps(tmp_path) == [10]
 
 
 def test_a_name_that_tensorstore_does_not_take_is_refused_before_any_work(tmp_path):
