@@ -79,10 +79,9 @@ def read_own(path: Path, most: int) -> bytes:
     except FileExistsError as error:
         raise ValueError(f"{path} is no regular file: {error.strerror}") from error
     with open(path, "rb", opener=_of_a_file) as file:
-        if os.fstat(file.fileno()).st_size <= most:
-            content = file.read(most + 1)
-            if len(content) <= most:
-                return content
+        size = os.fstat(file.fileno()).st_size
+        if size <= most:
+            return file.read(size)  # and no more, for which memory would be taken
     raise ValueError(f"{path} has over {most:,} bytes")
 
 

@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import struct
+import tracemalloc
 
 import pytest
 
@@ -198,6 +199,16 @@ def test_a_log_that_is_a_link_or_too_large_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "MOST_BYTES", 11)
     with pytest.raises(ValueError, match=r"metrics.jsonl has over 11 bytes$"):
         read_lines(path)
+
+
+def test_a_small_log_takes_no_memory_of_a_large_one(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
+    tracemalloc.start()
+    try:
+        assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 5}]
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_set_aside_counts_in_no_other_phase(monkeypatch):
