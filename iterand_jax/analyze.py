@@ -44,6 +44,8 @@ def main() -> None:
         check_written(output)  # before any work
     except OSError as error:
         raise ValueError(f"cannot write {output}: {error.strerror}") from error
+    if flags.FLAGS.output and not output.parent.is_dir():
+        raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
     found = report.report(
         workdir or ticket, flags.FLAGS.other or None, step=flags.FLAGS.step
     )

@@ -1,6 +1,7 @@
 """What fails in the world around a command is one true line, and loses nothing."""
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -281,6 +282,23 @@ def test_a_stream_that_fails_is_dropped_from_there_on():
         guarded.flush()  # into the null device
 
 
+def test_what_an_encoding_does_not_have_is_a_question_mark():
+    """The bars of analyze, or a name that is no text, do not end a command."""
+    raw = io.BytesIO()
+    guarded = streams.Guarded(io.TextIOWrapper(raw, "ascii"))
+    assert guarded.write("churn \u2581\u2588, \udcff\n") == 12
+    guarded.flush()
+    assert raw.getvalue() == b"churn ??, ?\n"
+    assert guarded.failure is None
+
+
+def test_an_error_does_nothing_to_a_terminal(capfd):
+    """It may name what is in a folder of somebody else."""
+    assert cli.report(ValueError("no image: a\n\x1b[2J\x07\udcff\u00e9")) == 2
+    said = "error: no image: a \\x1b[2J\\x07\\udcff\u00e9\n"
+    assert capfd.readouterr().err == said
+
+
 def test_a_run_that_diverges_at_once_says_so_and_gives_its_folder_back(
     tiny_config, tmp_path
 ):
@@ -491,6 +509,20 @@ def test_a_pattern_that_matches_nothing_is_refused_before_a_folder(pattern, tmp_
         train_config(config, str(tmp_path / "w"))
     assert pattern in str(error.value)
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("method", ["iterand", "sgd"])
+def test_a_pattern_that_leaves_nothing_to_prune_is_named(method, tiny_config, tmp_path):
+    config = tiny_config(method=method, unpruned=("Conv_*", "*=fixed"))
+    with pytest.raises(ValueError, match=r"unpruned=\('Conv_\*', '\*=fixed'\) leaves"):
+        train_config(config, str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_array_in_place_of_a_flag_is_refused_by_its_name():
+    """As a config file may have it: its comparison has no truth value."""
+    with pytest.raises(ValueError, match=r"^affine must be False or True; got "):
+        fields.FIELDS["affine"].check("affine", np.ones(3))
 
 
 def test_what_memory_cannot_hold_is_refused_before_a_folder(

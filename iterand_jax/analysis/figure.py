@@ -137,7 +137,7 @@ def _draw_layer_churn(axes, found: Report) -> None:
     starts = len(found.churn) * np.arange(count) // count
     widths = np.diff([*starts, len(found.churn)])
     shares = np.add.reduceat(shares, starts, axis=1) / widths
-    highest = shares.max() or 1
+    highest = shares.max() if shares.max() > 1e-9 else 1  # one weight has more
     lowest = max(shares[shares > 0].min(initial=highest), highest / 1000)
     image = axes.pcolormesh(
         [*(steps[start] for start in starts), steps[-1]],

@@ -1,5 +1,6 @@
 """What the checkpoint and log of a run, or a ticket, show of its subnetwork."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +21,12 @@ from iterand_jax.rules import Rule, rules_of
 from iterand_jax.rules.patterns import literal
 from iterand_jax.runtime import modes, remote
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.tickets import places
+from iterand_jax.tickets import container, places
 from iterand_jax.tickets.draws import MAX_REFRESHES, Draws
 from iterand_jax.tickets.fields import number, of_type
 from iterand_jax.tickets.replay import initial_key, last_redraws
 from iterand_jax.tickets.ticket import Ticket, load
-from iterand_jax.training import pruning
+from iterand_jax.training import fields, pruning
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.run import Run
 from iterand_jax.training.step import State
@@ -211,10 +212,7 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
     }
     paths = list(leaves_of(masks))
     by_layer = [line["layer_churn"] for line in lines if "layer_churn" in line]
-    if not all(isinstance(x, int | float) for x in changes.values()) or not all(
-        isinstance(row, list) and len(row) == len(paths) for row in by_layer
-    ):
-        raise ValueError(f"{workdir / 'metrics.jsonl'} has churn of other layers")
+    _check_churn(workdir / "metrics.jsonl", changes, by_layer, len(paths))
     return Subject(
         network=run.network,
         inputs=run.dataset.inputs,
@@ -234,6 +232,20 @@ def _of_run(workdir: Path, step: int | None) -> Subject:
     )
 
 
+def _check_churn(
+    log: Path, changes: Mapping[Any, Any], by_layer: Sequence[Any], layers: int
+) -> None:
+    """Raises ValueError for churn in a log that is no share, or of other layers."""
+    of_these = (isinstance(row, list) and len(row) == layers for row in by_layer)
+    if len(by_layer) != len(changes) or not all(of_these):
+        raise ValueError(f"{log} has churn of other layers")
+    for share in itertools.chain(changes.values(), *by_layer):
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"{log} has a churn of {share!r:.60}; possible: 0 to 1")
+    if any(later <= step for step, later in itertools.pairwise([0, *changes])):
+        raise ValueError(f"{log} has churn of steps that do not rise from 1 on")
+
+
 def _of_ticket(path: str) -> Subject:
     ticket, path = load(path), remote.shown(path)
     about = ticket.description
@@ -242,20 +254,37 @@ def _of_ticket(path: str) -> Subject:
             f"the ticket {path} is not of a run, which analyze describes; its arrays "
             f"are those of iterand_jax.load_ticket({path!r})"
         )
-    of_run = of_type(about.run, "method", str), of_type(about.run, "distribution", str)
-    of_type(about.run, "step", int)
-    if about.run.get("sparsity") is not None:
-        number(about.run, "sparsity")
-    if not " ".join(of_run).isprintable():
-        raise ValueError(f"the ticket {path} is of the run {about.run!r:.60}")
-    drawn = about.draws
+    try:
+        found = _described(ticket)
+    except Exception as error:  # of a made-up file any
+        raise ValueError(
+            f"the ticket {path} cannot be analyzed: {container.one_line(error)}"
+        ) from error
     if not leaves_of(ticket.masks):
         raise _no_masks(f"the ticket {path}", about.run["method"])
-    draws = None
+    return found
+
+
+def _described(ticket: Ticket) -> Subject:
+    """What a ticket of a run says of it.
+
+    Raises:
+      ValueError: a field of the run that is missing or of another type; and of values
+        that no run has any error.
+    """
+    about = ticket.description
+    for name in ("method", "distribution"):
+        fields.FIELDS[name].check(f"{name} of its run", about.run.get(name))
+    if of_type(about.run, "step", int) not in range(fields.LARGEST_INT32 + 1):
+        raise ValueError(f"step of its run is {about.run['step']!r:.60}")
+    if about.run.get("sparsity") is not None:
+        number(about.run, "sparsity", above=-1, below=1)
+    drawn, draws = about.draws, None
+    assert isinstance(drawn, Draws | None)
     if drawn and drawn.k_per:
         root = modes.root_key(drawn.seed)
         draws = root, drawn.step, drawn.k_per, drawn.sampling_rate
-    network = about.build()
+    network, _ = about.build(), about.of_texts
     inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in about.inputs]
     subnetwork = Subnetwork(
         distribution=about.run["distribution"],
@@ -306,10 +335,10 @@ def _title(
     network: Mapping[str, Any], run: Mapping[str, Any], *, seed: int | None, step: int
 ) -> str:
     pruned = []
-    if run["sparsity"] is not None:
+    if run.get("sparsity") is not None:
         pruned = [pruning.sparsity_text(run["sparsity"], run.get("pattern"))]
     parts = [
-        f"{network['name']} (width {network['width']:g})",
+        f"{network['name']} (width {network.get('width', 1):g})",
         run["method"],
         run["distribution"],
         *pruned,

@@ -184,6 +184,12 @@ def _labelled(folder: Path, classes: tuple[str, ...]) -> Images:
 def _folders(folder: Path) -> list[Path]:
     found = _visible(folder)
     for path in found:
+        folder_files.check_name(path)
+        if not path.name.isprintable():  # classes.txt has a line for each
+            raise ValueError(
+                f"the class folder {path.name!r} in {folder} has a name that is not "
+                f"printable"
+            )
         if not path.is_dir():
             raise ValueError(f"{path} is not in a class folder")
     return found

@@ -232,10 +232,10 @@ class _NpzFile:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            text = getattr(error, "strerror", None) or error
+        except Exception as error:  # of a made-up or damaged file any
+            text = getattr(error, "strerror", None) or repr(str(error))[1:-1]
             raise ValueError(
-                f"{self.path} cannot be read as an .npz file: {text}"
+                f"{self.path} cannot be read as an .npz file: {text:.300}"
             ) from error
 
 

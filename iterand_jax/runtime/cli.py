@@ -327,4 +327,10 @@ def fail(error: Exception | str) -> NoReturn:
 
 
 def _one_line(error: Exception | str) -> str:
-    return " ".join(str(error).split())
+    """What an error says; of names in files and folders of others it may be anything.
+
+    >>> print(_one_line("the file" + chr(10) + "a" + chr(27) + "[2J"))
+    the file a\\x1b[2J
+    """
+    words = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)

@@ -1,4 +1,7 @@
-"""Atomic writes of files, and what is never written to: devices, pipes, links."""
+"""Atomic writes of files, and what is never written to: devices, pipes, links.
+
+Nor is such a file read where what it holds is passed on (`read_own`).
+"""
 
 import contextlib
 import errno
@@ -55,6 +58,31 @@ def check_written(path: Path) -> None:
     else:
         kind = next((words for is_one, words in _KINDS if is_one(mode)), "no file")
     raise OSError(errno.EEXIST, f"it is {kind}", str(path))
+
+
+def read_own(path: Path, most: int) -> bytes:
+    """The bytes of a file in a folder that may come from anybody.
+
+    A link may point to what is secret, which would go into a log, a ticket or onto the
+    Hub; a pipe would be waited for.
+
+    Args:
+      path: of the file.
+      most: bytes that it can have.
+
+    Raises:
+      ValueError: it is no regular file (`check_written`), or has more bytes.
+      OSError: it cannot be read.
+    """
+    try:
+        check_written(path)
+    except FileExistsError as error:
+        raise ValueError(f"{path} is no regular file: {error.strerror}") from error
+    with open(path, "rb", opener=_of_a_file) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= most:
+            return file.read(size)  # and no more, for which memory would be taken
+    raise ValueError(f"{path} has over {most:,} bytes")
 
 
 def replace(temporary: Path, path: Path) -> None:

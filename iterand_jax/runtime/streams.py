@@ -1,4 +1,7 @@
-"""Standard output that fails (full, or closed): reported once, does not end a run."""
+"""Standard output that fails (full, or closed): reported once, does not end a run.
+
+What its encoding does not have, as bars of a terminal in ASCII, is a question mark.
+"""
 
 import contextlib
 import errno
@@ -32,7 +35,11 @@ class Guarded:
         with self._guarding():
             if self._closed and text:
                 raise OSError(errno.EBADF, "it is closed")
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError as error:
+                had = text.encode(error.encoding, "replace").decode(error.encoding)
+                self._stream.write(had)
         return len(text)
 
     def flush(self) -> None:

@@ -22,6 +22,7 @@ from jax import Array
 from iterand_jax import masks
 from iterand_jax.networks import build_network
 from iterand_jax.networks.resnet import ResNet
+from iterand_jax.rules.scopes import check_scope
 from iterand_jax.runtime import modes
 from iterand_jax.runtime.checks import check_fraction, is_wide
 from iterand_jax.subnetwork import Subnetwork
@@ -92,6 +93,9 @@ def convert(
     if (mean is None) != (std is None):
         raise ValueError(f"mean is {mean} and std is {std}; possible: both, or none")
     _check_pruning(state, pruning)
+    empty = [name for name, array in state.arrays.items() if array.size == 0]
+    if empty:
+        raise ValueError(f"the state dict has no values of {listed(empty)}")
     with modes.fixed():
         description, pixels = _described(state, name, width, image_size)
         network, variables = description.build(), description.abstract()
@@ -334,6 +338,7 @@ def _masks(
         ranked_by=pruning.ranked_by or "score",
         scope=pruning.scope,
     )
+    check_scope(subnetwork.scope, scores, lambda path: sparsity)
     trees = {path: jnp.asarray(own) for path, own in scores.items()}
     found = {p: np.asarray(mask) != 0 for p, mask in subnetwork.masks(trees).items()}
     kept = sum(np.count_nonzero(mask) for mask in found.values())

@@ -70,6 +70,11 @@ def torchvision_arrays(ticket: Ticket) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the network is not a ResNet.
     """
+    if "name" not in ticket.description.network:
+        raise ValueError(
+            "torchvision's names exist only for ResNets; the ticket is of a tree of "
+            "arrays"
+        )
     check_torchvision(ticket.description.network["name"])
     stages = ticket.description.build().stages
     arrays = {}
@@ -251,15 +256,19 @@ def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
 
 
 def symbolic_inputs(description: Description) -> list[jax.ShapeDtypeStruct]:
-    """Symbolic batch sizes and, for token ids, lengths. Pixels are uint8."""
+    """Symbolic batch sizes and, for token ids, lengths. Pixels are uint8.
+
+    Raises:
+      ValueError: its inputs are none that it can be applied to.
+    """
     from jax import export
 
-    scope = export.SymbolicScope()
+    scope, of_texts = export.SymbolicScope(), description.of_texts
     specs = []
     for shape, dtype in description.inputs:
         pixels = description.mean is not None
         rest: list[Any] = list(shape[1:])
-        if np.issubdtype(dtype, np.integer):
+        if of_texts:
             rest = [f"axis_{i}" for i in range(1, len(shape))]
         text = ", ".join(map(str, ("batch", *rest)))
         symbolic = export.symbolic_shape(f"({text},)", scope=scope)

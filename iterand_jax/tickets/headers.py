@@ -46,7 +46,8 @@ def check_size(size: int, of_arrays: int) -> None:
     ValueError: its header has 3,000,000 bytes; at most 459,002 with arrays of 4,000
     >>> check_size(3_000_000, of_arrays=50_000_000)
     """
-    most = min(MOST, ALWAYS + max(0, of_arrays) // SHARE)
+    of_arrays = max(0, of_arrays)  # of a size that is none, as of another file
+    most = min(MOST, ALWAYS + of_arrays // SHARE)
     if size > most:
         beside = f" with arrays of {of_arrays:,}" if most < MOST else ""
         raise ValueError(f"its header has {size:,} bytes; at most {most:,}{beside}")

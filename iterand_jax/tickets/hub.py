@@ -8,6 +8,7 @@ HF_HUB_OFFLINE mean what they mean everywhere. It comes with `tokenizers`, and i
 imported for such an address only.
 """
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iterand_jax.runtime.checks import described
+from iterand_jax.runtime.files import check_written
 from iterand_jax.runtime.remote import in_one_line, too_large
 
 SCHEME = "hf://"
@@ -133,6 +135,8 @@ def publish(
 ) -> str:
     """Uploads files of a folder as one commit; makes the repository if need be.
 
+    A link is none of them: it may point to what is secret.
+
     Args:
       folder: that has the files, and maybe others, which are nobody else's business.
       repo: user/repo; one that is made is public, or as the user's settings say.
@@ -150,11 +154,10 @@ def publish(
     api = hub.HfApi(token=token)
     message = "Upload a ticket of iterand_jax"
     try:
-        additions = [
-            hub.CommitOperationAdd(name, folder / name)
-            for name in names
-            if (folder / name).is_file()
-        ]
+        found = [name for name in names if os.path.lexists(folder / name)]
+        for name in found:
+            check_written(folder / name)
+        additions = [hub.CommitOperationAdd(name, folder / name) for name in found]
         api.create_repo(repo, exist_ok=True)
         commit = api.create_commit(repo, additions, commit_message=message)
     except Exception as error:

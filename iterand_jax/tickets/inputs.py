@@ -24,7 +24,7 @@ def check(description: Description, inputs: Sequence[Any]) -> None:
     expected = [("N", *shape[1:]) for shape, _ in description.inputs]
     shapes = [np.shape(x) for x in inputs]
     ranks = [len(shape) for shape in shapes]
-    texts = np.issubdtype(description.inputs[0][1], np.integer)
+    texts = description.of_texts
     if ranks != [len(shape) for shape in expected] or (
         not texts and shapes[0][1:] != expected[0][1:]
     ):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -119,6 +120,22 @@ class Description:
     def dtype(self) -> Any:
         """The dtype of the network's activations, float32 unless it says another."""
         return jnp.dtype(self.network.get("dtype", "float32"))
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether its inputs are texts: token ids (N, T) and lengths (N,), integers.
+
+        Raises:
+          ValueError: its first input is of integers, and they are no texts.
+        """
+        if not self.inputs or not np.issubdtype(self.inputs[0][1], np.integer):
+            return False
+        if [len(shape) for shape, _ in self.inputs] != [2, 1] or self.mean is not None:
+            raise ValueError(
+                f"its inputs are {self.inputs!r:.100}, integers that are no texts; "
+                f"possible: floats, or (N, T) and (N,) without a mean"
+            )
+        return True
 
     def abstract(self) -> PyTree:
         """The network's variables, as shapes and dtypes.

@@ -5,6 +5,7 @@ is of the step that they were measured at.
 """
 
 import json
+import os
 import re
 import statistics
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from iterand_jax.runtime.files import read_own
 from iterand_jax.tickets.hub import FILE, SCHEME
 from iterand_jax.tickets.ticket import Ticket
 from iterand_jax.training import provenance, pruning, saved
@@ -57,13 +59,13 @@ class Measured(NamedTuple):
     Attributes:
       result: of the run; {} where it is not finished, or at another step.
       accuracies: on the test set by seed, in %; of all replicas if there are several.
-      curves: the picture of the run, None where there is none.
+      curves: the picture of the run, a PNG; None where there is none.
       trains_weights: whether the method does.
     """
 
     result: Mapping[str, Any]
     accuracies: Mapping[int, float]
-    curves: Path | None
+    curves: bytes | None
     trains_weights: bool = False
 
 
@@ -71,10 +73,11 @@ def measured(workdir: Path, step: int) -> Measured:
     """What a run's folder says of its ticket of a step.
 
     Raises:
-      ValueError: a result that is damaged.
+      ValueError: a result that is damaged, or a picture that is no regular file.
     """
-    curves = workdir / CURVES
-    picture = curves if curves.is_file() else None
+    curves, picture = workdir / CURVES, None
+    if os.path.lexists(curves):
+        picture = read_own(curves, saved.MOST_BYTES)
     if not (workdir / "result.json").exists():
         return Measured({}, {}, picture)
     result = saved.read_result(workdir / "result.json")

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def saved_steps(folder: Path) -> list[int]:
     """The steps of the finished checkpoints in a folder, without opening them."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    steps = (path for path in folder.iterdir() if path.name.isdecimal())
+    return sorted(int(path.name) for path in steps if path.is_dir())
 
 
 class IncompatibleCheckpointError(ValueError):
@@ -76,6 +78,7 @@ class CheckpointFolder:
     ):
         """Opens or makes the folder; see `Checkpoints` for what is kept."""
         self._folder = folder.resolve()
+        _check_name(self._folder)
         self._only_read = only_read
         if not only_read:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +86,9 @@ class CheckpointFolder:
             # removes them in the background, during the next save.)
             for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished)
+        # Orbax reads this of each checkpoint when it opens the folder.
+        for metadata in self._folder.glob("*/_CHECKPOINT_METADATA"):
+            _check_regular(metadata)
         # Held open, so that no later folder can have its inode: see `_check_is_there`.
         self._held = None if only_read else os.open(self._folder, os.O_RDONLY)
         self._scores: dict[int, float] = {}  # of the steps that have one
@@ -278,6 +284,7 @@ class CheckpointFolder:
         return jax.tree.unflatten(treedef, ordered), record
 
     def _read_record(self, step: int) -> dict[str, Any]:
+        _check_files(self._folder / str(step))
         arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
         record = self._manager.restore(step, args=arguments).record
         # Verify it before using it: one flipped bit turns "float32" into another dtype,
@@ -310,13 +317,45 @@ class CheckpointFolder:
             )
 
     def _set_aside(self, steps: list[int]) -> None:
+        aside = self._folder.with_name("damaged_checkpoints")
+        if steps and aside.is_symlink():  # to a folder whose steps would be replaced
+            raise ValueError(
+                f"{aside} is a symbolic link to {os.readlink(aside)}; damaged "
+                f"checkpoints are moved to a folder"
+            )
         for step in steps:
-            target = self._folder.with_name("damaged_checkpoints") / str(step)
-            target.parent.mkdir(exist_ok=True)
+            target = aside / str(step)
+            aside.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             shutil.move(self._folder / str(step), target)
         if steps:
             self._manager.reload()
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ValueError for a checkpoint with what is no regular file."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            _check_regular(path, path.relative_to(folder))
+
+
+def _check_regular(path: Path, shown: Path | None = None) -> None:
+    """Raises ValueError for a link, and for a pipe, which Orbax would wait for."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError(f"{shown or path} is no regular file")
+
+
+def _check_name(folder: Path) -> None:
+    """Raises ValueError for a name that TensorStore does not take.
+
+    It would be found out when the first checkpoint is saved, or look like damage.
+    """
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"checkpoints cannot be in {folder}: its name is not UTF-8"
+        ) from error
 
 
 def _system_error(error: Exception) -> int | None:

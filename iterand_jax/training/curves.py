@@ -1,5 +1,6 @@
 """curves.png: the training curves of a run, from its metrics.jsonl."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from iterand_jax.training import pruning
 from iterand_jax.training.logs import read_lines
 
 MOST = 2**63  # of an integer that is drawn
+LARGEST = 1e39  # of a float, which no float32 is; scales of larger ones overflow
 TRAIN, VALIDATION, TEST = "#4c78a8", "#e45756", "#333333"
 
 
@@ -84,7 +86,10 @@ def _drawn(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
         values = [*(record.get(field) for field in _FIELDS[kind]), *churn]
         numbers = all(isinstance(value, int | float) for value in values)
         # Larger integers are no floats.
-        usual = numbers and all(abs(v) < MOST for v in values if isinstance(v, int))
+        usual = numbers and all(
+            abs(v) < MOST if isinstance(v, int) else not LARGEST < abs(v) < math.inf
+            for v in values
+        )
         last = found[-1]["step"] if found else 0
         if record.get("kind") == kind and usual and MOST > record["step"] > last:
             found.append(record)

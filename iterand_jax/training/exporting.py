@@ -12,7 +12,7 @@ import numpy as np
 from iterand_jax.data.datasets import get_dataset
 from iterand_jax.data.text import VOCABULARY_FILE, from_lines
 from iterand_jax.runtime import early
-from iterand_jax.runtime.files import write_atomically
+from iterand_jax.runtime.files import read_own, write_atomically
 from iterand_jax.runtime.terminal import table
 from iterand_jax.tickets import formats, hub, onnx, places
 from iterand_jax.tickets import ticket as tickets
@@ -25,6 +25,7 @@ from iterand_jax.training import card, outputs, pruning
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.examples import Examples, examples
 from iterand_jax.training.run import Run
+from iterand_jax.training.saved import MOST_BYTES
 from iterand_jax.training.step import State
 from iterand_jax.training.workdir import read_config, restore
 from iterand_jax.trees import leaves_of
@@ -196,7 +197,7 @@ def _write(
             of_config = json.dumps(card.config(ticket, about), indent=2, sort_keys=True)
             write_atomically(output / card.CONFIG, of_config + "\n")
             if about.curves is not None:
-                write_atomically(output / card.CURVES, about.curves.read_bytes())
+                write_atomically(output / card.CURVES, about.curves)
         return outputs.sizes(ticket, arrays)
     if name == "matrices":
         arrays = formats.in_dtype(_matrices(run, ticket), dtype)
@@ -228,15 +229,18 @@ def words_of(
     """The vocabulary saved in the folder of a text run, None for an image run.
 
     Raises:
-      ValueError: it is not there.
+      ValueError: it is not there, or is no text in a regular file.
     """
     dataset = given.dataset or get_dataset(config["dataset"]["name"])
     if not dataset.is_text:
         return None
+    path = workdir / VOCABULARY_FILE
     try:
-        return from_lines((workdir / VOCABULARY_FILE).read_bytes().decode())
+        return from_lines(read_own(path, MOST_BYTES).decode())
     except OSError as error:
         raise ValueError(f"cannot read the vocabulary of the run: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8, at byte {error.start}") from error
 
 
 def ticket_of(run: Run, state: State, words: tuple[str, ...] | None = None) -> Ticket:

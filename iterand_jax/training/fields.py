@@ -129,10 +129,7 @@ def _several(one: Field, most: int) -> Field:
 
 def _one_of(*possible: Any) -> Field:
     return Field(
-        lambda value: (
-            any(value is p or value == p for p in possible)
-            and isinstance(value, type(possible[0]))
-        ),
+        lambda value: isinstance(value, type(possible[0])) and value in possible,
         " or ".join(map(str, possible)),
     )
 

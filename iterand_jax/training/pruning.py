@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iterand_jax.masks import pattern_of
+from iterand_jax.masks import VALUES, pattern_of
 from iterand_jax.methods import Method, build_method
 from iterand_jax.rules import Rule, Schedule
 from iterand_jax.rules.defaults import DEFAULT_RULES
@@ -154,6 +154,10 @@ def check(config: ConfigDict) -> None:
                 f"sparsity for each layer; it is not possible with "
                 f"{field}={config[field]}"
             )
+    if config.kept_values not in (None, *VALUES):
+        raise ValueError(
+            f"unknown kept_values {config.kept_values!r}; possible: {', '.join(VALUES)}"
+        )
     if waits_for_epochs(config):
         _check_within(config, config.epochs, EPOCHS)
     subnetwork_of(config)  # it checks its own arguments

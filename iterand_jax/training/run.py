@@ -256,6 +256,11 @@ def describe(
     if learned or treatments or config.network.vectors is not None:
         params = shapes()
         leaves.check_patterns(treatments, params)
+        if treatments and not subnetwork.fan_ins(params):
+            raise ValueError(
+                f"unpruned={tuple(config.unpruned)} leaves nothing to prune, but "
+                f"{', '.join(leaves_of(params))}; possible: fewer patterns"
+            )
         if learned:
             of_rules = dataclasses.replace(draws, rules=of_network)
             treatments += leaves.learned(params, of_rules, config.network.name)

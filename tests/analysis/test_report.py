@@ -325,6 +325,86 @@ def test_runs_that_cannot_be_compared_are_refused(workdir):
             report.report(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer_churn": ["x"] * 5},
+        {"layer_churn": [None] * 5},
+        {"layer_churn": [float("nan")] * 5},
+        {"layer_churn": [-0.1] * 5},
+        {"layer_churn": [10**400] * 5},
+        {"layer_churn": [0.1] * 4},
+        {"mask_churn": float("inf")},
+        {"mask_churn": [0.1]},
+        {"step": -(10**400)},
+        {"step": 7},
+    ],
+    ids=lambda change: f"{change!r:.30}",
+)
+def test_a_log_of_what_is_no_churn_is_refused_by_its_name(change, workdir):
+    folder = workdir("run")
+    log = folder / "metrics.jsonl"
+    lines = [json.loads(line) | change for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=f"{re.escape(str(log))} has "):
+        report.report(folder)
+
+
+def test_churn_of_less_than_a_weight_is_drawn(workdir, tmp_path):
+    folder = workdir("run")
+    log = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        line["layer_churn"] = [5e-324] * len(line["layer_churn"])
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure.draw(report.report(folder), tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": 3},
+        {"method": "m" * 2000},
+        {"distribution": None},
+        {"distribution": "nowhere:to_be_found"},
+        {"sparsity": 10**400},
+        {"sparsity": 0.5, "pattern": [2, 4]},
+        {"step": -1},
+    ],
+    ids=lambda change: f"{change!r:.50}",
+)
+def test_a_ticket_of_what_is_no_run_is_refused_by_its_name(change, workdir, tmp_path):
+    path = tmp_path / "ticket"
+    export(workdir("run"), "ticket", path)
+    ticket = tickets.load(path)
+    run = {**ticket.description.run, **change}
+    described = dataclasses.replace(ticket.description, run=run)
+    dataclasses.replace(ticket, description=described).save(path)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be analyzed"):
+        report.report(path)
+
+
+def test_a_ticket_of_integers_that_are_no_texts_is_refused(workdir, tmp_path):
+    path = tmp_path / "ticket"
+    export(workdir("run"), "ticket", path)
+    ticket = tickets.load(path)
+    inputs = (((1, 8, 8, 1), "uint8"),)
+    described = dataclasses.replace(ticket.description, inputs=inputs)
+    dataclasses.replace(ticket, description=described).save(path)
+    with pytest.raises(ValueError, match=r"analyzed: its inputs are .*'uint8'"):
+        report.report(path)
+
+
+def test_a_ticket_that_says_no_sparsity_has_none_in_its_title(workdir, tmp_path):
+    folder, path = workdir("run"), tmp_path / "ticket"
+    export(folder, "ticket", path)
+    ticket = tickets.load(path)
+    about = {k: v for k, v in ticket.description.run.items() if k != "sparsity"}
+    described = dataclasses.replace(ticket.description, run=about)
+    dataclasses.replace(ticket, description=described).save(path)
+    assert "sparsity" not in report.report(path).title
+
+
 @pytest.mark.slow
 def test_the_command_prints_the_table_and_writes_the_figure(workdir, tmp_path):
     folder = workdir("run")

@@ -1,6 +1,8 @@
 """Custom datasets: arrays, .npz files and folders of images."""
 
 import dataclasses
+import os
+import zipfile
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -266,6 +268,48 @@ def test_files_that_are_no_npz_files_are_refused(tmp_path):
         own.from_npz(path)
 
 
+def damaged_lzma(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x_train.npy", bytes(1000))
+    content = path.read_bytes()
+    start = content.index(b"x_train.npy") + 20
+    path.write_bytes(content[:start] + b"\xff" * 8 + content[start + 8 :])
+
+
+def encrypted(path):
+    save(path, x_train=GREY)
+    content = bytearray(path.read_bytes())
+    for head, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(head) + place] |= 1
+    path.write_bytes(content)
+
+
+def endless_header(path):
+    text = b"{" + b" " * 53
+    head = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train.npy", head)
+
+
+def labels_of_a_petabyte(path):
+    text = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1%s,), }" % (b"0" * 14)
+    head = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", head)
+
+
+@pytest.mark.parametrize(
+    "write", [damaged_lzma, encrypted, endless_header, labels_of_a_petabyte]
+)
+def test_what_zipfile_or_numpy_say_of_a_file_is_one_line(write, tmp_path):
+    path = tmp_path / "data.npz"
+    write(path)
+    with pytest.raises(ValueError, match=r"data\.npz cannot be read as") as error:
+        own.from_npz(path)
+    assert_one_line(error)
+
+
 def no_folder(folder):
     folder.rename(folder.with_name("other"))
 
@@ -295,6 +339,14 @@ def file_beside_classes(folder):
     (folder / "train" / "x.png").write_text("")
 
 
+def class_of_two_lines(folder):
+    (folder / "train" / "a").rename(folder / "train" / "a\nb")
+
+
+def class_of_no_text(folder):
+    (folder / "train" / "a").rename(folder / "train" / os.fsdecode(b"\xff"))
+
+
 def alpha(folder):
     path = folder / "train" / "a" / "01.png"
     Image.open(path).convert("LA").save(path)
@@ -314,6 +366,8 @@ def damaged(folder):
         (empty_class, "the class .*train/d has no images"),
         (unknown_class, "test/e is not a class of the training split; .*: a, b, c"),
         (other_file, "notes.txt is not an image; possible: .png, "),
+        (class_of_two_lines, r"class folder 'a\\nb' in .*train has a name that is not"),
+        (class_of_no_text, r"the name '\\udcff' in .*images/train is not UTF-8"),
         (file_beside_classes, "train/x.png is not in a class folder"),
         (alpha, "a/01.png has the mode LA; possible: L, RGB"),
         (damaged, "a/01.png cannot be read as an image: "),

@@ -209,6 +209,21 @@ REFUSED = {  # tensors, options, words
         {},
         "classifier.0.weight reads 60 values, which are not those of 4 channels",
     ),
+    "no outputs": (
+        drawn() | {"classifier.4.weight": np.ones((0, 16), np.float32)},
+        {},
+        "the state dict has no values of classifier.4.weight",
+    ),
+    "nothing flat": (
+        drawn() | {"classifier.0.weight": np.ones((16, 0), np.float32)},
+        {},
+        "the state dict has no values of classifier.0.weight",
+    ),
+    "a scope of nothing": (
+        scored(),
+        {"pruning": Pruning(sparsity=0.5, ranked_by="score", scope=("conv*",))},
+        "the scope pattern 'conv*' is the first to match none of the pruned leaves",
+    ),
     "image size": (drawn(), {"image_size": 32}, "square images of 32 pixels"),
     "integers": (
         drawn() | {"features.0.weight": np.ones((4, 3, 3, 3), np.int8)},

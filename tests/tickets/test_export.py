@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -358,6 +359,21 @@ def test_a_run_is_pushed_and_loads_elsewhere_by_the_lines_on_its_card(run_of, tm
         )
         helpers.printed("-c", script, env=environment)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), run.logits, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "bytes"])
+def test_a_vocabulary_that_is_no_text_in_a_file_is_refused(kind, tmp_path):
+    """A link may point to what is secret, and its lines would be in the ticket."""
+    path = tmp_path / "vocabulary.txt"
+    (tmp_path / "secret").write_text("secret\n")
+    if kind == "link":
+        path.symlink_to(tmp_path / "secret")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"vocabulary.txt is no(t UTF-8| regular)"):
+        exporting.words_of(tmp_path, {"dataset": {"name": "imdb_reviews"}})
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Exported programs and arrays give the ticket's logits, without this library."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -106,6 +107,28 @@ def test_arrays_are_written_in_their_shape_and_order(tmp_path):
 def test_only_resnets_have_torchvision_names(name):
     with pytest.raises(ValueError, match=f"for ResNets; the network is '{name}'"):
         formats.torchvision_arrays(ticket_of(name))
+
+
+def test_a_tree_has_no_torchvision_names():
+    described = Description(network={}, inputs=())
+    ticket = Ticket.of(described, {"kernel": np.ones(3)}, {"kernel": None}, {})
+    with pytest.raises(ValueError, match="the ticket is of a tree of arrays"):
+        formats.torchvision_arrays(ticket)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [(((1, 32, 32, 3), "uint8"),), (((1, 9), "int32"),), (((1, 9), "int32"),) * 2],
+)
+def test_integers_that_are_no_texts_are_refused(inputs, tmp_path):
+    """A ticket may say so; it is read, and there is nothing to apply it to."""
+    ticket = ticket_of("conv2")
+    described = dataclasses.replace(ticket.description, inputs=inputs)
+    odd = dataclasses.replace(ticket, description=described)
+    with pytest.raises(ValueError, match="integers that are no texts"):
+        formats.save_program(odd, tmp_path / "program")
+    with pytest.raises(ValueError, match="integers that are no texts"):
+        odd.apply(np.zeros((2, 32, 32, 3), np.uint8))
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "resnet" in n])

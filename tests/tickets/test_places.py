@@ -335,6 +335,17 @@ def test_a_folder_is_published_as_one_commit_and_read_back(hub, tmp_path):
         of_hub.publish(folder, "repo", names)
 
 
+def test_a_link_is_not_published(hub, tmp_path):
+    """A folder of others may have one that points to what is secret."""
+    (tmp_path / "secret").write_text("secret")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "curves.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"pushed to user/repo: .*a symbolic link to"):
+        of_hub.publish(folder, "user/repo", ["curves.png"])
+    assert not hub.contents
+
+
 def test_a_damaged_copy_in_the_cache_is_named(hub, tmp_path):
     content, _ = content_of(tmp_path)
     hub.contents["user/repo", "main"] = {"ticket.safetensors": content[:-3]}

@@ -128,6 +128,18 @@ def test_a_result_without_what_a_card_shows_is_one_line(tmp_path, monkeypatch):
             card.measured(tmp_path, 20)
 
 
+def test_a_picture_that_is_a_link_is_not_copied(tmp_path):
+    """It may point to what is secret, and a folder for the Hub is made to be shown."""
+    (tmp_path / "secret").write_text("secret")
+    picture = tmp_path / "curves.png"
+    picture.symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"curves.png is no regular file: .* link to"):
+        card.measured(tmp_path, 20)
+    picture.unlink()
+    picture.write_bytes(b"png")
+    assert card.measured(tmp_path, 20).curves == b"png"
+
+
 def test_accuracies_are_those_of_the_step_and_of_all_replicas(tmp_path, monkeypatch):
     monkeypatch.setattr(saved, "read_result", lambda path: json.loads(path.read_text()))
     folder = tmp_path / "seed_3"

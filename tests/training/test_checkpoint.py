@@ -21,6 +21,7 @@ from iterand_jax.training.checkpoint import Checkpoints, state_leaves
 from iterand_jax.training.checkpoint_folder import (
     CheckpointFolder,
     IncompatibleCheckpointError,
+    saved_steps,
 )
 from iterand_jax.trees import leaves_of, sha256
 from tests import helpers
@@ -122,6 +123,63 @@ def test_a_process_ends_when_a_save_may_not_write(tmp_path):
     path = {"PYTHONPATH": str(helpers.ROOT)}
     printed = helpers.printed(*arguments, env=path, timeout=120)  # not five minutes
     assert printed == "Permission denied; that of step 1 is whole\n"
+
+
+@pytest.mark.parametrize("name", ["record/metadata", "state/_METADATA"])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_or_a_link_in_a_checkpoint_is_not_opened(name, link, tmp_path, caplog):
+    """A pipe would be waited for, and a link may point to anything."""
+    folder = tmp_path / "checkpoints"
+    save(folder, [10, 20])
+    path = folder / "20" / name
+    moved = path.rename(tmp_path / "moved")
+    if link:
+        path.symlink_to(moved)
+    else:
+        os.mkfifo(path)
+    reader = Checkpoints(folder, keep=3, only_read=True)
+    _, record = reader.restore(abstract())
+    assert record == {"redrawn": 100}
+    with pytest.raises(ValueError, match=f"damaged .{name} is no regular file"):
+        reader.restore_step(20, abstract())
+    reader.close()
+    assert f"20 ({name} is no regular file)" in caplog.text
+
+
+def test_a_folder_with_what_orbax_would_wait_for_is_not_opened(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(folder, [10, 20])
+    path = folder / "10/_CHECKPOINT_METADATA"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"{path} is no regular file"):
+        Checkpoints(folder, keep=3, only_read=True)
+
+
+def test_damaged_checkpoints_replace_nothing_elsewhere(tmp_path):
+    """In a workdir of others their folder may be a link to another run's."""
+    folder, others = tmp_path / "w/checkpoints", tmp_path / "others/checkpoints"
+    save(others, [20])
+    save(folder, [10, 20])
+    damage(folder, 20, "truncated")
+    (tmp_path / "w/damaged_checkpoints").symlink_to(others)
+    with pytest.raises(ValueError, match="damaged_checkpoints is a symbolic link to"):
+        restore(folder)
+    assert int(restore(others)[0]["step"]) == 20
+
+
+def test_only_a_folder_is_counted_as_a_checkpoint(tmp_path):
+    save(tmp_path, [10])
+    (tmp_path / "20").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "30").touch()
+    assert saved_steps(tmp_path) == [10]
+
+
+def test_a_name_that_tensorstore_does_not_take_is_refused_before_any_work(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(ValueError, match="its name is not UTF-8"):
+        Checkpoints(folder, keep=3)
+    assert not folder.exists()
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):

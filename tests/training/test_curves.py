@@ -21,6 +21,9 @@ RESULT = {
 }
 
 
+LARGE = (1, 1e308), (2, -1e308)  # the scale of both has no float
+
+
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
     """Draws the log of two epochs of 30 steps; returns the figure."""
@@ -45,6 +48,7 @@ def drawn(tmp_path, monkeypatch):
         ]
         lines += [lines[0] | {"step": 70, "train_loss": 10**400}]  # no floats
         lines += [lines[-2] | {"step": 10**400}]
+        lines += [lines[0] | {"step": 70 + n, "train_loss": x} for n, x in LARGE]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / "metrics.jsonl").write_text(text)
         made = []

@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import struct
+import tracemalloc
 
 import pytest
 
@@ -135,8 +136,8 @@ def test_a_log_in_the_background_that_cannot_be_opened_says_so_once(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     log = BackgroundLog(lambda: MetricsLog(tmp_path, from_step=0))
     log.open()
-    log.write(LINE)
-    with pytest.raises(OSError, match="tensorboard cannot be written: File exists"):
+    with pytest.raises(OSError, match="tensorboard cannot be written: File exists"):  # noqa: PT012
+        log.write(LINE)  # says so if its thread has been faster
         log.wait()
     log.write(LINE)
     log.close()
@@ -185,6 +186,29 @@ def test_damaged_lines_are_named_and_set_aside_and_the_log_goes_on(tmp_path, cap
     assert path.read_bytes() == lines[0] + b"\n" + lines[-2] + b"\n"
     aside = (tmp_path / "damaged_metrics.jsonl").read_bytes()
     assert aside == b"".join(line + b"\n" for line in lines[1:-2])
+
+
+def test_a_log_that_is_a_link_or_too_large_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"metrics.jsonl is no regular file"):
+        read_lines(path)
+    path.unlink()
+    path.write_text('{"step": 5}\n')
+    assert read_lines(path) == [{"step": 5}]
+    monkeypatch.setattr(logs, "MOST_BYTES", 11)
+    with pytest.raises(ValueError, match=r"metrics.jsonl has over 11 bytes$"):
+        read_lines(path)
+
+
+def test_a_small_log_takes_no_memory_of_a_large_one(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
+    tracemalloc.start()
+    try:
+        assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 5}]
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_set_aside_counts_in_no_other_phase(monkeypatch):

@@ -259,7 +259,7 @@ def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_p
             {"sparsity": 0.5, "method": "signed_supermask"},
             "sparsity=0.5 is not used by the method signed_supermask",
         ),
-        ({"kept_values": "ternary"}, "unknown values 'ternary'; possible: masked, b"),
+        ({"kept_values": "ternary"}, "unknown kept_values 'ternary'; possible: mas"),
         ({"ranked_by": "size"}, "unknown ranked_by 'size'"),
         (
             {"kept_values": "binary", "method": "biprop"},
