@@ -108,10 +108,10 @@ def _images(folder: Path, synsets: Sequence[str]) -> list[tuple[str, Path]]:
         found += [(path.name, image) for image in images]
     if hidden:  # macOS writes ._x.JPEG beside x.JPEG on disks of other systems
         _LOGGER.warning(
-            "left out of %s: %d files whose names start with a dot, such as %s",
+            "left out of %s: %d files whose names start with a dot, such as %r",
             folder,
             len(hidden),
-            hidden[0],
+            hidden[0].name,
         )
     return found
 

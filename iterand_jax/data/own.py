@@ -231,6 +231,8 @@ class _NpzFile:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         try:
+            if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+                raise ValueError("it is no regular file")  # a pipe is waited for
             yield
         except Exception as error:  # of a made-up or damaged file any
             text = getattr(error, "strerror", None) or repr(str(error))[1:-1]

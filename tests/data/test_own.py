@@ -253,6 +253,12 @@ def test_an_npz_file_with_a_nan_is_refused_when_it_is_read(tmp_path):
         dataset.open("")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match=r"pipe.npz cannot be read .* no regular file"):
+        own.from_npz(tmp_path / "pipe.npz")
+
+
 def test_files_that_are_no_npz_files_are_refused(tmp_path):
     path = tmp_path / "data.npz"
     with pytest.raises(ValueError, match=r"data\.npz cannot be read .*: No such file"):
