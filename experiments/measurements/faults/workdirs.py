@@ -1,18 +1,19 @@
 """Workdirs with damaged or foreign files: used, or refused in one line.
 
 A small run leaves a workdir. Of a copy one file is changed at random: config.json,
-result.json, metrics.jsonl, or a file of a checkpoint. Then the copy is used, as
-evaluate, export, analyze and a run that resumes use it: its config and newest whole
-checkpoint are read, its result is summarized, its log is continued and drawn. Where a
-changed config.json is used, the checkpoint is also evaluated, as other masks or data
-would show there alone. Now and then the run is continued to its end, whose bits are
-compared.
+result.json, metrics.jsonl, or a file of a checkpoint; or a pipe or a link stands in its
+place. Then the copy is used, as evaluate, export, analyze and a run that resumes use
+it: its config and newest whole checkpoint are read, its result is summarized, its log
+is continued and drawn. Where a changed config.json is used, the checkpoint is also
+evaluated, as other masks or data would show there alone. Now and then the run is
+continued to its end, whose bits are compared.
 """
 
 import contextlib
 import io
 import json
 import logging
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -107,14 +108,17 @@ def config() -> ConfigDict:
 
 def change(workdir: Path, draw: random.Random) -> tuple[str, str]:
     """Changes a file of a workdir; returns the kind, and how it is used then."""
+    elsewhere = workdir.with_name("elsewhere")
     name = draw.choice(["config.json", "result.json", "metrics.jsonl", *["state"] * 3])
     again = draw.randrange(CONTINUED) == 0
     if name == "state":
         saved = sorted((workdir / "checkpoints").rglob("*"))
         path = draw.choice([p for p in saved if p.is_file()])
-        kind = _damage(path, draw)
+        kind = _damage(path, draw, elsewhere)
         return f"a checkpoint: {kind}", "continue" if again else "restore"
     path = workdir / name
+    if name == "metrics.jsonl" and draw.random() < 0.05:
+        return f"{name}: {_replaced(path, draw, elsewhere)}", "log"
     if name == "metrics.jsonl":
         lines = path.read_bytes().splitlines(keepends=True)
         index = draw.randrange(len(lines))
@@ -126,7 +130,7 @@ def change(workdir: Path, draw: random.Random) -> tuple[str, str]:
         path.write_bytes(b"".join(lines))
         return f"{name}: {kind}", "continue" if again else "log"
     if draw.random() < 0.3:
-        kind = _damage(path, draw)
+        kind = _damage(path, draw, elsewhere)
     elif draw.random() < 0.1:
         kind, foreign = "foreign", draw.choice(mutators.STRANGE)
         path.write_text(mutators.text_of(foreign))
@@ -136,13 +140,26 @@ def change(workdir: Path, draw: random.Random) -> tuple[str, str]:
     return f"{name}: {kind}", "evaluate" if name == "config.json" else "summary"
 
 
-def _damage(path: Path, draw: random.Random) -> str:
+def _damage(path: Path, draw: random.Random, elsewhere: Path) -> str:
     if draw.random() < 0.1:
         path.unlink()
         return "removed"
+    if draw.random() < 0.1:
+        return _replaced(path, draw, elsewhere)
     kind, content = mutators.changed_bytes(path.read_bytes(), draw)
     path.write_bytes(content)
     return kind
+
+
+def _replaced(path: Path, draw: random.Random, elsewhere: Path) -> str:
+    """Puts a pipe that nobody writes to in the place of a file, or a link to it."""
+    if draw.random() < 0.5:
+        path.unlink()
+        os.mkfifo(path)
+        return "a pipe"
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+    return "a link"
 
 
 def quiet() -> None:
