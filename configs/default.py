@@ -172,8 +172,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "checkpoint_every_steps": (0, "0: by time, or at the end of each epoch"),
     "checkpoint_every_seconds": (
         int,
-        "the maximum seconds of work that a crash may lose; 0: no limit; None: 60 on "
-        "accelerators without checkpoint_every_steps, else 0",
+        "about the most seconds of work that a crash may lose, to the next log step; "
+        "0: no limit; None: 60 on accelerators without checkpoint_every_steps, else 0",
     ),
     "keep_checkpoints": (2, "how many of the newest to keep"),
     "keep_best_checkpoints": (0, "also keep this many of the best validation accuracy"),

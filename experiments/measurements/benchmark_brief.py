@@ -251,8 +251,30 @@ def _parts(
         build = functools.partial(
             synthetic.build, config, **{"dtype": "bfloat16", **fields}
         )
-        timed = functools.partial(programs_of[what], build)
+        timed: Callable[..., Any] = functools.partial(programs_of[what], build)
+        if what == "profile":
+            timed = functools.partial(_profile, timed, network, record)
         yield Part(name, (name,), "programs", cost, timed)
+
+
+def _profile(
+    profiled: Callable[[parts.Report, float], Mapping[str, Any]],
+    network: str,
+    record: Mapping[str, Any],
+    report: parts.Report,
+    left: float,
+) -> dict[str, Any]:
+    """The kernels of a step, and the share of the step before in which they run."""
+    found = profiled(report, left)
+    step = _step(network, record)
+    share = {"busy / step": round(found["busy_ms"] / (1e3 * step), 3)} if step else {}
+    return {**share, **found}
+
+
+def _step(network: str, record: Mapping[str, Any]) -> float | None:
+    """The seconds of IteRand's step that were measured before, if they were."""
+    steps = record.get(f"{network}: steps", {})
+    return steps.get("iterand, as it is", {}).get("median")
 
 
 def _runs(
@@ -270,10 +292,8 @@ def _runs(
     if cache == second and "first step (s)" not in before:
         raise RuntimeError("no run has filled its cache")
     folder.mkdir(exist_ok=True)
-    steps = record.get(f"{network}: steps", {})
-    program = steps.get("iterand, as it is", {})
     config, fields = RUNS[network]
-    step = program.get("median")
+    step = _step(network, record)
     return whole_run(config, fields, folder, step=step, most=left)
 
 

@@ -1,10 +1,11 @@
 """Whole runs of the command: how long until the first step, and what the loop costs.
 
 Each is a process of its own, as a user starts it, on the real dataset: once without
-a compilation cache, once with that of the first. The start is everything from the start
-of the process to the end of the first step; the loop is training, evaluation,
-re-randomizations and waits for checkpoints, and is compared with the time of as many
-steps of its program alone. Where the dataset is not at hand, the part says so.
+a cache of programs and decoded images, once with that of the first. The start is
+everything from the start of the process to the end of the first step; the loop is
+training, evaluation, re-randomizations and waits for checkpoints, and is compared with
+the time of as many steps of its program alone. Where the dataset is not at hand, the
+part says so.
 """
 
 import json
@@ -32,7 +33,7 @@ LOOP = ("training", "evaluation", "re-randomization", "checkpoints")
 
 
 CACHES = ("without a cache", "with a cache")
-"""What is compiled in the first run of a folder, and comes from its cache later."""
+"""What is compiled and decoded in a folder's first run comes from its cache later."""
 
 
 def whole_run(
@@ -82,10 +83,12 @@ def _run(
     command = [sys.executable, "-m", "iterand_jax.main", f"--config={config}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
     environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "XDG_CACHE_HOME": str(folder.absolute() / "cache"),
         # This process keeps most of a GPU's memory.
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2",
     }
+    # It would be the cache of programs alone, and without the short ones.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     start = time.perf_counter()
     try:
         done = subprocess.run(

@@ -4,7 +4,7 @@
 
 Each form trains on random data, and its seed-steps per second are divided by those of
 one seed alone: for the two programs by turns in one process, for processes by one of
-them. The trainer unrolls. Processes come first, so that none holds the others' memory.
+them. The trainer unrolls. Processes come first, before this one has programs.
 """
 
 import functools
@@ -127,11 +127,15 @@ def as_processes(cell: Cell, processes: int, seconds: float) -> float:
 
 def _train(cell: Cell, seconds: float, barrier: Barrier, rates: Any) -> None:
     """Steps for so many seconds, from when all processes have compiled theirs."""
-    run = _build(cell)
-    batch = synthetic.batch(run.feed.train_shapes()[0])
-    state = benchmark_programs.first_state(run)
-    call, count = benchmark_programs.training(run, state, batch)
-    jax.block_until_ready(call())
+    try:
+        run = _build(cell)
+        batch = synthetic.batch(run.feed.train_shapes()[0])
+        state = benchmark_programs.first_state(run)
+        call, count = benchmark_programs.training(run, state, batch)
+        jax.block_until_ready(call())
+    except BaseException:  # as of memory: the others do not wait for this one
+        barrier.abort()
+        raise
     barrier.wait(READY)
     begun, steps = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:

@@ -106,6 +106,9 @@ def _summary_of_replicas(result: dict[str, Any], workdir: Path) -> str:
         f"{result['test_accuracy_mean']:.2f} % in the mean, deviation "
         f"{result['test_accuracy_deviation']:.2f}"
     )
+    starts = {_startup(own.get("startup", {})) for own in result["replicas"].values()}
+    if len(starts) == 1 and any(starts):  # of all that started together
+        (rows["start-up"],) = starts
     rows["written"] = (
         f"{workdir}/ (result.json, and a folder for each seed as a single run has it)"
     )

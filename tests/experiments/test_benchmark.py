@@ -101,6 +101,11 @@ def test_the_targets_of_an_accelerator_are_judged_by_what_was_measured():
         *[(2.5, "not met"), (0.2, "met"), (0.09, "met"), (None, "not measured")],
         *[(2.0, "met"), (3200.0, "met")],
     ]
+    cold = {"without a cache": {"loop / program": 1.05}}
+    found = benchmark_report.accelerator_targets({"conv6: runs": cold})
+    (loop,) = (t for t in found if t.measured)
+    assert loop.name == "conv6: its loop / its program, without a cache"
+    assert loop.verdict == "met"
     nothing = benchmark_report.accelerator_targets({})
     assert {t.verdict for t in nothing} == {"not measured"}
     table = benchmark_report.target_table(nothing)

@@ -46,6 +46,7 @@ def test_the_command_writes_a_workdir_for_each_seed_and_their_mean(
     written = train_config(config, str(tmp_path / "group"))
     printed = capsys.readouterr().out
     assert "3, 4, in one program" in printed
+    assert "; first dispatch " in printed
     alone = train_config(tiny_config(seed=4, epochs=1), str(tmp_path / "alone"))
     own = written["replicas"]["seed_4"]
     assert own["seed"] == 4

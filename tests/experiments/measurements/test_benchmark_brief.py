@@ -4,6 +4,7 @@ import functools
 import json
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -243,6 +244,37 @@ def test_the_loop_of_a_run_is_compared_with_its_program(monkeypatch, tmp_path):
     record = {"conv6: runs": {cold: found}}
     again = brief._runs("conv6", warm, record, tmp_path, print, 60.0)
     assert "loop / program" not in again
+
+
+def test_a_run_has_no_cache_but_that_of_its_folder(monkeypatch, tmp_path):
+    """Neither programs nor decoded images of the user, nor are any written there."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "another")
+    environments = []
+
+    def run(command, env, **options):
+        environments.append(env)
+        (workdir,) = (x for x in command if x.startswith("--workdir="))
+        result = Path(workdir.removeprefix("--workdir=")) / "result.json"
+        seconds = {"first step": 3.0, "training": 1.0}
+        result.write_text(json.dumps({"seconds": seconds, "startup": {}, "steps": 10}))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(benchmark_runs.subprocess, "run", run)
+    found = benchmark_runs.whole_run("digits", {}, tmp_path)
+    assert found["first step (s)"] == 3.0
+    (environment,) = environments
+    assert environment["XDG_CACHE_HOME"] == str(tmp_path / "cache")
+    assert "JAX_COMPILATION_CACHE_DIR" not in environment
+
+
+def test_the_busy_share_of_a_profile_is_of_the_step_that_was_measured():
+    def profiled(report, left):
+        return {"kernels": 305.0, "busy_ms": 1.5}
+
+    record = {"conv6: steps": {"iterand, as it is": {"median": 2e-3}}}
+    found = brief._profile(profiled, "conv6", record, print, 60.0)
+    assert found == {"busy / step": 0.75, "kernels": 305.0, "busy_ms": 1.5}
+    assert "busy / step" not in brief._profile(profiled, "conv6", {}, print, 60.0)
 
 
 def test_a_run_that_fails_says_its_last_line(tmp_path):

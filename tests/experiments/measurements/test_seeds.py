@@ -1,6 +1,7 @@
 """Forms of training several seeds at once are measured beside one alone."""
 
 import json
+import threading
 
 import jax
 import numpy as np
@@ -11,6 +12,18 @@ from experiments.measurements import benchmark_programs, seeds, synthetic
 
 def test_an_unknown_cell_is_one_line(fails):
     fails(seeds, ["--cells=conv7"], "conv7", "possible: digits, conv6")
+
+
+def test_a_process_that_fails_is_not_waited_for(monkeypatch):
+    def build(cell):
+        raise MemoryError("17 GiB")
+
+    monkeypatch.setattr(seeds, "_build", build)
+    barrier = threading.Barrier(2)
+    with pytest.raises(MemoryError):
+        seeds._train(seeds.CELLS["digits"], 1.0, barrier, None)
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(60)
 
 
 def test_mapped_steps_are_those_of_each_seed():
