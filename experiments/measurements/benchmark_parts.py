@@ -5,6 +5,7 @@ fields, `report` gets lines before the part is done, `left` are the seconds left
 """
 
 import collections
+import functools
 import re
 import tempfile
 import time
@@ -51,9 +52,13 @@ def imagenet(build: Build, report: Report, left: float) -> dict[str, Any]:
 
 
 def graphs(build: Build, report: Report, left: float) -> dict[str, Any]:
-    """The same by the other options: apart, as these are not XLA's defaults."""
+    """The same by the other options, and the seeds under vmap.
+
+    Apart, as these are not XLA's defaults and not what the trainer does.
+    """
     del left
-    return _timed(build, report, ("one graph", "convolutions in graphs"))
+    options = ("one graph", "convolutions in graphs")
+    return _timed(build, report, options, mapped=True)
 
 
 def _timed(
@@ -63,6 +68,7 @@ def _timed(
     *,
     most: int = 50,
     same_bits: bool = False,
+    mapped: bool = False,
 ) -> dict[str, Any]:
     """Times by the options of `GRAPHS`, with at most so many steps in a call.
 
@@ -73,15 +79,23 @@ def _timed(
     if runs["iterand"].config.network.width < 1:  # one that does not fill a GPU
         chosen.append(("iterand", 3))
     kinds = {
-        f"{method}{f' x {seeds}' if seeds > 1 else ''}, {name}": (
-            *(runs[method], seeds, GRAPHS[name]),
+        f"{method}{f' x {seeds}' if seeds > 1 else ''}, {name}": functools.partial(
+            training, runs[method], seeds, GRAPHS[name], most
         )
         for name in graphs
         for method, seeds in chosen
     }
     if same_bits:
         run = build(method="iterand", deterministic=True)
-        kinds["iterand, deterministic"] = run, 1, {}
+        kinds["iterand, deterministic"] = functools.partial(training, run, 1, {}, most)
+    if mapped:
+        kinds |= {
+            f"{method} x {seeds}, under vmap": functools.partial(
+                under_vmap, runs[method], seeds, most
+            )
+            for method, seeds in chosen
+            if seeds > 1
+        }
     calls: dict[str, Callable[[], Any]] = {}
     units, refused = {}, {}
 
@@ -99,9 +113,9 @@ def _timed(
 
     # The first one tunes the convolutions, which are those of all others.
     first, *others = kinds
-    add(first, lambda: training(*kinds[first], most))
+    add(first, kinds[first])
     with ThreadPoolExecutor(cores()) as pool:
-        futures = {kind: pool.submit(training, *kinds[kind], most) for kind in others}
+        futures = {kind: pool.submit(kinds[kind]) for kind in others}
         for kind, future in futures.items():
             add(kind, future.result)
     times = programs.plain(interleaved(calls, 7, units))
@@ -117,6 +131,14 @@ def training(
     return programs.training(
         run, state, batch, replicas=seeds, options=options, most=most
     )
+
+
+def under_vmap(
+    run: DataRun, seeds: int, most: int = 50
+) -> tuple[Callable[[], Any], int]:
+    """`benchmark_programs.under_vmap` in the same way."""
+    batch = synthetic.batch(run.feed.train_shapes()[0])
+    return programs.under_vmap(run, programs.first_state(run), batch, seeds, most=most)
 
 
 def phases(build: Build, report: Report, left: float) -> dict[str, Any]:

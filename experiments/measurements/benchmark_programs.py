@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from experiments.measurements import synthetic
 from iterand_jax import Subnetwork, iterand, topk_masks
 from iterand_jax.runtime.timing import Times
 from iterand_jax.selection import select_blocked, select_each
 from iterand_jax.training import parallel
+from iterand_jax.training.programs import step_of
 from iterand_jax.training.programs import steps as steps_of
 from iterand_jax.training.run import DataRun
 from iterand_jax.training.step import State, objective
@@ -66,6 +68,38 @@ def training(
         nonlocal states
         states = steps(states, *each, count)
         return states[-1].step
+
+    return call, count * replicas
+
+
+def under_vmap(
+    run: DataRun,
+    state: State,
+    arguments: PyTree,
+    replicas: int,
+    *,
+    most: int | None = None,
+) -> tuple[Program, int]:
+    """As `training`, of one step that is mapped over the replicas."""
+    count = parallel.steps_per_dispatch()
+    count = count if most is None else min(count, most)
+    stacked = _stacked((arguments, run.root), replicas)
+    states = _stacked(state, replicas)
+    step = jax.vmap(step_of(run))
+
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=run.compiler_options)
+    def several(states, arguments, roots):
+        if count == 1:  # as in the trainer: a CPU's convolutions are slow in a loop
+            return step(states, arguments, roots)
+        return lax.fori_loop(0, count, lambda _, s: step(s, arguments, roots), states)
+
+    with jax.default_matmul_precision(run.config.matmul_precision):
+        compiled = several.lower(states, *stacked).compile()
+
+    def call():
+        nonlocal states
+        states = compiled(states, *stacked)
+        return states.step
 
     return call, count * replicas
 
@@ -158,6 +192,10 @@ def plain(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
         name: {k: float(f"{v:.4g}") for k, v in t._asdict().items()}
         for name, t in times.items()
     }
+
+
+def _stacked(tree: PyTree, copies: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * copies), tree)
 
 
 def _loss(network, params, batch_stats, inputs, labels, root):

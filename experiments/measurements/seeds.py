@@ -7,24 +7,18 @@ one seed alone: for the two programs by turns in one process, for processes by o
 them. The trainer unrolls. Processes come first, before this one has programs.
 """
 
-import functools
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import flags
-from jax import lax
 
 from experiments.measurements import benchmark_programs, records, synthetic
 from iterand_jax.runtime import cli
 from iterand_jax.runtime.timing import interleaved
-from iterand_jax.training import parallel
-from iterand_jax.training.programs import step_of
 from iterand_jax.training.run import DataRun
 
 ROUNDS = 9
@@ -55,7 +49,7 @@ def measure(cell: Cell, seeds: int, seconds: float) -> dict[str, float]:
     programs = {
         "alone": benchmark_programs.training(run, state, batch),
         "unrolled": benchmark_programs.training(run, state, batch, replicas=seeds),
-        "under vmap": under_vmap(run, state, batch, seeds),
+        "under vmap": benchmark_programs.under_vmap(run, state, batch, seeds),
     }
     calls = {name: call for name, (call, _) in programs.items()}
     units = {name: count for name, (_, count) in programs.items()}
@@ -69,39 +63,9 @@ def measure(cell: Cell, seeds: int, seconds: float) -> dict[str, float]:
     }
 
 
-def under_vmap(
-    run: DataRun, state: Any, arguments: Any, seeds: int
-) -> tuple[Callable[[], Any], int]:
-    """As `benchmark_programs.training`, of one step that is mapped over the seeds."""
-    count = parallel.steps_per_dispatch()
-    stacked = _stacked((arguments, run.root), seeds)
-    states = _stacked(state, seeds)
-    step = jax.vmap(step_of(run))
-
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=run.compiler_options)
-    def several(states, arguments, roots):
-        if count == 1:  # as in the trainer: a CPU's convolutions are slow in a loop
-            return step(states, arguments, roots)
-        return lax.fori_loop(0, count, lambda _, s: step(s, arguments, roots), states)
-
-    with jax.default_matmul_precision(run.config.matmul_precision):
-        compiled = several.lower(states, *stacked).compile()
-
-    def call():
-        nonlocal states
-        states = compiled(states, *stacked)
-        return states.step
-
-    return call, count * seeds
-
-
 def _build(cell: Cell) -> DataRun:
     fields: dict[str, Any] = {"network.width": cell.width}
     return synthetic.build(cell.config, **fields)
-
-
-def _stacked(tree: Any, copies: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.stack([leaf] * copies), tree)
 
 
 def as_processes(cell: Cell, processes: int, seconds: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.measurements import benchmark_programs, seeds, synthetic
+from iterand_jax.training.programs import step_of
 
 
 def test_an_unknown_cell_is_one_line(fails):
@@ -31,14 +32,14 @@ def test_mapped_steps_are_those_of_each_seed():
     run = synthetic.build("digits", **{"network.width": 1 / 16})
     state = benchmark_programs.first_state(run)
     batch = synthetic.batch(run.feed.train_shapes()[0])
-    mapped, count = seeds.under_vmap(run, state, batch, 2)
+    mapped, count = benchmark_programs.under_vmap(run, state, batch, 2)
     alone, _ = benchmark_programs.training(run, state, batch)
     assert count == 2
     assert mapped().tolist() == [int(alone())] * 2 == [1, 1]
-    step = jax.jit(seeds.step_of(run))
+    step = jax.jit(step_of(run))
     expected = step(state, batch, run.root).trainable
-    stacked = seeds._stacked((state, batch, run.root), 2)
-    found = jax.jit(jax.vmap(seeds.step_of(run)))(*stacked).trainable
+    stacked = benchmark_programs._stacked((state, batch, run.root), 2)
+    found = jax.jit(jax.vmap(step_of(run)))(*stacked).trainable
     for one, both in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
         np.testing.assert_allclose(both, [one, one], atol=1e-5)
 
