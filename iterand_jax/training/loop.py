@@ -49,7 +49,10 @@ class _Dispatched(NamedTuple):
 
 
 def train_and_evaluate(
-    run: DataRun, workdir: Path, callbacks: Sequence[Callback] = ()
+    run: DataRun,
+    workdir: Path,
+    callbacks: Sequence[Callback] = (),
+    startup: Startup | None = None,
 ) -> Outcome:
     """Trains from the last checkpoint or from scratch, and tests at the end.
 
@@ -59,7 +62,7 @@ def train_and_evaluate(
       DifferingDevicesError: names the leaf and the devices; that state is not saved.
       ValueError: the workdir has checkpoints, but all are damaged.
     """
-    (outcome,) = train_together([run], [workdir], callbacks=callbacks)
+    (outcome,) = train_together([run], [workdir], startup=startup, callbacks=callbacks)
     return outcome
 
 

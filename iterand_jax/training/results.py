@@ -110,8 +110,8 @@ def write_stages(
 ) -> dict[str, Any]:
     """Writes the result.json of all stages of iterative magnitude pruning.
 
-    It is the last stage's, with the steps and seconds of all and, as "stages", what
-    each has kept and reached.
+    It is the last stage's, with the steps and seconds of all, the last start of a
+    process and, as "stages", what each has kept and reached.
     """
     seconds: dict[str, float] = {}
     for own in results:
@@ -123,6 +123,7 @@ def write_stages(
         "steps": sum(own["steps"] for own in results),
         "epochs": sum(own["epochs"] for own in results),
         "seconds": seconds,
+        "startup": _last_start([own.get("startup", {}) for own in results]),
         "stages": [{name: own[name] for name in kept} for own in results],
         "device": _in_turn(own["device"] for own in results),
         "precision": _in_turn(
@@ -132,6 +133,16 @@ def write_stages(
     text = json.dumps(result, indent=2) + "\n"
     hosts.from_first(lambda: write_atomically(workdir / "result.json", text))
     return result
+
+
+def _last_start(starts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The parts of the last stage that a process began with, with those before it.
+
+    >>> _last_start([{"imports": {}, "state": {}}, {"state": {}}])
+    {'imports': {}, 'state': {}}
+    """
+    begun = [parts for parts in starts if "imports" in parts]
+    return begun[-1] if begun else starts[-1]
 
 
 def _in_turn(names: Iterable[str]) -> str:

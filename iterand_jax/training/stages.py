@@ -28,6 +28,7 @@ from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.record import Record
 from iterand_jax.training.replica import Callback
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.startup import Startup
 from iterand_jax.training.step import State
 
 
@@ -48,6 +49,7 @@ def train(
     built: Mapping[Path, DataRun],
     folder: Path,
     callbacks: Sequence[Callback] = (),
+    startup: Startup | None = None,
 ) -> dict[str, Any]:
     """Trains all stages of a resolved config, skipping finished ones.
 
@@ -56,6 +58,7 @@ def train(
       built: from `build`.
       folder: of all stages.
       callbacks: called with each log record.
+      startup: gets the parts of this start, of the first stage that is trained now.
 
     Returns:
       The result of the last stage, with the seconds and steps summed over all stages,
@@ -74,7 +77,8 @@ def train(
                     early = _early(config, runs[0], folders[0])
                     _begin(run, stage, trained, early)
                 print(printed.plan([run], stage), flush=True)
-                outcome = loop.train_and_evaluate(run, stage, callbacks)
+                outcome = loop.train_and_evaluate(run, stage, callbacks, startup)
+                startup = None
                 result = results.write_result(run, outcome, stage)
         done.append(result)
     return results.write_stages(config, done, folder)

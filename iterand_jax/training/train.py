@@ -156,10 +156,11 @@ def _train(
 ) -> dict[str, Any]:
     members = workdirs.members(workdir, config)
     if config.method in procedures.PROCEDURES:
-        built = stages.build(config, source, workdir, given)
+        with startup.part("network"):
+            built = stages.build(config, source, workdir, given)
         _check_built(list(built.values())[-1:])
         with workdirs.claimed({workdir: config}):
-            return stages.train(config, built, workdir, callbacks)
+            return stages.train(config, built, workdir, callbacks, startup)
     with startup.part("network"):
         left = {
             folder: building.build(own, source, given)

@@ -13,7 +13,7 @@ from iterand_jax.training import exporting, procedures, stages
 from iterand_jax.training import run as building
 from iterand_jax.training.config import resolve
 from iterand_jax.training.train import train_config
-from iterand_jax.training.workdir import restore
+from iterand_jax.training.workdir import read_result, restore
 from tests import helpers
 
 SPARSITIES = (0.0, 0.3, 0.5, 0.9)
@@ -110,6 +110,9 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
         everything = sum(leaf.size for leaf in trained.values())
         assert stage["parameters_kept"] == everything - removed
     assert (result["steps"], result["method"]) == (120, "imp")
+    assert result["startup"] == stages_startup(tmp_path, 0)
+    assert {"imports", "device", "dataset", "program step"} <= result["startup"].keys()
+    assert "imports" not in stages_startup(tmp_path, 2)
     assert result["test_accuracy"] == result["stages"][-1]["test_accuracy"]
     assert f"{result['test_accuracy']:.2f} % at sparsity" in capsys.readouterr().out
     assert train_config(imp_config(), str(tmp_path)) == result
@@ -117,6 +120,10 @@ def test_stages_prune_what_is_small_and_rewind_what_is_left(
         restore(tmp_path)
     ticket = exporting.ticket_of(stages[2].run, stages[2].state)
     assert ticket.description.network["affine"]
+
+
+def stages_startup(workdir, index):
+    return read_result(workdir / f"stage_{index}")["startup"]
 
 
 @pytest.mark.slow
