@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -143,8 +142,8 @@ def rows(runs: Runs) -> list[str]:
             pairs = [found[seed] - whole[seed] for seed in found.keys() & whole.keys()]
             kind = "as it is" if quality is None else f"once more at {quality}"
             cost = "" if quality is None or not pairs else records.mean_of(pairs)
-            cells = [kind, method, str(len(found)), records.mean_of(found.values())]
-            lines.append(f"| {' | '.join([*cells, cost])} |")
+            mean, number = records.mean_of(found.values()), str(len(found))
+            lines.append(f"| {' | '.join([kind, method, number, mean, cost])} |")
     return lines
 
 
@@ -187,8 +186,7 @@ def main() -> None:
         "test images": {name: distance(images[whole], images[name]) for name in others},
         **records.origin(),
     }
-    there = values.out and Path(values.out).exists()
-    runs = json.loads(Path(values.out).read_text())["runs"] if there else []
+    runs = records.runs_of(values.out)
     for cell in cells(values.method, values.seeds):
         run = trained(cell, folder / "_".join(map(str, cell)), values.data_dir)
         runs = records.with_run(runs, run, KEY)

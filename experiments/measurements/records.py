@@ -20,6 +20,13 @@ def origin() -> dict[str, Any]:
     }
 
 
+def runs_of(out: str | Path | None) -> list[Mapping[str, Any]]:
+    """The runs of a record that is there already, to which more are added."""
+    if not out or not Path(out).exists():
+        return []
+    return json.loads(Path(out).read_text())["runs"]
+
+
 def with_run(
     runs: Sequence[Mapping[str, Any]], run: Mapping[str, Any], key: Sequence[str]
 ) -> list[Mapping[str, Any]]:

@@ -10,7 +10,6 @@ the accuracy without either follows.
 
 import dataclasses
 import functools
-import json
 import math
 import statistics
 import tempfile
@@ -247,8 +246,7 @@ def main() -> None:
     for name, drop in KINDS.items():
         opened = functools.partial(_opened, drop=drop)
         register_dataset(name, get_dataset("imdb_reviews")._replace(open=opened))
-    there = values.out and Path(values.out).exists()
-    runs = json.loads(Path(values.out).read_text())["runs"] if there else []
+    runs = records.runs_of(values.out)
     for seed in range(values.seeds):
         for name in KINDS:
             if values.model == "lstm":
