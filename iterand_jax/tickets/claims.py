@@ -6,16 +6,19 @@ network. What remains takes memory and time in proportion to the network, except
 refreshes (`draws.MAX_REFRESHES`) and programs (`MOST_PROGRAMS`), which have limits.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from iterand_jax.data.text import WORDS, from_lines
-from iterand_jax.tickets import codes, packing
+from iterand_jax.tickets import codes, headers, packing
 from iterand_jax.tickets.draws import Draws, KeyDraws
+from iterand_jax.tickets.fields import form, of_type
 from iterand_jax.tickets.metadata import Description
 from iterand_jax.trees import leaves_of
 
@@ -25,7 +28,7 @@ MOST_PROGRAMS = 256
 """Leaves that differ in shape or fan-in and are sampled: each is compiled."""
 
 VOCABULARY = "vocabulary"
-BYTES_OF_A_WORD = 160  # on average, at most: reviews have 7
+BYTES_OF_A_WORD = 64  # on average, at most: reviews have 7
 
 
 def check(
@@ -64,6 +67,37 @@ def check(
     if left:
         raise ValueError(f"no leaf of it has the array {min(left)!r:.60}")
     check_draws(description.draws, leaves)
+
+
+def numbers_of(
+    fields: Mapping[str, Any], module: nn.Module | None, like: PyTree
+) -> int:
+    """The numbers in the leaves that a large header is about, before it is parsed.
+
+    Args:
+      fields: the `headers.skeleton` of its metadata.
+      module: the network that was given, or None.
+      like: the tree that was given, or None.
+
+    Raises:
+      ValueError: leaves or sizes of layers in another form than they are written in, or
+        a network that cannot be built.
+    """
+    if like is not None:
+        return _total(like)
+    if fields.get("leaves") is not None:
+        leaves = of_type(fields, "leaves", dict)
+        if headers.MORE not in leaves:
+            return sum(math.prod(form(leaf)[0]) for leaf in leaves.values())
+        if len(leaves) > 1:  # of which one may be in the row, too
+            raise ValueError("its leaves are not in the form in which they are written")
+        return of_type(leaves, headers.MORE, int)
+    described = Description.from_json({**fields, "draws": None}, module)
+    return _total(described.abstract())
+
+
+def _total(leaves: PyTree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves))
 
 
 def check_draws(draws: Draws | KeyDraws | None, leaves: Mapping[str, Any]) -> None:
@@ -123,13 +157,17 @@ def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
     one_of = [f"{kind}/{path}" for kind in ("leaf", "mask", "mask_code")]
     if not any(name in found for name in one_of):
         raise ValueError(f"there is neither leaf/{path} nor mask/{path}")
+    values = [f"{kind}/{path}" for kind in packing.SOURCES]
+    held = [name for name in values if name in found]
+    if len(held) > 1:
+        raise ValueError(f"there are both {held[0]} and {held[1]}")
     coded = found.get(f"mask_code/{path}")
     if coded is not None and codes.BITS_OF_A_BYTE * coded.size < leaf.size:
         raise ValueError(
             f"mask_code/{path} has {coded.size} bytes for {leaf.size} weights; "
             f"possible: at least one for {codes.BITS_OF_A_BYTE}"
         )
-    code = 5 * leaf.size + 2**20  # what they inflate to, `codes` limits
+    code = 5 * leaf.size + 64  # four bytes a number, as deflate stores them
     bits = -(-leaf.size // 8)
     return {
         "leaf": leaf.size,

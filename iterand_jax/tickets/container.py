@@ -7,7 +7,7 @@ one ValueError, and makes no array larger than what the file itself holds allows
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,16 @@ def write(
     path: str | os.PathLike[str],
     fields: dict[str, Any],
     arrays: dict[str, np.ndarray],
+    numbers: int | None = None,
 ) -> None:
     """Writes a ticket's fields, to which its checksum is added, and its arrays.
+
+    Args:
+      path: of the file, or a URL.
+      fields: of the metadata.
+      arrays: by their names.
+      numbers: in the leaves of the network, to refuse a header that is too large for
+        it; None for no such check.
 
     Raises:
       ValueError: a header that `read` would refuse, or a URL that cannot be written.
@@ -85,6 +93,8 @@ def write(
     try:
         headers.check_size(size, len(content) - 8 - size)
         headers.check(content[8 : 8 + size])
+        if numbers is not None:
+            check_network(content[8 : 8 + size], lambda fields: numbers)
     except ValueError as error:
         raise ValueError(
             f"the ticket of {len(arrays):,} arrays cannot be written: {error}"
@@ -104,14 +114,36 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return read_header(path)[0], read_arrays(path)
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], dict[str, jax.ShapeDtypeStruct]]:
-    """The metadata of a file and the forms of its arrays, which are not read.
+def check_network(header: bytes, numbers: Callable[[dict[str, Any]], int]) -> None:
+    """Checks a large header by the numbers in the leaves of its network.
+
+    Args:
+      header: the bytes.
+      numbers: counts them, given the `headers.skeleton` of the metadata.
 
     Raises:
-      ValueError: as `read`, a header of more than its arrays need (`headers`), or an
-        array of a dtype that tickets do not have.
+      ValueError: the header is too large for the network.
     """
-    with _opened(path) as file:
+    if len(header) > headers.ALWAYS:
+        of_network = 4 * numbers(headers.skeleton(header, METADATA))
+        headers.check_size(len(header), of_network, "a network")
+
+
+def read_header(
+    path: Path, numbers: Callable[[dict[str, Any]], int] | None = None
+) -> tuple[dict[str, Any], dict[str, jax.ShapeDtypeStruct]]:
+    """The metadata of a file and the forms of its arrays, which are not read.
+
+    Args:
+      path: of the file.
+      numbers: as in `check_network`, which is called before the header is parsed; None
+        for a file that is trusted.
+
+    Raises:
+      ValueError: as `read`, a header of more than its arrays or its network need
+        (`headers`), or an array of a dtype that tickets do not have.
+    """
+    with _opened(path, numbers) as file:
         text = (file.metadata() or {}).get(METADATA)
         forms = {name: _form(file.get_slice(name), name) for name in file.keys()}  # noqa: SIM118
     if text is None:
@@ -136,12 +168,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(
+    path: Path, numbers: Callable[[dict[str, Any]], int] | None = None
+) -> Iterator[Any]:
     """A safetensors file; what it raises becomes a ValueError of one line."""
     from safetensors import safe_open
 
     try:
-        _check_header(path)
+        header = _checked_header(path)
+        if numbers is not None:
+            check_network(header, numbers)
+        del header
         with safe_open(path, framework="np") as file:
             yield file
     except OSError as error:
@@ -152,13 +189,15 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _check_header(path: Path) -> None:
+def _checked_header(path: Path) -> bytes:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError("it is no regular file")  # a pipe would be waited for
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         headers.check_size(size, os.fstat(file.fileno()).st_size - 8 - size)
-        headers.check(file.read(size))
+        header = file.read(size)
+    headers.check(header)
+    return header
 
 
 def _form(entry: Any, name: str) -> jax.ShapeDtypeStruct:

@@ -3,10 +3,17 @@
 Parsing JSON takes up to forty times its bytes of memory, so that they are counted
 before. Three things of a header grow with the network: the entries of its arrays, those
 of a tree's leaves, and numbers by the path of a leaf (fan-ins and sizes). All have a
-fixed form, in which a byte takes some ten of memory. All else together is small.
+fixed form, in which a byte takes some thirty of memory. All else together is small.
+
+So a header of up to `ALWAYS` bytes is parsed at once, and a larger one when it is known
+how large its network is: from its `skeleton`, which has no long row of entries.
 """
 
+import json
+import math
 import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 MOST = 2**23
 """Bytes of names, shapes and metadata: of some twenty thousand leaves."""
@@ -15,7 +22,8 @@ ALWAYS = 7 * 2**16
 """Bytes that a header can have whatever its arrays have: of about a thousand leaves."""
 
 SHARE = 16
-"""Beyond `ALWAYS`, the header grows by one byte for this many of the arrays."""
+"""Beyond `ALWAYS`, the header grows by one byte for this many of the arrays, and of the
+network in float32."""
 
 MOST_OTHER = 2**16
 """Bytes of a header besides entries by path: a run and a network are a thousand."""
@@ -24,21 +32,26 @@ OF_AN_ARRAY = 3
 """Entries by path for each array: of its leaf, its fan-in, and few other numbers."""
 
 # An entry of an array as safetensors writes it, and the entries of a path in the
-# metadata, which is JSON in a string of JSON. No group of them keeps a stack.
+# metadata, which is JSON in a string of JSON. No group of them keeps a stack. After the
+# quote at the end of a string is none of what a name may begin with, so that an entry
+# is one wherever it is found.
 _ENTRY = re.compile(
-    rb'"[^"\\]*+":\{"dtype":"\w{1,16}","shape":\[[\d,]{0,400}\],'
+    rb'"(?![\s:,\]}])[^"\\]*+":\{"dtype":"\w{1,16}","shape":\[[\d,]{0,400}\],'
     rb'"data_offsets":\[\d{1,20},\d{1,20}\]\},?'
-    rb'|\\"[^"\\]*+(?:\\\\u[0-9a-f]{4}[^"\\]*+)*+\\": '
-    rb'(?:[-+.e\d]{1,30}|\[\[[\d, ]{0,400}\], \\"\w{1,16}\\"\])(?:, )?'
+    rb'|\\"(?P<name>(?![\s:,\]}])[^"\\]*+(?:\\\\u[0-9a-f]{4}[^"\\]*+)*+)\\": '
+    rb'(?:[-+.e\d]{1,30}|\[\[(?P<shape>[\d, ]{0,400})\], \\"\w{1,16}\\"\])(?:, )?'
 )
 _QUOTE = ord('"')  # which starts the entry of an array
+_LONG = 32  # entries that follow each other, of which the skeleton has the number
+MORE = "(more)"
+"""In the place of a long row of entries: the numbers that the leaves of it have."""
 
 
-def check_size(size: int, of_arrays: int) -> None:
-    """Checks the bytes of a header beside those of the arrays.
+def check_size(size: int, of_arrays: int, what: str = "arrays") -> None:
+    """Checks the bytes of a header beside those of the arrays, or of the network.
 
     Raises:
-      ValueError: more than a network of such arrays has.
+      ValueError: more than a network of such arrays, or of this size, has.
 
     >>> check_size(3_000_000, of_arrays=4_000)
     Traceback (most recent call last):
@@ -49,7 +62,7 @@ def check_size(size: int, of_arrays: int) -> None:
     of_arrays = max(0, of_arrays)  # of a size that is none, as of another file
     most = min(MOST, ALWAYS + of_arrays // SHARE)
     if size > most:
-        beside = f" with arrays of {of_arrays:,}" if most < MOST else ""
+        beside = f" with {what} of {of_arrays:,}" if most < MOST else ""
         raise ValueError(f"its header has {size:,} bytes; at most {most:,}{beside}")
 
 
@@ -79,3 +92,66 @@ def check(header: bytes) -> None:
             f"its metadata has {other:,} bytes besides the leaves of its network (in "
             f"inputs, run and other fields); at most {MOST_OTHER:,}"
         )
+
+
+def skeleton(header: bytes, field: str) -> dict[str, Any]:
+    """The metadata in a field of a header of any size, in little memory.
+
+    A long row of entries is one entry named `MORE`. Its value is the numbers in the
+    leaves of the row, 0 for one of fan-ins or sizes.
+
+    Raises:
+      ValueError: the skeleton is long, too, or no JSON; or the leaves of a row are not
+        in the order of their names, in which they are written.
+
+    >>> leaves = {f"a/{n}": [[2, 3], "int8"] for n in range(40, 90)}
+    >>> fields = {"leaves": leaves, "mean": [0.5]}
+    >>> header = json.dumps({"__metadata__": {"ticket": json.dumps(fields)}})
+    >>> skeleton(header.encode(), "ticket")
+    {'leaves': {'(more)': 300}, 'mean': [0.5]}
+    """
+    pieces, end = [], 0
+    for row in _rows(header):
+        if row.entries < _LONG:
+            continue
+        quote = b'"' if header[row.start] == _QUOTE else b'\\"'
+        comma = b"," if header[row.start : row.end].rstrip().endswith(b",") else b""
+        number = str(row.numbers).encode()
+        pieces += [header[end : row.start], quote, MORE.encode(), quote, b": ", number]
+        pieces.append(comma)
+        end = row.end
+    pieces.append(header[end:])
+    if sum(map(len, pieces)) > 2 * MOST_OTHER:
+        raise ValueError("its metadata is not in the form in which it is written")
+    try:
+        return dict(json.loads(json.loads(b"".join(pieces))["__metadata__"][field]))
+    except (LookupError, TypeError, ValueError, RecursionError):
+        raise ValueError("its metadata is no JSON object") from None
+
+
+class _Row(NamedTuple):
+    """Entries that follow each other: where they lie, and their leaves' numbers."""
+
+    start: int
+    end: int
+    entries: int = 0
+    numbers: int = 0
+    last: str = ""
+
+
+def _rows(header: bytes) -> Iterator[_Row]:
+    row = _Row(0, 0)
+    for found in _ENTRY.finditer(header):
+        if found.start() != row.end:
+            yield row
+            row = _Row(found.start(), found.start())
+        numbers, last = row.numbers, row.last
+        if found["shape"] is not None:
+            name = found["name"].replace(b"\\\\", b"\\").decode()
+            name = json.loads(f'"{name}"')
+            if name <= last and row.entries:
+                raise ValueError(f"its leaf {name!r:.60} is after {last!r:.60}")
+            sizes = map(int, found["shape"].split(b", ") if found["shape"] else ())
+            numbers, last = numbers + math.prod(sizes), name
+        row = _Row(row.start, found.end(), row.entries + 1, numbers, last)
+    yield row

@@ -43,6 +43,8 @@ from iterand_jax.tickets.replay import NO_DRAW
 OF_BITS = ("drawn", "mask_code", "sign_code", "drawn_code", "level", "level_code")
 """Kinds of arrays that tickets of the versions 1 and 2 do not have."""
 
+SOURCES = ("leaf", "scale", "levels", "draw", "kept")
+"""Kinds of arrays of which a leaf has one at most: where its weights come from."""
 
 MOST_LEVELS = 8
 """Magnitudes of a leaf's kept weights that are stored by their number."""

@@ -35,7 +35,7 @@ __all__ = ["Ticket"]
 
 PyTree = Any
 OF_NETWORK, OF_TREE, CODED, GROUPED = VERSIONS = 1, 2, 3, 4  # of the file
-SMALL = 2**24  # bytes of arrays that are read before their network is known
+SMALL = 2**18  # bytes of arrays that are read before their network is known
 
 
 class DamagedError(ValueError):
@@ -259,7 +259,8 @@ def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     fields = {"version": version, **ticket.description.to_json()}
     _check_fields(fields)
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
-    container.write(path, fields, arrays)
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(ticket.variables))
+    container.write(path, fields, arrays, numbers)
     return arrays
 
 
@@ -316,7 +317,8 @@ def load(
 def _read(
     path: Path, network: nn.Module | None, like: PyTree, batch_stats: PyTree
 ) -> Ticket:
-    fields, forms = container.read_header(path)
+    numbers = functools.partial(claims.numbers_of, module=network, like=like)
+    fields, forms = container.read_header(path, numbers)
     if fields.get("version") not in VERSIONS:
         raise ValueError(
             f"{path} is a ticket of version {fields.get('version')!r:.60}; "

@@ -515,7 +515,7 @@ def test_a_code_that_unpacks_to_more_than_the_leaf_is_not_unpacked(tmp_path):
     one = codes.encode(np.ones(1, int))
     for name in ("gap/kernel", "draw/kernel"):
         earlier = {**arrays, "gap/kernel": one, "draw/kernel": one}
-        signed(path, fields, {**earlier, name: bomb(2**28)})
+        signed(path, fields, {**earlier, name: bomb(2**24)})
         tracemalloc.start()
         assert "integers of at most 3000" in refused(lambda: load_ticket(path))
         assert tracemalloc.get_traced_memory()[1] < 2**24

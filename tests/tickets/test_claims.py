@@ -149,7 +149,7 @@ def test_a_vocabulary_is_inflated_as_far_as_the_network_has_words(tmp_path):
         del fields["sha256"]
         container.write(path, fields, {**arrays, "vocabulary": words})
         tracemalloc.start()
-        with pytest.raises(ValueError, match="of over 25,000 words or 4,000,000 bytes"):
+        with pytest.raises(ValueError, match="of over 25,000 words or 1,600,000 bytes"):
             load_ticket(path, like=tree)
         assert tracemalloc.get_traced_memory()[1] < 4 * limit
         tracemalloc.stop()
@@ -166,13 +166,25 @@ def test_arrays_that_the_network_has_not_are_not_read(tmp_path, monkeypatch):
             "601 entries where 600 are possible",
         ),
         (add("sign/kernel", np.zeros(3, np.int16)), "is of int16; possible: uint8"),
-        (add("vocabulary", np.zeros(4_000_001, np.uint8)), "where 4000000 are"),
+        (add("vocabulary", np.zeros(1_600_001, np.uint8)), "where 1600000 are"),
     ):
         write(tmp_path / "t", change)
         with monkeypatch.context() as reading:
             reading.setattr(tickets, "SMALL", 0)
             reading.setattr(container, "read_arrays", None)
             assert reason in refused(tmp_path / "t")
+
+
+def test_a_leaf_has_its_weights_from_one_array(tmp_path):
+    """Else a file could hold, for each, several times what its network takes."""
+
+    def add(fields, arrays):
+        arrays["kept/kernel"] = np.ones(300, np.float32)
+        arrays["scale/kernel"] = np.ones((), np.float32)
+
+    write(tmp_path / "t", add)
+    found = refused(tmp_path / "t")
+    assert "there are both scale/kernel and kept/kernel" in found
 
 
 def test_programs_beyond_the_limit_are_neither_compiled_nor_written(

@@ -8,7 +8,8 @@ process above what it had. What small tickets leave behind are the libraries and
 program that rebuilds draws, which is one for all tickets.
 
 The forged ones are of a small network, with a valid checksum and something long in a
-field, or with many arrays or leaves, up to what a header can have.
+field, or with many arrays or leaves, up to what a header can have. Some hold a large
+array beside, with which a file can have a longer header.
 """
 
 import json
@@ -67,7 +68,8 @@ FORMS: Mapping[str, tuple[str, int]] = {
 
 
 FORGED = 3  # one trial in so many is of a forged ticket
-COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 448 KiB
+COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 448 KiB, and
+BESIDE = (0, 0, 16, 64)  # a sixteenth of these megabytes
 BOTH = ("arrays", "leaves and arrays")
 
 
@@ -119,19 +121,21 @@ def of_forged(path: Path, draw: random.Random) -> Trial:
     digest = tickets.FORMS[form](path)
     fields, arrays = container.read(path)
     of, count = draw.choice([*mutators.LONG, *BOTH]), draw.choice(COUNTS)
-    place = draw.choice(tickets.LISTED)
+    place, beside = draw.choice(tickets.LISTED), draw.choice(BESIDE)
     if of in BOTH:
         place = of
         fields, arrays = multiplied(fields, arrays, count, leaves=of != "arrays")
     else:
         fields = tickets.listed(fields, place, mutators.LONG[of](count))
+    if beside:
+        arrays = {**arrays, "leaf/beside": np.zeros(beside * 2**20, np.uint8)}
     fields = tickets.signed(fields, arrays)
     header = {container.METADATA: json.dumps(fields, sort_keys=True)}
     path.write_bytes(safetensors.save(arrays, header))
     with Limited(megabytes=MEGABYTES, seconds=SECONDS, ready=tickets.warm) as child:
         called = child.call(tickets.outcome, path, digest)
     trial = called.trial(
-        f"forged: long {place}",
+        f"forged: long {place}{', a large file' if beside else ''}",
         (tickets.SAME, REFUSED),
         f"a {form}, {count} {of}, {path.stat().st_size} bytes: {called}",
     )

@@ -1,0 +1,164 @@
+"""A large header is parsed when it is known how large its network is."""
+
+import functools
+import json
+import re
+
+import numpy as np
+import pytest
+import safetensors
+
+from iterand_jax import load_ticket
+from iterand_jax.tickets import container, headers
+from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.metadata import Description
+from tests import helpers
+
+refused = functools.partial(helpers.refused, load_ticket)
+ROW = {f"params/{n:03}": [[n, 2], "float32"] for n in range(50)}
+NUMBERS = 2 * sum(range(50))
+MORE = headers.MORE
+CONV2 = {"name": "conv2", "num_classes": 10, "width": 1 / 16, "affine": False}
+OF_CONV2 = {"network": CONV2, "inputs": [[[1, 8, 8, 3], "float32"]], "leaves": None}
+
+
+def header_of(fields, **top):
+    """The bytes of a header with these fields and entries, as JSON is written."""
+    text = json.dumps(fields, sort_keys=True)
+    written = {"__metadata__": {container.METADATA: text}, **top}
+    return json.dumps(written, separators=(",", ":")).encode()
+
+
+def skeleton(fields, **top):
+    return headers.skeleton(header_of(fields, **top), container.METADATA)
+
+
+def write(path, count=400, **changed):
+    """A ticket of so many empty leaves, with an array that allows a long header."""
+    names = [f"{n:04}" for n in range(count)]
+    arrays = {f"leaf/{name}": np.zeros(0, np.float32) for name in names}
+    fields = {"version": 3, "network": {}, "inputs": [], "run": {}}
+    fields |= dict.fromkeys(("mean", "std", "draws"))
+    fields["leaves"] = {f"params/{name}": [[0], "float32"] for name in names}
+    beside = {"leaf/beside": np.zeros(2**20, np.uint8)}
+    container.write(path, {**fields, **changed}, arrays | beside)
+
+
+def test_a_skeleton_has_long_rows_as_one_number():
+    found = skeleton({"leaves": ROW, "network": {}, "step": 3, "run": {"a": [1]}})
+    assert found == {
+        "leaves": {MORE: NUMBERS},
+        "network": {},
+        "step": 3,
+        "run": {"a": [1]},
+    }
+    form = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    arrays = {f"leaf/{n}": form for n in range(100)}
+    assert skeleton({"leaves": ROW}, **arrays) == {"leaves": {MORE: NUMBERS}}
+    fan_ins = {f"läyer_{n}/kernel": 0.5 * n for n in range(100)}
+    assert skeleton({"draws": {"fan_ins": fan_ins}}) == {
+        "draws": {"fan_ins": {MORE: 0}}
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"leaves": {"params/a": [[2], "int8"]}, "network": {"width": 0.5}},
+        {": 1, ": [": 1, "] * 100, ", ": {": 1, ": ": 2, "}},
+        {"run": {"said": '", "a": 1, "b": 2, ' * 50, "\\": "\\\\u0041", '"': 1}},
+        {"run": {f'": {n}, "': f'": {n}, "' for n in range(100)}},
+        {"run": {f"}}{n}": n for n in range(100)}, "leaves": {}},
+        {"run": {f" {n}": n for n in range(100)}, "é\u2028": ["é\u2028", "\t\n"]},
+    ],
+    ids=["few", "colons", "quotes", "keys", "braces", "spaces"],
+)
+def test_what_is_no_long_row_is_in_a_skeleton_as_it_is(fields):
+    """Also what looks like entries inside of strings, and where strings meet."""
+    assert skeleton(fields) == fields
+
+
+def test_a_row_in_which_a_name_is_twice_is_refused():
+    header = header_of({"leaves": ROW})
+    again = header.replace(b"params/030", b"params/029")
+    with pytest.raises(
+        ValueError, match=r"its leaf 'params/029' is after 'params/029'"
+    ):
+        headers.skeleton(again, container.METADATA)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run": [{f"{m}": m for m in range(31)} for n in range(2000)]},
+        {"run": "a" * 200_000},
+    ],
+    ids=["short rows", "a string"],
+)
+def test_a_skeleton_that_is_long_itself_is_refused(fields):
+    with pytest.raises(ValueError, match="not in the form in which it is written"):
+        skeleton(fields)
+
+
+@pytest.mark.parametrize("header", [b"{}", b"", b'{"__metadata__":{}}', b"[1"])
+def test_a_skeleton_of_no_metadata_is_refused(header):
+    with pytest.raises(ValueError, match="its metadata is no JSON object"):
+        headers.skeleton(header, container.METADATA)
+    with pytest.raises(ValueError, match="its metadata is no JSON object"):
+        skeleton([["a", 1]] * 3 and [1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "like", "reason"),
+    [
+        ({}, None, "with a network of 0$"),
+        ({}, {"w": np.ones((3, 4), np.float32)}, "with a network of 48$"),
+        (OF_CONV2, None, "with a network of 6,768$"),
+        (OF_CONV2 | {"network": {"name": "mine"}}, None, "without num_classes"),
+        (OF_CONV2 | {"network": {}}, None, "names no network to build"),
+        (OF_CONV2 | {"network": []}, None, "its field 'network' is"),
+        ({"leaves": {**ROW, "a": None, "b": [[], "int8"]}}, None, "not in the form"),
+        ({"leaves": {"a": None}}, None, "it has no field 0"),
+    ],
+)
+def test_a_large_header_is_compared_with_its_network_first(
+    changed, like, reason, tmp_path, monkeypatch
+):
+    """Which its leaves say, or the tree, or the network that it names."""
+    path = tmp_path / "t"
+    write(path, **changed)
+    monkeypatch.setattr(headers, "ALWAYS", 20_000)
+    monkeypatch.setattr(safetensors, "safe_open", None)
+    found = refused(path, like=like)
+    assert re.search(reason, found), found
+
+
+def test_the_widths_of_a_long_row_are_no_network(tmp_path, monkeypatch):
+    """Of a name that is there fifty times JSON takes the last, and a skeleton none."""
+    path = tmp_path / "t"
+    write(path, **OF_CONV2)
+    content = path.read_bytes()
+    assert content.count(b'\\"width\\": 0.0625') == 1
+    many = b", ".join([b'\\"width\\": 1000'] * 50 + [b'\\"width\\": 0.0625'])
+    content = content.replace(b'\\"width\\": 0.0625', many)
+    size = int.from_bytes(content[:8], "little") + len(many) - 17
+    path.write_bytes(size.to_bytes(8, "little") + content[8:])
+    monkeypatch.setattr(headers, "ALWAYS", 20_000)
+    assert f"a network has no {MORE!r}" in refused(path)
+
+
+def test_a_tree_of_many_leaves_is_written_and_read(tmp_path, monkeypatch):
+    """With a header that its leaves allow; and not one that they do not."""
+    monkeypatch.setattr(headers, "ALWAYS", 5_000)
+    weights = {f"a{n:02}": np.full((60, 60), n, np.float32) for n in range(60)}
+    forms = {f"params/{n}": (w.shape, "float32") for n, w in weights.items()}
+    described = Description(network={}, inputs=(), leaves=forms)
+    masks = dict.fromkeys(weights)
+    ticket = tickets.Ticket.of(described, weights, masks, {})
+    ticket.save(tmp_path / "t")
+    for like in (None, weights):
+        loaded = load_ticket(tmp_path / "t", like=like).params
+        assert all(np.array_equal(loaded[name], weights[name]) for name in weights)
+    monkeypatch.setattr(headers, "SHARE", 400)
+    with pytest.raises(ValueError, match=r"cannot be written: its header .* arrays of"):
+        ticket.save(tmp_path / "t")
