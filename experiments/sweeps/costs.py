@@ -1,11 +1,13 @@
 """Cost estimates of runs: steps, and times extrapolated from runs or timed steps.
 
 The time of a step, with its share of validation and checkpoints, is scaled by
-multiply-adds from the run of the most similar network, which is accurate to a factor of
-about two for other widths.
+multiply-adds from the runs of the most similar network, which is accurate to a factor
+of about two for other widths. Runs of the same network can disagree by as much: one was
+alone on its machine, another beside others, a third of an earlier version.
 """
 
 import collections
+import datetime
 import functools
 import itertools
 import math
@@ -34,6 +36,7 @@ REPEATED = ("training", "re-randomization", "evaluation", "checkpoints")
 """The phases of a run whose time grows with its steps."""
 
 EVALUATION = 0.1  # the time of validation, as a share of the steps'
+AGREE = 1.2  # the slowest of equally similar steps over the fastest, at most
 WORDS = 270  # per review, padding included: the work of a step is per word
 
 
@@ -47,6 +50,8 @@ class Reference(NamedTuple):
       origin: where it was measured.
       startup: the seconds to the first step of such a run, None if unknown.
       again: the same for a run after another of its form in one process.
+      method: of its run.
+      finished: when it was measured, in UTC, as the ledger has it.
     """
 
     network: str
@@ -55,6 +60,8 @@ class Reference(NamedTuple):
     origin: str
     startup: float | None = None
     again: float | None = None
+    method: str = ""
+    finished: str = ""
 
 
 class Price(NamedTuple):
@@ -121,6 +128,8 @@ def references(
                     repeated / line["steps"] / line["together"],
                     f"the ledger's {line['cell']}",
                     *_startups(line),
+                    config.method,
+                    line["finished"],
                 )
             )
     return found
@@ -168,12 +177,45 @@ def timed_here(base: str, **fields: Any) -> Reference:
         (1 + EVALUATION) * one,
         f"{origin} ({one:.3f} s)",
         startup=1.5 * startup,
+        method=run.config.method,
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
 def work_of(cell: Cell) -> float:
     """Multiply-adds of all forward passes of a run."""
     return steps(cell) * work(cell.config(seed=0))
+
+
+def alike(cell: Cell, known: Iterable[Reference], since: str = "") -> list[Reference]:
+    """The most similar timed steps to a run's.
+
+    Of the same network, if there are any, and the nearest size; among them the ones
+    measured since a time, if there are any, and among those of the same method.
+
+    Args:
+      cell: of the run.
+      known: timed steps.
+      since: a time in UTC, as the ledger has it; "" for all times.
+    """
+    config = cell.config(seed=0)
+    wanted = work(config)
+
+    def unlike(reference: Reference) -> tuple[bool, float]:
+        ratio = math.log(reference.work / wanted)
+        return reference.network != config.network.name, abs(ratio)
+
+    far = [(unlike(reference), reference) for reference in known]
+    least = min((distance for distance, _ in far), default=None)
+    found = [reference for distance, reference in far if distance == least]
+    found = [r for r in found if r.finished >= since] or found
+    return [r for r in found if r.method == config.method] or found
+
+
+def agree(alike: Iterable[Reference]) -> bool:
+    """Whether equally similar steps take equally long, so that one can be priced."""
+    seconds = [reference.seconds for reference in alike]
+    return max(seconds) <= AGREE * min(seconds)
 
 
 def price(
@@ -183,6 +225,7 @@ def price(
     done: int = 0,
     again: bool = False,
     of_alike: Callable[[Iterable[float]], float] = statistics.median,
+    since: str = "",
 ) -> Price:
     """The estimated time of a run.
 
@@ -194,24 +237,25 @@ def price(
       done: the steps that are already done.
       again: whether a run of the same form comes before it in its process.
       of_alike: which of the times of equally similar steps counts.
+      since: as in `alike`, of its step and its start-up.
     """
     config = cell.config(seed=0)
+    nearest = alike(cell, known, since)
     wanted = work(config)
-
-    def unlike(reference: Reference) -> tuple[bool, float]:
-        ratio = math.log(reference.work / wanted)
-        return reference.network != config.network.name, abs(ratio)
-
-    least = min(map(unlike, known))
-    nearest = [reference for reference in known if unlike(reference) == least]
     seconds = of_alike(r.seconds * wanted / r.work for r in nearest)
     others = f" (median of {len(nearest)})" if len(nearest) > 1 else ""
     own = [r for r in known if r.network == config.network.name] or known
-    alone = [r.startup for r in own if r.startup is not None]
-    after = [r.again for r in own if r.again is not None]
+    late = [r for r in own if r.finished >= since]
+    alone = _startups_of(late, "startup") or _startups_of(own, "startup")
+    after = _startups_of(late, "again") or _startups_of(own, "again")
     startup = statistics.median((after if again else alone) or alone or after or [0.0])
     left = max(0, steps(cell) - done) * seconds
     return Price(startup, left, nearest[0].origin + others)
+
+
+def _startups_of(known: Iterable[Reference], kind: str) -> list[float]:
+    times = (getattr(reference, kind) for reference in known)
+    return [seconds for seconds in times if seconds is not None]
 
 
 def left_text(runs: Sequence[Run], known: Ledger) -> str:

@@ -1,12 +1,15 @@
 """What of a sweep ends within a time limit: prices, an order, and the time left.
 
-A run is priced by the runs of the ledger on this device, or by a step that is timed
-now, and again just before it would start, when the ledger knows more. It starts only if
-it can end in the time left. Should a price have been too low, the run is stopped with a
-checkpoint shortly before the limit.
+A run is priced by what this call has learned, else by the runs of the ledger on this
+device, or by a step that is timed now: where there are no such runs, and where those of
+its network disagree, as of a machine that was busy with other work. It is priced again
+just before it would start, when more is known, and starts only if it can end in the
+time left. Should a price have been too low, the run is stopped with a checkpoint
+shortly before the limit.
 """
 
 import contextlib
+import datetime
 import functools
 import json
 import re
@@ -25,6 +28,7 @@ from iterand_jax.training import provenance
 
 SAFETY = 1.1  # a run starts if it has this times its price left
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+TIMING = 1 / 20  # of the limit, after which no more steps are timed
 COMPARED = ("method", "distribution")
 """The labels that differ within a column of a table."""
 
@@ -117,7 +121,11 @@ class Plan:
         self._started, self._clock = started, clock
         self._workdirs, self._results = workdirs, results
         self._forms: set[Form] = set()  # that this process has trained
-        self._measured: dict[str, Reference] = {}
+        self._measured: dict[tuple[str, str], Reference] = {}
+        ago = datetime.timedelta(seconds=clock() - started)
+        begun = datetime.datetime.now(datetime.UTC) - ago
+        self._since = begun.isoformat(timespec="seconds")
+        self._timing = 0.0  # seconds spent on timing steps
 
     def left(self) -> float:
         """The seconds until the last checkpoint has to begin."""
@@ -140,7 +148,7 @@ class Plan:
         What has a checkpoint comes first, then the cells named in `first`, then column
         by column, the cheapest first, with the first seeds of all its cells first.
         """
-        price_of = self._prices()
+        price_of = self._prices(timing=False)  # of those that start later
         prices = [price_of(job, ()).total for job in jobs]
         columns: dict[Any, float] = {}
         for job, price in zip(jobs, prices, strict=True):
@@ -176,30 +184,47 @@ class Plan:
         cell = self._workdirs / job[0].folder
         return min(begun(cell / f"seed_{run.seed}").steps for run in job)
 
-    def _prices(self) -> Callable[[Job, Collection[Form]], Price]:
-        """(job, forms that this process has trained) -> price, by the ledger of now."""
+    def _prices(self, timing: bool = True) -> Callable[[Job, Collection[Form]], Price]:
+        """(job, forms that this process has trained) -> price, by the ledger of now.
+
+        Without timing, a step is timed only where the ledger has none.
+        """
         known = ledger.read(self._results)
 
         @functools.cache
-        def timed(precision: str) -> Sequence[Reference]:
+        def of_ledger(precision: str) -> Sequence[Reference]:
             return costs.references(known, provenance.device(), precision)
 
         def price(job: Job, forms: Collection[Form]) -> Price:
-            config = job[0].config
+            config, cell = job[0].config, job[0].cell
             precision = provenance.precision(config.dtype, config.matmul_precision)
-            references = timed(precision) or self._measure(job[0].cell, precision)
+            lines = of_ledger(precision)
+            near = costs.alike(cell, lines, self._since)
+            late = any(reference.finished >= self._since for reference in near)
+            sure = late or (bool(near) and (costs.agree(near) or not timing))
+            timed = [] if sure else self._measure(cell, precision, near)
             done, again = self._done(job), _form(job) in forms
-            one = costs.price(job[0].cell, references, done=done, again=again)
+            one = costs.price(
+                cell, [*lines, *timed], done=done, again=again, since=self._since
+            )
             return one._replace(seconds=one.seconds * len(job))
 
         return price
 
-    def _measure(self, cell: Cell, precision: str) -> Sequence[Reference]:
-        """A step of the first cell that is priced, timed once for each precision."""
-        if precision not in self._measured:
-            measured = costs.timed_here(cell.base, **cell.overrides)
-            self._measured[precision] = measured
-        return [self._measured[precision]]
+    def _measure(
+        self, cell: Cell, precision: str, near: Sequence[Reference]
+    ) -> Sequence[Reference]:
+        """The steps timed now, of this cell's network if there is time for it."""
+        config = cell.config(seed=0)
+        form = precision, f"{config.network.name} {config.network.width:g}"
+        timed = [r for (of, _), r in self._measured.items() if of == precision]
+        spent = self._timing > TIMING * self.within
+        if form not in self._measured and not (spent and (near or timed)):
+            begun = self._clock()
+            self._measured[form] = costs.timed_here(cell.base, **cell.overrides)
+            self._timing += self._clock() - begun
+            timed.append(self._measured[form])
+        return timed
 
 
 def _form(job: Job) -> Form:

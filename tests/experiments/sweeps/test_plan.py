@@ -124,6 +124,106 @@ def test_without_lines_of_this_device_a_step_is_timed_once(tmp_path, monkeypatch
     assert {p.price.total for p in walked} == {12.0}
 
 
+def reference(seconds, width=0.25, method="iterand", finished=""):
+    config = CELLS[f"conv6 iterand SC width={width:g}"].config(0)
+    times = {"startup": 30.0, "again": 3.0}
+    return costs.Reference(
+        "conv6",
+        costs.work(config),
+        seconds,
+        "",
+        **times,
+        method=method,
+        finished=finished,
+    )
+
+
+def test_the_most_similar_step_is_of_its_network_then_late_then_of_its_method():
+    wide = reference(9.0, width=1.0)
+    other = reference(8.0)._replace(network="conv4")
+    old, own = reference(2.0, method="sgd"), reference(1.0)
+    late = reference(3.0, method="sgd", finished="2026-11-30T05:00:00+00:00")
+    later = late._replace(method="iterand", seconds=4.0)
+    since, cell = "2026-11-30T04:59:00+00:00", NARROW[0]
+    assert costs.alike(cell, []) == []
+    assert costs.alike(cell, [other, wide]) == [wide]
+    assert costs.alike(cell, [other, wide, old]) == [old]
+    assert costs.alike(cell, [old, own, own], since) == [own, own]
+    assert costs.alike(cell, [own, late], since) == [late]
+    assert costs.alike(cell, [own, late, later, later], since) == [later] * 2
+    assert costs.agree([own, own._replace(seconds=1.2)])
+    assert not costs.agree([own, own._replace(seconds=1.21)])
+
+
+def test_where_lines_disagree_a_step_is_timed_until_a_run_of_this_call_ended(
+    tmp_path, line, monkeypatch
+):
+    calls, file = [], tmp_path / "table3.jsonl"
+
+    def timed(base, **fields):
+        calls.append(fields["network.width"])
+        now = "2999-01-01T00:00:00+00:00"
+        return reference(0.5, width=calls[-1], finished=now)._replace(again=None)
+
+    def add(cell, seed, seconds, finished):
+        took = {"training": STEPS * seconds, "first step": 80.0}
+        parts = {"program step": 60.0, "state": 4.0, "first dispatch": 1.0}
+        one = line(cell, seed, 75.0, device=provenance.device(), seconds=took)
+        one |= {"startup": parts, "finished": finished, "steps": STEPS}
+        ledger.append(file, one)
+
+    monkeypatch.setattr(costs, "timed_here", timed)
+    monkeypatch.setattr(costs, "steps", lambda cell: STEPS)
+    clock = [1000.0]
+    limit = plan.Plan(1e6, 1000.0, tmp_path, tmp_path, clock=lambda: clock[0])
+
+    def prices(*jobs):
+        walked = limit.walk(jobs)
+        return [(p.price.startup, round(p.price.seconds / STEPS, 3)) for p in walked]
+
+    one, two = jobs(NARROW[0])
+    for seed, seconds in ((5, 1.0), (6, 1.1)):
+        add(NARROW[0], seed, seconds, "2026-11-25T23:08:06+00:00")
+    assert prices(one, two) == [(80.0, 1.05), (5.0, 1.05)]
+    assert not calls  # the lines agree
+    add(NARROW[0], 7, 4.0, "2026-11-25T23:08:06+00:00")
+    assert limit.order([one, two], ()) == [one, two]
+    assert not calls  # the order needs no timing
+    assert prices(one, two) == [(30.0, 0.5), (5.0, 0.5)]
+    assert calls == [0.25]
+    assert prices(one, two) == [(30.0, 0.5), (5.0, 0.5)]
+    assert calls == [0.25]
+    # What ran in this call counts before what was timed.
+    add(NARROW[0], 0, 0.6, "2999-01-02T00:00:00+00:00")
+    assert prices(two) == [(80.0, 0.6)]
+    assert limit.fits(one)
+    assert prices(two) == [(5.0, 0.6)]
+    assert calls == [0.25]
+
+
+def test_steps_are_timed_in_a_twentieth_of_the_limit(tmp_path, line, monkeypatch):
+    calls, clock = [], [1000.0]
+
+    def timed(base, **fields):
+        calls.append(fields["network.width"])
+        clock[0] += 30
+        return reference(0.5, width=calls[-1], finished="2999-01-01T00:00:00+00:00")
+
+    monkeypatch.setattr(costs, "timed_here", timed)
+    monkeypatch.setattr(costs, "steps", lambda cell: STEPS)
+    cells = [CELLS[f"conv6 iterand SC width={width}"] for width in ("0.25", "0.5", "1")]
+    for cell in cells:
+        for seed, seconds in ((5, 0.1), (6, 0.4)):
+            took = {"training": STEPS * seconds, "first step": 80.0}
+            one = line(cell, seed, 75.0, device=provenance.device(), seconds=took)
+            one |= {"finished": "2026-11-25T23:08:06+00:00", "steps": STEPS}
+            ledger.append(tmp_path / "table3.jsonl", one)
+    limit = plan.Plan(700, 1000.0, tmp_path, tmp_path, clock=lambda: clock[0])
+    walked = limit.walk(jobs(*cells, seeds=(0,)))
+    assert calls == [0.25, 0.5]  # 30 s of 35, then 60
+    assert walked[2].price.seconds == pytest.approx(0.25 * STEPS)  # the lines' median
+
+
 def test_sigterm_comes_when_the_time_is_up(tmp_path, capsys):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
