@@ -165,11 +165,11 @@ def timed_here(base: str, **fields: Any) -> Reference:
     state = jax.jit(run.init_state)(run.root)
     step, batch = compile_steps(run, [state], shapes), synthetic.batch(shapes)
     startup, seconds = time.perf_counter() - begun, []
-    for _ in range(3):
+    for _ in range(5):
         start = time.perf_counter()
         (state,) = jax.block_until_ready(step((state,), (batch,), (run.root,), 1))
         seconds.append(time.perf_counter() - start)
-    network, one = run.config.network, min(seconds)
+    network, one = run.config.network, statistics.median(seconds)
     origin = f"a step of {network.name} at width {network.width:g} timed now"
     return Reference(
         network.name,

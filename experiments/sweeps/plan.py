@@ -169,10 +169,10 @@ class Plan:
     def walk(self, jobs: Sequence[Job]) -> list[Planned]:
         """What would start, in this order, if all prices are right."""
         price_of, forms = self._prices(), set(self._forms)
-        now, left, found = 0.0, self.left(), []
+        now, found = 0.0, []
         for job in jobs:
-            price = price_of(job, forms)
-            fits = now + SAFETY * price.total <= left
+            price = price_of(job, forms)  # which may time a step
+            fits = now + SAFETY * price.total <= self.left()
             if fits:
                 now += price.total
                 forms.add(_form(job))

@@ -221,7 +221,27 @@ def test_steps_are_timed_in_a_twentieth_of_the_limit(tmp_path, line, monkeypatch
     limit = plan.Plan(700, 1000.0, tmp_path, tmp_path, clock=lambda: clock[0])
     walked = limit.walk(jobs(*cells, seeds=(0,)))
     assert calls == [0.25, 0.5]  # 30 s of 35, then 60
+    assert limit.left() == 700 - 10 - 60
     assert walked[2].price.seconds == pytest.approx(0.25 * STEPS)  # the lines' median
+
+
+def test_what_timing_takes_is_not_left_for_runs(tmp_path, monkeypatch):
+    clock = [1000.0]
+
+    def timed(base, **fields):
+        clock[0] += 30
+        return reference(0.1)._replace(startup=0.0)
+
+    monkeypatch.setattr(costs, "timed_here", timed)
+    monkeypatch.setattr(costs, "steps", lambda cell: 1000)
+    for within, fits in (
+        (plan.SAFETY * 100 + 41, True),
+        (plan.SAFETY * 100 + 36, False),
+    ):
+        limit = plan.Plan(within, clock[0], tmp_path, tmp_path, clock=lambda: clock[0])
+        (planned,) = limit.walk(jobs(NARROW[0], seeds=(0,)))
+        assert (planned.ends is not None) == fits
+        assert limit.fits(planned.job) == fits
 
 
 def test_sigterm_comes_when_the_time_is_up(tmp_path, capsys):
