@@ -36,6 +36,7 @@ REPEATED = ("training", "re-randomization", "evaluation", "checkpoints")
 """The phases of a run whose time grows with its steps."""
 
 EVALUATION = 0.1  # the time of validation, as a share of the steps'
+TIMED = 3.0  # seconds of steps, or 50 of them, at least 4
 AGREE = 1.2  # the slowest of equally similar steps over the fastest, at most
 WORDS = 270  # per review, padding included: the work of a step is per word
 
@@ -165,11 +166,11 @@ def timed_here(base: str, **fields: Any) -> Reference:
     state = jax.jit(run.init_state)(run.root)
     step, batch = compile_steps(run, [state], shapes), synthetic.batch(shapes)
     startup, seconds = time.perf_counter() - begun, []
-    for _ in range(5):
+    while len(seconds) < 4 or (sum(seconds) < TIMED and len(seconds) < 50):
         start = time.perf_counter()
         (state,) = jax.block_until_ready(step((state,), (batch,), (run.root,), 1))
         seconds.append(time.perf_counter() - start)
-    network, one = run.config.network, statistics.median(seconds)
+    network, one = run.config.network, statistics.median(seconds[1:])  # warm
     origin = f"a step of {network.name} at width {network.width:g} timed now"
     return Reference(
         network.name,
