@@ -41,6 +41,7 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "resnet18": ("cifar_resnet18", {}),
     "resnet50": ("imagenet_resnet50", {"batch_size": 256}),
 }
+DTYPE = "bfloat16"  # of all but the digits, whose config says float32
 TINY = {"network.width": 1 / 16, "batch_size": 8, "sizes": {"train": 100, "test": 10}}
 EXPECTED: Mapping[str, float] = {
     "conv6: steps": 30,
@@ -108,7 +109,10 @@ def run(
     started: float | None = None,
 ) -> None:
     """`measure`, whose record is written to a file as it grows."""
+    networks = QUICK if quick else NETWORKS
+    of_steps = {name: _of_steps(*network) for name, network in networks.items()}
     origin = records.origin() | {"cores": cores(), "quick": quick}
+    origin |= {"configs of steps": of_steps, "configs of runs": RUNS}
 
     def written(record: Mapping[str, Any]) -> None:
         if out:
@@ -247,14 +251,17 @@ def _parts(
             one = functools.partial(_runs, network, cache, record, folder / network)
             yield Part(name, (f"{network}: runs", cache), "runs", cost, one)
             continue
-        config, fields = networks[network]
-        build = functools.partial(
-            synthetic.build, config, **{"dtype": "bfloat16", **fields}
-        )
+        config, fields = _of_steps(*networks[network])
+        build = functools.partial(synthetic.build, config, **fields)
         timed: Callable[..., Any] = functools.partial(programs_of[what], build)
         if what == "profile":
             timed = functools.partial(_profile, timed, network, record)
         yield Part(name, (name,), "programs", cost, timed)
+
+
+def _of_steps(config: str, fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The config of a network's steps, and the fields set in it."""
+    return config, {"dtype": DTYPE, **fields}
 
 
 def _profile(

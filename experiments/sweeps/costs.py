@@ -165,7 +165,8 @@ def timed_here(base: str, **fields: Any) -> Reference:
     shapes = min(run.feed.train_shapes(), key=unlike)  # texts have several lengths
     state = jax.jit(run.init_state)(run.root)
     step, batch = compile_steps(run, [state], shapes), synthetic.batch(shapes)
-    startup, seconds = time.perf_counter() - begun, []
+    startup = time.perf_counter() - begun
+    seconds: list[float] = []
     while len(seconds) < 4 or (sum(seconds) < TIMED and len(seconds) < 50):
         start = time.perf_counter()
         (state,) = jax.block_until_ready(step((state,), (batch,), (run.root,), 1))

@@ -91,8 +91,13 @@ def _startup(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """The parts of a start in the order in which they began; parts can overlap."""
     shown = []
     for name, part in sorted(parts.items(), key=lambda item: item[1]["begin"]):
-        cached = ", cached" if part.get("cached") else ""
-        shown.append(f"{name} {part['begin']:.1f}-{part['end']:.1f} s{cached}")
+        of_program = ""
+        if "compiled" in part:
+            how = "from the cache" if part["cached"] else "compiled"
+            times = ("traced", "traced"), ("lowered", "lowered"), (how, "compiled")
+            named = ", ".join(f"{label} {part[key]:.1f}" for label, key in times)
+            of_program = f" ({named})"
+        shown.append(f"{name} {part['begin']:.1f}-{part['end']:.1f} s{of_program}")
     return "; ".join(shown)
 
 

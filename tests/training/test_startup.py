@@ -39,7 +39,14 @@ def test_a_result_has_the_parts_of_its_start(tiny_config, tmp_path):
         if name == "log" or hosts.cores() <= 2:
             assert parts[name]["begin"] >= end
     assert end == pytest.approx(result["seconds"]["first step"], abs=0.01)
-    assert "; first dispatch " in printed.summary(result, tmp_path)
+    shown = printed.summary(result, tmp_path)
+    assert "; first dispatch " in shown
+    of_step, how = parts["program step"], "from the cache"
+    how = how if of_step["cached"] else "compiled"
+    assert (
+        f"(traced {of_step['traced']:.1f}, lowered {of_step['lowered']:.1f}, "
+        f"{how} {of_step['compiled']:.1f})"
+    ) in shown
     del result["startup"]  # of an earlier version
     assert "start-up" not in printed.summary(result, tmp_path)
 

@@ -202,6 +202,9 @@ def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command, monke
     found = json.loads(out.read_text())
     assert found["left_out"] == []
     assert found["commit"]
+    config, fields = found["configs of steps"]["conv2"]
+    assert (config, fields["dtype"]) == ("cifar_conv2", "bfloat16")
+    assert found["configs of runs"]["digits"] == ["digits", {}]
     parts = [name for name in found if ": " in name]
     assert parts[:3] == ["conv2: steps", "digits: runs", "conv2: graphs"]
     assert len(parts) == 6
