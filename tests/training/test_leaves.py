@@ -248,7 +248,7 @@ def test_a_run_trains_and_keeps_the_vectors_as_it_says(
 
 
 def test_scored_vectors_are_not_resampled(reviews_config, vectors_file):
-    config = reviews_config(**{"network.vectors": str(vectors_file)})
+    config = reviews_config(**{"network.vectors": str(vectors_file), "unpruned": None})
     message = rf"network.vectors=.*: {EMBEDDING} has scores, and the method iterand .*"
     with pytest.raises(ValueError, match=message + rf"unpruned=\('{EMBEDDING}=fixed'"):
         helpers.build(config, SOURCE)
