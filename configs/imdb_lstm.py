@@ -11,10 +11,12 @@ momentum and weight decay. In a trial of edge-popup at width 0.25 on reviews of 
 160 words, with one seed, the training loss without momentum is still at chance after
 600 steps (0.690); with 0.9, as in the paper's other experiments, it falls to 0.60,
 though not steadily; a weight decay of 1e-4 makes it worse. So momentum is 0.9 and
-weight decay 0. Nor does it say what becomes of the embedding. Scored and masked like the
-other leaves, its scores hardly move, and edge-popup stays below 74 % validation
-accuracy at width 0.5; trained as a weight, it has 81 % after 6 epochs. So it is trained
-(`unpruned`); what else was tried is in docs/table10.md.
+weight decay 0.
+
+Nor does it say what becomes of the embedding. Scored and masked like the other leaves,
+its scores hardly move, and edge-popup stays below 74 % validation accuracy at width
+0.5; trained as a weight, it has 81 % after 6 epochs. So it is trained (`unpruned`);
+what else was tried is in docs/table10.md.
 
 About 5 minutes on one modern GPU: an estimate, 4,095 steps at 20 steps/s and the
 validation after each epoch.

@@ -12,6 +12,7 @@ without spaces ("don't" is don ' t). Case is kept, as in the tutorial. HTML line
 become spaces.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -57,9 +58,12 @@ def as_lines(words: Iterable[str]) -> str:
     return "".join(f"{word}\n" for word in words)  # no word has spaces
 
 
-def from_lines(lines: str) -> tuple[str, ...]:
-    """The words of a vocabulary written by `as_lines`."""
-    return tuple(lines.split("\n")[:-1])
+def from_lines(lines: bytes) -> tuple[str, ...]:
+    """The words of a vocabulary written by `as_lines`, in UTF-8.
+
+    Each is decoded by itself: one letter of a rare script makes a whole text large.
+    """
+    return tuple(line[:-1].decode() for line in io.BytesIO(lines) if line[-1:] == b"\n")
 
 
 class Vocabulary:

@@ -26,8 +26,8 @@ def pack(
     """The arrays of the fields of a `Ticket`, by the names that a file has."""
     draws, of_masks = description.draws, leaves_of(masks)
     numbers: dict[str, np.ndarray] = {}
-    many = claims.needs_many_programs(draws, leaves_of(params))
-    if draws is not None and draws.can_be_replayed() and not many:
+    too_much = claims.too_much(draws, leaves_of(params))
+    if draws is not None and draws.can_be_replayed() and not too_much:
         numbers = leaves_of(draws.numbers(params))
     arrays: dict[str, np.ndarray] = {}
     for path, weights in leaves_of(params).items():
@@ -71,7 +71,7 @@ def unpack(
         weights = _drawn(description, weights, numbers, masks)
     words = None
     if VOCABULARY in arrays:
-        words = claims.words(arrays[VOCABULARY], description)
+        words = claims.words(arrays[VOCABULARY], description, abstract)
     return {
         "params": weights,
         "masks": masks,

@@ -8,7 +8,7 @@ refreshes (`draws.MAX_REFRESHES`) and programs (`MOST_PROGRAMS`), which have lim
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ import numpy as np
 from flax import linen as nn
 
 from iterand_jax.data.text import WORDS, from_lines
-from iterand_jax.tickets import codes, headers, packing
+from iterand_jax.runtime import modes
+from iterand_jax.tickets import codes, headers, packing, replay, tree
 from iterand_jax.tickets.draws import Draws, KeyDraws
 from iterand_jax.tickets.fields import form, of_type
 from iterand_jax.tickets.metadata import Description
@@ -25,10 +26,19 @@ from iterand_jax.trees import leaves_of
 PyTree = Any
 Forms = Mapping[str, jax.ShapeDtypeStruct]  # of arrays by their names
 MOST_PROGRAMS = 256
-"""Leaves that differ in shape or fan-in and are sampled: each is compiled."""
+"""Leaves that differ in shape or fan-in and are sampled: `save` compiles for each."""
+
+MOST_SMALL = 2**18
+"""Refreshes times leaves of less than a part, each of which takes as long as a part."""
+
+BYTES_OF_A_PROGRAM = 2**20
+"""Of a network in float32, for each program that another generator than Threefry needs.
+
+Such a program is of one size of leaves, and takes 9 MB to compile.
+"""
 
 VOCABULARY = "vocabulary"
-BYTES_OF_A_WORD = 64  # on average, at most: reviews have 7
+BYTES_OF_A_WORD = 64  # on average, or more in a large network: reviews have 7
 
 
 def check(
@@ -43,8 +53,9 @@ def check(
       found: the arrays that the file says it holds.
 
     Raises:
-      ValueError: an array that no leaf has, of another size or of another dtype, a
-        vocabulary that is too large, or weights whose sampling would take too long.
+      ValueError: an array that no leaf has or needs, of another size or of another
+        dtype, a vocabulary that is too large or of no texts, or weights whose sampling
+        would take too long.
     """
     leaves = leaves_of(params)
     left = dict(found)
@@ -62,42 +73,50 @@ def check(
             raise ValueError(f"{name} is of {form.shape}, not {leaf.shape}")
         _check_form(name, form, leaf.size, leaf.dtype)
     if VOCABULARY in left:
-        limit = bytes_of(words_limit(description))
+        _, limit = vocabulary_limits(description, params)
         _check_form(VOCABULARY, left.pop(VOCABULARY), limit, np.dtype(np.uint8))
     if left:
         raise ValueError(f"no leaf of it has the array {min(left)!r:.60}")
     check_draws(description.draws, leaves)
 
 
-def numbers_of(
-    fields: Mapping[str, Any], module: nn.Module | None, like: PyTree
-) -> int:
-    """The numbers in the leaves that a large header is about, before it is parsed.
+def network_of(
+    fields: Mapping[str, Any],
+    module: nn.Module | None,
+    like: PyTree,
+    batch_stats: PyTree,
+) -> tuple[int, int]:
+    """The leaves and the weights that a large header is about, before it is parsed.
 
     Args:
       fields: the `headers.skeleton` of its metadata.
       module: the network that was given, or None.
       like: the tree that was given, or None.
+      batch_stats: the tree of statistics that was given, or None.
 
     Raises:
       ValueError: leaves or sizes of layers in another form than they are written in, or
         a network that cannot be built.
     """
-    if like is not None:
-        return _total(like)
     if fields.get("leaves") is not None:
         leaves = of_type(fields, "leaves", dict)
         if headers.MORE not in leaves:
-            return sum(math.prod(form(leaf)[0]) for leaf in leaves.values())
+            sizes = [math.prod(form(leaf)[0]) for leaf in leaves.values()]
+            return len(sizes), sum(sizes)
         if len(leaves) > 1:  # of which one may be in the row, too
             raise ValueError("its leaves are not in the form in which they are written")
-        return of_type(leaves, headers.MORE, int)
-    described = Description.from_json({**fields, "draws": None}, module)
-    return _total(described.abstract())
-
-
-def _total(leaves: PyTree) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves))
+        row = of_type(leaves, headers.MORE, list)
+        return of_type(row, 0, int), of_type(row, 1, int)
+    if like is None:
+        described = Description.from_json({**fields, "draws": None}, module)
+        variables = leaves_of(described.abstract())
+    else:
+        variables = {
+            f"{what}/{path}": leaf
+            for what, given in (("like", like), ("batch_stats", batch_stats))
+            for path, leaf in tree.checked_leaves(given, what).items()
+        }
+    return len(variables), sum(math.prod(x.shape) for x in variables.values())
 
 
 def check_draws(draws: Draws | KeyDraws | None, leaves: Mapping[str, Any]) -> None:
@@ -106,61 +125,110 @@ def check_draws(draws: Draws | KeyDraws | None, leaves: Mapping[str, Any]) -> No
     unknown = fan_ins.keys() - leaves.keys()
     if unknown:
         raise ValueError(f"its draws have a fan-in of {min(unknown)!r:.60}, no leaf")
-    if needs_many_programs(draws, leaves):
+    reason = too_much(draws, leaves)
+    if reason:
+        raise ValueError(reason)
+
+
+def too_much(draws: Draws | KeyDraws | None, leaves: Mapping[str, Any]) -> str | None:
+    """Why sampling the leaves again would take too much; None if it would not."""
+    if draws is None:
+        return None
+    fan_ins = dict.fromkeys(leaves) if draws.fan_ins is None else draws.fan_ins
+    sampled = {path: leaves[path] for path in fan_ins if path in leaves}
+    forms = {(tuple(leaf.shape), fan_ins[path]) for path, leaf in sampled.items()}
+    if len(forms) > MOST_PROGRAMS:
+        return f"over {MOST_PROGRAMS} of its leaves are sampled in different ways"
+    sizes = {math.prod(shape) for shape, _ in forms}
+    weights = sum(math.prod(leaf.shape) for leaf in sampled.values())
+    most = 1 + 4 * weights // BYTES_OF_A_PROGRAM
+    other = isinstance(draws, KeyDraws) and draws.generator != modes.GENERATOR
+    if other and len(sizes) > most:
+        return (
+            f"its leaves are sampled in {len(sizes)} sizes by another generator than "
+            f"{modes.GENERATOR}; at most {most} in so small a network"
+        )
+    small = sum(math.prod(leaf.shape) < replay.SMALL for leaf in sampled.values())
+    if draws.can_be_replayed() and small * draws.refreshes > MOST_SMALL:
+        return (
+            f"its {small:,} small leaves were resampled {draws.refreshes:,} times; at "
+            f"most {MOST_SMALL:,} in all"
+        )
+    return None
+
+
+def check_words(
+    words: Sequence[str] | None, description: Description, params: PyTree
+) -> None:
+    """Raises ValueError for words that `words` would not read."""
+    if words is None:
+        return
+    most, limit = vocabulary_limits(description, params)
+    size = sum(len(word.encode()) + 1 for word in words)
+    if len(words) > most or size > limit:
         raise ValueError(
-            f"over {MOST_PROGRAMS} of its leaves are sampled in different ways"
+            f"the ticket cannot be written: its vocabulary has {len(words):,} words "
+            f"in {size:,} bytes; at most {most:,} in {limit:,}"
         )
 
 
-def needs_many_programs(
-    draws: Draws | KeyDraws | None, leaves: Mapping[str, Any]
-) -> bool:
-    """Whether sampling the leaves would compile more than `MOST_PROGRAMS` programs."""
-    fan_ins = (draws.fan_ins if draws else None) or {}
-    sampled = [path for path in fan_ins if path in leaves]
-    forms = {(tuple(leaves[path].shape), fan_ins[path]) for path in sampled}
-    return len(forms) > MOST_PROGRAMS
-
-
-def words(lines: np.ndarray, description: Description) -> tuple[str, ...]:
+def words(
+    lines: np.ndarray, description: Description, params: PyTree
+) -> tuple[str, ...]:
     """The words of a compressed vocabulary.
 
     Raises:
       ValueError: it is damaged, or of more words or bytes than its network reads.
     """
-    most = words_limit(description)
-    limit, inflate = bytes_of(most), zlib.decompressobj()
-    text = inflate.decompress(lines.tobytes(), limit + 1)
+    most, limit = vocabulary_limits(description, params)
+    inflate = zlib.decompressobj()
+    text = inflate.decompress(lines.data, limit + 1)
     if len(text) > limit or not inflate.eof or text.count(b"\n") > most:
         raise ValueError(
             f"its vocabulary is cut, or of over {most:,} words or {limit:,} bytes"
         )
-    return from_lines(text.decode())
+    return from_lines(text)
 
 
-def words_limit(description: Description) -> int:
-    """The largest number of words that the vocabulary of a network can have."""
+def vocabulary_limits(description: Description, params: PyTree) -> tuple[int, int]:
+    """The words and bytes that the vocabulary of a network has, at most.
+
+    Raises:
+      ValueError: the network does not read texts.
+    """
+    if not description.of_texts:
+        raise ValueError("it has a vocabulary, and its inputs are no texts")
     try:
         rows = getattr(description.build(), "vocabulary_size", WORDS + 2)
     except ValueError:  # a network that is not named, of which `like` has the leaves
         rows = WORDS + 2
-    return max(0, int(rows) - 2)
-
-
-def bytes_of(words: int) -> int:
-    """The largest number of bytes of this many words."""
-    return BYTES_OF_A_WORD * words
+    most = max(0, int(rows) - 2)
+    weights = sum(math.prod(leaf.shape) for leaf in leaves_of(params).values())
+    return most, max(BYTES_OF_A_WORD * most, 4 * weights // 2)
 
 
 def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
-    """The kinds of arrays that a leaf may have, and the entries of each at most."""
-    one_of = [f"{kind}/{path}" for kind in ("leaf", "mask", "mask_code")]
-    if not any(name in found for name in one_of):
+    """The kinds of arrays that a leaf may have, and the entries of each at most.
+
+    Others beside them would be read and not used.
+    """
+    has = {kind for kind in _KINDS if f"{kind}/{path}" in found}
+    if not has & {"leaf", "mask", "mask_code"}:
         raise ValueError(f"there is neither leaf/{path} nor mask/{path}")
-    values = [f"{kind}/{path}" for kind in packing.SOURCES]
-    held = [name for name in values if name in found]
-    if len(held) > 1:
-        raise ValueError(f"there are both {held[0]} and {held[1]}")
+    values = [kind for kind in packing.SOURCES if kind in has]
+    if len(values) > 1:
+        raise ValueError(f"there are both {values[0]}/{path} and {values[1]}/{path}")
+    source = values[0] if values else None
+    possible = set(_BESIDE[source])
+    for kind in sorted(possible):
+        possible.add(f"{kind}_code")
+        if {kind, f"{kind}_code"} <= has:
+            raise ValueError(f"there are both {kind}/{path} and {kind}_code/{path}")
+    if source == "draw" and not has & {"drawn", "drawn_code"}:
+        possible.add("gap")
+    for kind in sorted(has - possible - set(values)):
+        beside = f"{source}/{path}" if source else f"no other array of {path}"
+        raise ValueError(f"there is {kind}/{path} beside {beside}")
     coded = found.get(f"mask_code/{path}")
     if coded is not None and codes.BITS_OF_A_BYTE * coded.size < leaf.size:
         raise ValueError(
@@ -187,6 +255,24 @@ def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
     }
 
 
+_BESIDE: Mapping[str | None, tuple[str, ...]] = {
+    "leaf": (),
+    "scale": ("mask", "sign"),
+    "levels": ("mask", "sign", "level"),
+    "kept": ("mask",),
+    "draw": ("mask", "drawn"),
+    None: ("mask",),
+}
+"""The bits that a leaf has beside the array of its values, each plain or as a code."""
+
+_KINDS = (
+    *packing.SOURCES,
+    "gap",
+    *("mask", "mask_code", "sign", "sign_code"),
+    *("drawn", "drawn_code", "level", "level_code"),
+)
+
+
 def _dtype(kind: str, leaf: Any) -> np.dtype:
     values = kind in ("leaf", "scale", "levels", "kept")
     return np.dtype(leaf.dtype if values else np.uint8)
@@ -197,5 +283,6 @@ def _check_form(
 ) -> None:
     if form.size > most:
         raise ValueError(f"{name} has {form.size} entries where {most} are possible")
-    if not np.can_cast(form.dtype, wanted, "same_kind"):
+    same_kind = np.can_cast(form.dtype, wanted, "same_kind")
+    if not same_kind or form.dtype.itemsize > wanted.itemsize:
         raise ValueError(f"{name} is of {form.dtype}; possible: {wanted}")

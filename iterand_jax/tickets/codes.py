@@ -147,8 +147,11 @@ def _summed(content: np.ndarray, most: int) -> np.ndarray:
     ends = np.flatnonzero(content != 255)
     if ends.size > most or (content.size and content[-1] == 255):
         raise ValueError(f"a code does not hold integers of at most {most}")
-    before = np.diff(ends, prepend=-1) - 1
-    return (255 * before + content[ends]).astype(np.int32)
+    last = content[ends].astype(np.int32)
+    numbers = np.diff(ends, prepend=-1)
+    numbers -= 1
+    numbers *= 255
+    return numbers.astype(np.int32) + last
 
 
 def places(gaps: np.ndarray, count: int) -> np.ndarray:
@@ -157,7 +160,9 @@ def places(gaps: np.ndarray, count: int) -> np.ndarray:
     Raises:
       ValueError: a negative number, or a place past the last.
     """
-    places = np.cumsum(gaps + np.int64(1)) - 1
+    places = gaps + np.int64(1)
+    np.cumsum(places, out=places)
+    places -= 1
     if gaps.min(initial=0) < 0 or places.max(initial=0) >= max(count, 1):
         raise ValueError(f"a code leads past the last of {count} bits")
     return places

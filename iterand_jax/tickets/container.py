@@ -21,6 +21,7 @@ from iterand_jax.tickets import headers
 from iterand_jax.trees import sha256
 
 METADATA = "iterand_jax_ticket"
+NetworkOf = Callable[[dict[str, Any]], tuple[int, int]]
 
 NATIVE = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
@@ -70,7 +71,7 @@ def write(
     path: str | os.PathLike[str],
     fields: dict[str, Any],
     arrays: dict[str, np.ndarray],
-    numbers: int | None = None,
+    network: NetworkOf | None = None,
 ) -> None:
     """Writes a ticket's fields, to which its checksum is added, and its arrays.
 
@@ -78,8 +79,7 @@ def write(
       path: of the file, or a URL.
       fields: of the metadata.
       arrays: by their names.
-      numbers: in the leaves of the network, to refuse a header that is too large for
-        it; None for no such check.
+      network: as in `read_header`, to refuse what that would.
 
     Raises:
       ValueError: a header that `read` would refuse, or a URL that cannot be written.
@@ -93,8 +93,8 @@ def write(
     try:
         headers.check_size(size, len(content) - 8 - size)
         headers.check(content[8 : 8 + size])
-        if numbers is not None:
-            check_network(content[8 : 8 + size], lambda fields: numbers)
+        if network is not None:
+            _check_network(content[8 : 8 + size], len(content) - 8 - size, network)
     except ValueError as error:
         raise ValueError(
             f"the ticket of {len(arrays):,} arrays cannot be written: {error}"
@@ -114,36 +114,28 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return read_header(path)[0], read_arrays(path)
 
 
-def check_network(header: bytes, numbers: Callable[[dict[str, Any]], int]) -> None:
-    """Checks a large header by the numbers in the leaves of its network.
-
-    Args:
-      header: the bytes.
-      numbers: counts them, given the `headers.skeleton` of the metadata.
-
-    Raises:
-      ValueError: the header is too large for the network.
-    """
+def _check_network(header: bytes, of_arrays: int, network: NetworkOf) -> None:
     if len(header) > headers.ALWAYS:
-        of_network = 4 * numbers(headers.skeleton(header, METADATA))
-        headers.check_size(len(header), of_network, "a network")
+        leaves, weights = network(headers.skeleton(header, METADATA))
+        headers.check_network(len(header), of_arrays, weights, leaves)
 
 
 def read_header(
-    path: Path, numbers: Callable[[dict[str, Any]], int] | None = None
+    path: Path, network: NetworkOf | None = None
 ) -> tuple[dict[str, Any], dict[str, jax.ShapeDtypeStruct]]:
     """The metadata of a file and the forms of its arrays, which are not read.
 
     Args:
       path: of the file.
-      numbers: as in `check_network`, which is called before the header is parsed; None
-        for a file that is trusted.
+      network: tells the leaves and the weights of a network from the
+        `headers.skeleton` of a large header, which is then parsed if it is not too
+        large for that; None for a file that is trusted.
 
     Raises:
       ValueError: as `read`, a header of more than its arrays or its network need
         (`headers`), or an array of a dtype that tickets do not have.
     """
-    with _opened(path, numbers) as file:
+    with _opened(path, network) as file:
         text = (file.metadata() or {}).get(METADATA)
         forms = {name: _form(file.get_slice(name), name) for name in file.keys()}  # noqa: SIM118
     if text is None:
@@ -168,17 +160,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _opened(
-    path: Path, numbers: Callable[[dict[str, Any]], int] | None = None
-) -> Iterator[Any]:
+def _opened(path: Path, network: NetworkOf | None = None) -> Iterator[Any]:
     """A safetensors file; what it raises becomes a ValueError of one line."""
     from safetensors import safe_open
 
     try:
-        header = _checked_header(path)
-        if numbers is not None:
-            check_network(header, numbers)
-        del header
+        _check_header(path, network)
         with safe_open(path, framework="np") as file:
             yield file
     except OSError as error:
@@ -189,15 +176,17 @@ def _opened(
         ) from error
 
 
-def _checked_header(path: Path) -> bytes:
+def _check_header(path: Path, network: NetworkOf | None) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError("it is no regular file")  # a pipe would be waited for
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        headers.check_size(size, os.fstat(file.fileno()).st_size - 8 - size)
+        of_arrays = os.fstat(file.fileno()).st_size - 8 - size
+        headers.check_size(size, of_arrays)
         header = file.read(size)
     headers.check(header)
-    return header
+    if network is not None:
+        _check_network(header, of_arrays, network)
 
 
 def _form(entry: Any, name: str) -> jax.ShapeDtypeStruct:

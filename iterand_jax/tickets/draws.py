@@ -49,13 +49,24 @@ class Draws:
 
     def can_be_replayed(self) -> bool:
         """Whether the weights can be rebuilt by a replay, in reasonable time."""
-        refreshes = self.step // self.k_per if self.k_per else 0
-        return self.distribution != "signed_constant" and refreshes <= MAX_REFRESHES
+        few = self.refreshes <= MAX_REFRESHES
+        return self.distribution != "signed_constant" and few
 
     @property
     def summary(self) -> str:
         """Where the weights come from, in a line."""
         return _summary(f"seed {self.seed}", self)
+
+    def fan_in(self, path: str, leaf: Any) -> float | None:
+        """The fan-in of a leaf, None for one that was not drawn."""
+        if self.fan_ins is None:
+            return self.subnetwork.fan_in(path, leaf)
+        return self.fan_ins.get(path)
+
+    @property
+    def refreshes(self) -> int:
+        """How often pruned weights were resampled."""
+        return self.step // self.k_per if self.k_per else 0
 
     @property
     def subnetwork(self) -> Subnetwork:
@@ -82,7 +93,10 @@ class Draws:
             root = modes.root_key(self.seed)
             return replay.initial_key(root), root
 
-        return _replayed(function, keys, self, self.subnetwork, tree)
+        recorded = self.fan_ins is not None
+        return _replayed(
+            function, keys, self, self if recorded else self.subnetwork, tree
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,8 +127,13 @@ class KeyDraws:
         """Whether a replay can rebuild the weights, in reasonable time."""
         if self.k_per == 0:
             return True
-        many = self.step // self.k_per > MAX_REFRESHES
-        return self.distribution != "signed_constant" and not many
+        few = self.refreshes <= MAX_REFRESHES
+        return self.distribution != "signed_constant" and few
+
+    @property
+    def refreshes(self) -> int:
+        """How often pruned weights were resampled."""
+        return self.step // self.k_per if self.k_per else 0
 
     @property
     def summary(self) -> str:

@@ -18,12 +18,18 @@ from typing import Any, NamedTuple
 MOST = 2**23
 """Bytes of names, shapes and metadata: of some twenty thousand leaves."""
 
-ALWAYS = 7 * 2**16
+ALWAYS = 6 * 2**16
 """Bytes that a header can have whatever its arrays have: of about a thousand leaves."""
 
 SHARE = 16
 """Beyond `ALWAYS`, the header grows by one byte for this many of the arrays, and of the
 network in float32."""
+
+OF_A_LEAF = 2**11
+"""Bytes of a header for each leaf of its network: of its arrays, form and fan-in."""
+
+WEIGHTS_OF_A_BYTE = 64
+"""Weights for each byte of the arrays, at most: a code of a mask is filled to that."""
 
 MOST_OTHER = 2**16
 """Bytes of a header besides entries by path: a run and a network are a thousand."""
@@ -33,18 +39,19 @@ OF_AN_ARRAY = 3
 
 # An entry of an array as safetensors writes it, and the entries of a path in the
 # metadata, which is JSON in a string of JSON. No group of them keeps a stack. After the
-# quote at the end of a string is none of what a name may begin with, so that an entry
-# is one wherever it is found.
+# quote at the end of a string is none of what a name may begin with, and a quote inside
+# of one comes after a backslash, so that an entry is one wherever it is found.
+_ESCAPE = rb'\\\\(?:u[0-9a-f]{4}|[bfnrt]|\\"|\\\\)'  # of JSON in a string of JSON
 _ENTRY = re.compile(
-    rb'"(?![\s:,\]}])[^"\\]*+":\{"dtype":"\w{1,16}","shape":\[[\d,]{0,400}\],'
+    rb'(?<!\\)"(?![\s:,\]}])(?:[^"\\]|\\(?:["\\bfnrt]|u[0-9a-f]{4})){0,1000}+":\{"dtype":"\w{1,16}","shape":\[[\d,]{0,400}\],'
     rb'"data_offsets":\[\d{1,20},\d{1,20}\]\},?'
-    rb'|\\"(?P<name>(?![\s:,\]}])[^"\\]*+(?:\\\\u[0-9a-f]{4}[^"\\]*+)*+)\\": '
+    rb'|(?<!\\)\\"(?P<name>(?![\s:,\]}])(?:[^"\\]|' + _ESCAPE + rb'){0,1000}+)\\": '
     rb'(?:[-+.e\d]{1,30}|\[\[(?P<shape>[\d, ]{0,400})\], \\"\w{1,16}\\"\])(?:, )?'
 )
 _QUOTE = ord('"')  # which starts the entry of an array
 _LONG = 32  # entries that follow each other, of which the skeleton has the number
 MORE = "(more)"
-"""In the place of a long row of entries: the numbers that the leaves of it have."""
+"""In the place of a long row of entries: how many, and the numbers in their leaves."""
 
 
 def check_size(size: int, of_arrays: int, what: str = "arrays") -> None:
@@ -56,7 +63,7 @@ def check_size(size: int, of_arrays: int, what: str = "arrays") -> None:
     >>> check_size(3_000_000, of_arrays=4_000)
     Traceback (most recent call last):
     ...
-    ValueError: its header has 3,000,000 bytes; at most 459,002 with arrays of 4,000
+    ValueError: its header has 3,000,000 bytes; at most 393,466 with arrays of 4,000
     >>> check_size(3_000_000, of_arrays=50_000_000)
     """
     of_arrays = max(0, of_arrays)  # of a size that is none, as of another file
@@ -94,11 +101,36 @@ def check(header: bytes) -> None:
         )
 
 
+def check_network(size: int, of_arrays: int, of_network: int, leaves: int) -> None:
+    """Checks the bytes of a large header by the network that it is about.
+
+    Args:
+      size: of the header.
+      of_arrays: bytes.
+      of_network: weights.
+      leaves: of the network.
+
+    Raises:
+      ValueError: more than such a network has, or arrays too small for its weights.
+
+    >>> check_network(3_000_000, 2**30, of_network=100, leaves=4)
+    Traceback (most recent call last):
+    ...
+    ValueError: its header has 3,000,000 bytes; at most 393,241 with a network of 400
+    """
+    if of_network > WEIGHTS_OF_A_BYTE * of_arrays:
+        raise ValueError(
+            f"its network has {of_network:,} weights, and its arrays {of_arrays:,} "
+            f"bytes; at most {WEIGHTS_OF_A_BYTE} weights for each"
+        )
+    check_size(size, min(4 * of_network, SHARE * OF_A_LEAF * leaves), "a network")
+
+
 def skeleton(header: bytes, field: str) -> dict[str, Any]:
     """The metadata in a field of a header of any size, in little memory.
 
-    A long row of entries is one entry named `MORE`. Its value is the numbers in the
-    leaves of the row, 0 for one of fan-ins or sizes.
+    A long row of entries is one entry named `MORE`. Its value is how many entries the
+    row has, and the numbers in the leaves of it, 0 in one of fan-ins or sizes.
 
     Raises:
       ValueError: the skeleton is long, too, or no JSON; or the leaves of a row are not
@@ -108,21 +140,20 @@ def skeleton(header: bytes, field: str) -> dict[str, Any]:
     >>> fields = {"leaves": leaves, "mean": [0.5]}
     >>> header = json.dumps({"__metadata__": {"ticket": json.dumps(fields)}})
     >>> skeleton(header.encode(), "ticket")
-    {'leaves': {'(more)': 300}, 'mean': [0.5]}
+    {'leaves': {'(more)': [50, 300]}, 'mean': [0.5]}
     """
+    rows = [row for row in _rows(header) if row.entries >= _LONG]
+    if len(header) - sum(row.end - row.start for row in rows) > 2 * MOST_OTHER:
+        raise ValueError("its metadata is not in the form in which it is written")
     pieces, end = [], 0
-    for row in _rows(header):
-        if row.entries < _LONG:
-            continue
+    for row in rows:
         quote = b'"' if header[row.start] == _QUOTE else b'\\"'
-        comma = b"," if header[row.start : row.end].rstrip().endswith(b",") else b""
-        number = str(row.numbers).encode()
+        comma = b"," if b"," in header[row.end - 2 : row.end] else b""
+        number = str([row.entries, row.numbers]).encode()
         pieces += [header[end : row.start], quote, MORE.encode(), quote, b": ", number]
         pieces.append(comma)
         end = row.end
     pieces.append(header[end:])
-    if sum(map(len, pieces)) > 2 * MOST_OTHER:
-        raise ValueError("its metadata is not in the form in which it is written")
     try:
         return dict(json.loads(json.loads(b"".join(pieces))["__metadata__"][field]))
     except (LookupError, TypeError, ValueError, RecursionError):
@@ -147,11 +178,16 @@ def _rows(header: bytes) -> Iterator[_Row]:
             row = _Row(found.start(), found.start())
         numbers, last = row.numbers, row.last
         if found["shape"] is not None:
-            name = found["name"].replace(b"\\\\", b"\\").decode()
-            name = json.loads(f'"{name}"')
+            name = _name(found["name"])
             if name <= last and row.entries:
                 raise ValueError(f"its leaf {name!r:.60} is after {last!r:.60}")
             sizes = map(int, found["shape"].split(b", ") if found["shape"] else ())
             numbers, last = numbers + math.prod(sizes), name
         row = _Row(row.start, found.end(), row.entries + 1, numbers, last)
     yield row
+
+
+def _name(written: bytes) -> str:
+    """The name of an entry in the metadata, a string of JSON in a string of JSON."""
+    of_json = json.loads(b'"' + written + b'"')
+    return json.loads(f'"{of_json}"')

@@ -136,8 +136,12 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
         bits = get_bits("level", (levels.size - 1) * count)
         if bits is None:
             raise ValueError(f"there is levels/{path} and no level/{path}")
-        sizes = levels.ravel()[bits.reshape(levels.size - 1, count).sum(axis=0)]
-        weights[mask] = np.where(negative, -sizes, sizes)
+        sizes = np.full(count, levels.flat[0])
+        of_levels = bits.reshape(levels.size - 1, count)
+        for level, reached in zip(levels.flat[1:], of_levels, strict=True):
+            sizes[reached] = level
+        np.negative(sizes, out=sizes, where=negative)
+        weights[mask] = sizes
         return Leaf(weights, mask)
     if negative is not None:
         scale = get("scale", 1)

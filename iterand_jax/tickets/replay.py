@@ -191,13 +191,15 @@ def drawn(
     def one_leaf(path, leaf, draws):
         first = leaf_key(init_key, path, "weights")
         refreshes = _Refreshes.of(key, path, step, k_per, sampling_rate)
+        none = refreshes._replace(times=np.int32(0))
         whole = np.asarray(leaf).reshape(-1)
         weights = np.empty(whole.shape, np.float32)
         for start, size in _parts(first, whole.size):
             part = np.full(size, NO_DRAW, np.int32)
             chosen = whole[start : start + size]
             part[: chosen.size] = chosen
-            uniform = _last_uniform(first, refreshes, np.uint32(start), part)
+            of_part = refreshes if chosen.any() else none
+            uniform = _last_uniform(first, of_part, np.uint32(start), part)
             drawn = draws.distribution.from_uniform(uniform, draws.fan_in)
             weights[start : start + size] = np.asarray(drawn)[: chosen.size]
         return weights.reshape(leaf.shape)

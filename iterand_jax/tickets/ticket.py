@@ -259,8 +259,15 @@ def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     fields = {"version": version, **ticket.description.to_json()}
     _check_fields(fields)
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
-    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(ticket.variables))
-    container.write(path, fields, arrays, numbers)
+    described = ticket.description
+    claims.check_words(ticket.words, described, ticket.params)
+    network = functools.partial(
+        claims.network_of,
+        module=described.module,
+        like=ticket.params,
+        batch_stats=ticket.batch_stats,
+    )
+    container.write(path, fields, arrays, network)
     return arrays
 
 
@@ -317,8 +324,10 @@ def load(
 def _read(
     path: Path, network: nn.Module | None, like: PyTree, batch_stats: PyTree
 ) -> Ticket:
-    numbers = functools.partial(claims.numbers_of, module=network, like=like)
-    fields, forms = container.read_header(path, numbers)
+    of_network = functools.partial(
+        claims.network_of, module=network, like=like, batch_stats=batch_stats
+    )
+    fields, forms = container.read_header(path, of_network)
     if fields.get("version") not in VERSIONS:
         raise ValueError(
             f"{path} is a ticket of version {fields.get('version')!r:.60}; "

@@ -236,7 +236,7 @@ def words_of(
         return None
     path = workdir / VOCABULARY_FILE
     try:
-        return from_lines(read_own(path, MOST_BYTES).decode())
+        return from_lines(read_own(path, MOST_BYTES))
     except OSError as error:
         raise ValueError(f"cannot read the vocabulary of the run: {error}") from error
     except UnicodeDecodeError as error:

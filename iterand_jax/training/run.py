@@ -199,7 +199,7 @@ class DataRun(Run):
         """
         if self.vectors_at is None:
             return {}, None
-        words = from_lines(self.feed.files()[VOCABULARY_FILE])
+        words = from_lines(self.feed.files()[VOCABULARY_FILE].encode())
         rows, features = self._embedding.shape
         vectors = read_vectors(self.config.network.vectors, words, features)
         hosts.check_same({"the file of vectors": vectors.sha256})

@@ -394,8 +394,7 @@ def of_network(path):
     )
     weights = described.draws.weights(numbers)
     masks = jax.tree.map(lambda n: n < 2, numbers)
-    words = [f"w{n}" for n in range(50)]
-    tickets.save(tickets.Ticket.of(described, weights, masks, {}, words), path)
+    tickets.save(tickets.Ticket.of(described, weights, masks, {}), path)
 
 
 def signed(path, fields, arrays):

@@ -14,6 +14,7 @@ from experiments.measurements.faults import tickets as tickets_broken
 from iterand_jax import Subnetwork, load_ticket, save_ticket
 from iterand_jax.tickets import claims, container, headers
 from iterand_jax.tickets import ticket as tickets
+from iterand_jax.tickets.draws import KeyDraws
 from iterand_jax.tickets.metadata import Description
 from tests import helpers
 
@@ -41,7 +42,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_a_header_beyond_the_limit_is_neither_read_nor_written(tmp_path, monkeypatch):
     path = tmp_path / "t"
     path.write_bytes((headers.MOST + 1).to_bytes(8, "little") + b"{}")
-    assert "its header has 8,388,609 bytes; at most 458,752" in refused(path)
+    assert "its header has 8,388,609 bytes; at most 393,216" in refused(path)
     monkeypatch.setattr(headers, "ALWAYS", 300)
     with pytest.raises(ValueError, match=r"arrays cannot be written: .* at most 304"):
         write(path, lambda fields, arrays: None)
@@ -138,9 +139,11 @@ def test_a_path_with_control_characters_is_in_quotes(name, tmp_path):
 
 
 def test_a_vocabulary_is_inflated_as_far_as_the_network_has_words(tmp_path):
-    described = Description(network={"name": "mine"}, inputs=())
+    inputs = ((1, 9), "int32"), ((1,), "int32")
+    described = Description(network={"name": "mine"}, inputs=inputs)
     tree = {"kernel": np.ones(3, np.float32)}
-    limit = claims.bytes_of(claims.words_limit(described))
+    most, limit = claims.vocabulary_limits(described, tree)
+    assert (most, limit) == (25_000, 1_600_000)
     for text in (bytes(2**28), b"\n" * 25_001):
         words = np.frombuffer(zlib.compress(text, 9), np.uint8)
         path = tmp_path / "t"
@@ -161,12 +164,15 @@ def test_arrays_that_the_network_has_not_are_not_read(tmp_path, monkeypatch):
 
     for change, reason in (
         (add("other", np.zeros(10)), "no leaf of it has the array 'other'"),
-        (
-            add("leaf/kernel", np.zeros(601, np.float32)),
-            "601 entries where 600 are possible",
-        ),
-        (add("sign/kernel", np.zeros(3, np.int16)), "is of int16; possible: uint8"),
-        (add("vocabulary", np.zeros(1_600_001, np.uint8)), "where 1600000 are"),
+        (add("leaf/kernel", np.zeros(600, np.float32)), "mask/kernel beside leaf"),
+        (add("kept/kernel", np.zeros(601, np.float32)), "where 600 are possible"),
+        (add("kept/kernel", np.zeros(3)), "an array of float64 where float32 is"),
+        (add("mask/kernel", np.zeros(3, np.int16)), "is of int16; possible: uint8"),
+        (add("mask_code/kernel", np.zeros(10, np.uint8)), "both mask/kernel and mask_"),
+        (add("gap/kernel", np.zeros(3, np.uint8)), "gap/kernel beside no other array"),
+        (add("sign/kernel", np.zeros(3, np.uint8)), "sign/kernel beside no other"),
+        (add("draw/kernel", np.zeros(3065, np.uint8)), "where 3064 are possible"),
+        (add("vocabulary", np.zeros(3, np.uint8)), "and its inputs are no texts"),
     ):
         write(tmp_path / "t", change)
         with monkeypatch.context() as reading:
@@ -208,6 +214,71 @@ def test_programs_beyond_the_limit_are_neither_compiled_nor_written(
     monkeypatch.setattr(claims, "MOST_PROGRAMS", 1)
     reason = "over 1 of its leaves are sampled in different ways"
     assert reason in refused(tmp_path / "few")
+
+
+def key_draws(**changed):
+    fields = {"distribution": "kaiming_uniform", "generator": "threefry2x32"}
+    fields |= {"key": (0, 0), "refresh_key": (0, 0), "sampling_rate": 0.1}
+    return KeyDraws(**fields | changed)
+
+
+def test_sampling_costs_what_a_network_allows():
+    """Programs of other generators by its weights, refreshes by its small leaves."""
+    sizes = {f"l{n}": jax.ShapeDtypeStruct((100 + n,), np.float32) for n in range(3)}
+    fan_ins = dict.fromkeys(sizes, 9.0)
+    own, other = (
+        key_draws(fan_ins=fan_ins, generator=name) for name in ("threefry2x32", "rbg")
+    )
+    assert claims.too_much(None, sizes) is None
+    assert claims.too_much(own, sizes) is None
+    assert "sampled in 3 sizes by another generator than threefry2x32; at most 1" in (
+        claims.too_much(other, sizes)
+    )
+    large = sizes | {"l0": jax.ShapeDtypeStruct((2**19,), np.float32)}
+    assert claims.too_much(other, large) is None
+    often = key_draws(fan_ins=fan_ins, step=5000, k_per=1)
+    assert claims.too_much(often, sizes) is None
+    many = {f"{n}": jax.ShapeDtypeStruct((1,), np.float32) for n in range(53)}
+    of_many = key_draws(fan_ins=dict.fromkeys(many, 9.0), step=5000, k_per=1)
+    assert "53 small leaves were resampled 5,000 times" in claims.too_much(
+        of_many, many
+    )
+    parts = {path: jax.ShapeDtypeStruct((2**13,), np.float32) for path in many}
+    assert claims.too_much(of_many, parts) is None
+
+
+def test_what_would_take_too_much_to_sample_is_stored(tmp_path):
+    """Of a small network with a key of another generator; of Threefry nothing is."""
+    tree = {f"l{n}": {"kernel": np.zeros((8, 4 + n), np.float32)} for n in range(3)}
+    subnetwork = Subnetwork(0.5, "kaiming_uniform")
+    for name, stored in (("threefry2x32", {"mask"}), ("rbg", {"mask", "kept"})):
+        key = jax.random.key(3, impl=name)
+        scores, weights = subnetwork.init(key, tree)
+        masks = subnetwork.masks(scores)
+        save_ticket(tmp_path / "t", weights, masks, subnetwork=subnetwork, key=key)
+        arrays = container.read(tmp_path / "t")[1]
+        assert {array.split("/")[0].removesuffix("_code") for array in arrays} == stored
+        found = load_ticket(tmp_path / "t", like=tree).params
+        pruned = jax.tree.map(lambda w, mask: np.asarray(w * mask), weights, masks)
+        assert jax.tree.all(jax.tree.map(np.array_equal, found, pruned))
+
+
+def test_a_vocabulary_that_load_would_refuse_is_not_saved(tmp_path):
+    inputs = ((1, 9), "int32"), ((1,), "int32")
+    tree = {"kernel": np.ones(3, np.float32)}
+    long = [f"{n}" + "ก" * 30 for n in range(25_000)]
+    for words, reason in (
+        (["a"] * 25_001, "has 25,001 words in 50,002 bytes; at most 25,000"),
+        (long, r"has 25,000 words in 2,388,890 bytes; at most 25,000 in 1,600,000"),
+    ):
+        described = Description(network={"name": "mine"}, inputs=inputs)
+        ticket = tickets.Ticket.of(described, tree, {"kernel": None}, {}, words)
+        with pytest.raises(ValueError, match=f"cannot be written: .*{reason}"):
+            ticket.save(tmp_path / "t")
+    large = {"kernel": np.ones(2**21, np.float32)}  # whose vocabulary may be, too
+    ticket = tickets.Ticket.of(described, large, {"kernel": None}, {}, long)
+    ticket.save(tmp_path / "t")
+    assert load_ticket(tmp_path / "t", like=large).words == tuple(long)
 
 
 @pytest.mark.parametrize(

@@ -47,17 +47,17 @@ def write(path, count=400, **changed):
 def test_a_skeleton_has_long_rows_as_one_number():
     found = skeleton({"leaves": ROW, "network": {}, "step": 3, "run": {"a": [1]}})
     assert found == {
-        "leaves": {MORE: NUMBERS},
+        "leaves": {MORE: [50, NUMBERS]},
         "network": {},
         "step": 3,
         "run": {"a": [1]},
     }
     form = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     arrays = {f"leaf/{n}": form for n in range(100)}
-    assert skeleton({"leaves": ROW}, **arrays) == {"leaves": {MORE: NUMBERS}}
+    assert skeleton({"leaves": ROW}, **arrays) == {"leaves": {MORE: [50, NUMBERS]}}
     fan_ins = {f"läyer_{n}/kernel": 0.5 * n for n in range(100)}
     assert skeleton({"draws": {"fan_ins": fan_ins}}) == {
-        "draws": {"fan_ins": {MORE: 0}}
+        "draws": {"fan_ins": {MORE: [100, 0]}}
     }
 
 
@@ -112,7 +112,17 @@ def test_a_skeleton_of_no_metadata_is_refused(header):
     ("changed", "like", "reason"),
     [
         ({}, None, "with a network of 0$"),
-        ({}, {"w": np.ones((3, 4), np.float32)}, "with a network of 48$"),
+        (
+            {"leaves": None},
+            {"w": np.ones((3, 4), np.float32)},
+            "with a network of 48$",
+        ),
+        ({"leaves": None}, {"w": 1.0}, "the leaf 'w' of like is 1.0"),
+        (
+            {"leaves": {"params/a": [[2**31 - 1], "int8"]}},
+            None,
+            "2,147,483,647 weights, and its arrays 1,048,576 bytes; at most 64 weights",
+        ),
         (OF_CONV2, None, "with a network of 6,768$"),
         (OF_CONV2 | {"network": {"name": "mine"}}, None, "without num_classes"),
         (OF_CONV2 | {"network": {}}, None, "names no network to build"),
@@ -145,6 +155,29 @@ def test_the_widths_of_a_long_row_are_no_network(tmp_path, monkeypatch):
     path.write_bytes(size.to_bytes(8, "little") + content[8:])
     monkeypatch.setattr(headers, "ALWAYS", 20_000)
     assert f"a network has no {MORE!r}" in refused(path)
+
+
+def test_odd_names_and_statistics_are_counted(tmp_path, monkeypatch):
+    """What a header that is parsed at once may have, a large one may, too."""
+    monkeypatch.setattr(headers, "ALWAYS", 5_000)
+    names = [f"a{n:02}" for n in range(40)] + ['a20"', "a20\\", "a20\n", "a20é\u2028"]
+    small = {name: np.full(2, n, np.float32) for n, name in enumerate(names)}
+    statistics = {"mean": np.zeros(50_000, np.float32)}
+    ticket = tickets.Ticket.of(
+        Description(
+            network={},
+            inputs=(),
+            leaves={f"params/{name}": ((2,), "float32") for name in names}
+            | {"batch_stats/mean": ((50_000,), "float32")},
+        ),
+        small,
+        dict.fromkeys(names),
+        statistics,
+    )
+    ticket.save(tmp_path / "t")
+    for like, given in ((None, None), (small, None), (small, statistics)):
+        loaded = load_ticket(tmp_path / "t", like=like, batch_stats=given).params
+        assert all(np.array_equal(loaded[name], small[name]) for name in names)
 
 
 def test_a_tree_of_many_leaves_is_written_and_read(tmp_path, monkeypatch):

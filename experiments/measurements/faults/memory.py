@@ -68,7 +68,7 @@ FORMS: Mapping[str, tuple[str, int]] = {
 
 
 FORGED = 3  # one trial in so many is of a forged ticket
-COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 448 KiB, and
+COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 384 KiB, and
 BESIDE = (0, 0, 16, 64)  # a sixteenth of these megabytes
 BOTH = ("arrays", "leaves and arrays")
 
