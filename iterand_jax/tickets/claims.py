@@ -77,7 +77,10 @@ def check(
         _check_form(VOCABULARY, left.pop(VOCABULARY), limit, np.dtype(np.uint8))
     if left:
         raise ValueError(f"no leaf of it has the array {min(left)!r:.60}")
-    check_draws(description.draws, leaves)
+    drawn = {
+        path: leaf for path, leaf in leaves.items() if packing.is_drawn(path, found)
+    }
+    check_draws(description.draws, leaves, drawn)
 
 
 def network_of(
@@ -119,13 +122,15 @@ def network_of(
     return len(variables), sum(math.prod(x.shape) for x in variables.values())
 
 
-def check_draws(draws: Draws | KeyDraws | None, leaves: Mapping[str, Any]) -> None:
-    """Raises ValueError for fan-ins of leaves that are not there, or of too many."""
+def check_draws(
+    draws: Draws | KeyDraws | None, leaves: Mapping[str, Any], drawn: Mapping[str, Any]
+) -> None:
+    """Raises ValueError for fan-ins of no leaves, or too much that is drawn again."""
     fan_ins = (draws.fan_ins if draws else None) or {}
     unknown = fan_ins.keys() - leaves.keys()
     if unknown:
         raise ValueError(f"its draws have a fan-in of {min(unknown)!r:.60}, no leaf")
-    reason = too_much(draws, leaves)
+    reason = too_much(draws, drawn)
     if reason:
         raise ValueError(reason)
 

@@ -157,7 +157,7 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
     return Leaf(weights, mask, numbers)
 
 
-def is_drawn(path: str, packed: Mapping[str, np.ndarray]) -> bool:
+def is_drawn(path: str, packed: Mapping[str, Any]) -> bool:
     """Whether a leaf's weights are sampled again: nothing of them is stored."""
     stored = ("leaf", "sign", "sign_code", "kept")
     return not any(f"{kind}/{path}" in packed for kind in stored)

@@ -211,6 +211,7 @@ def test_programs_beyond_the_limit_are_neither_compiled_nor_written(
     assert save(2, tmp_path / "few") == {"mask"}
     load_ticket(tmp_path / "few")
     assert save(3, tmp_path / "many") == {"mask", "kept"}
+    load_ticket(tmp_path / "many")
     monkeypatch.setattr(claims, "MOST_PROGRAMS", 1)
     reason = "over 1 of its leaves are sampled in different ways"
     assert reason in refused(tmp_path / "few")
