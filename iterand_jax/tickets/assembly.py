@@ -26,11 +26,12 @@ def pack(
     """The arrays of the fields of a `Ticket`, by the names that a file has."""
     draws, of_masks = description.draws, leaves_of(masks)
     numbers: dict[str, np.ndarray] = {}
-    too_much = claims.too_much(draws, leaves_of(params))
+    leaves = leaves_of(params)
+    too_much = claims.too_much(draws, leaves, leaves)
     if draws is not None and draws.can_be_replayed() and not too_much:
         numbers = leaves_of(draws.numbers(params))
     arrays: dict[str, np.ndarray] = {}
-    for path, weights in leaves_of(params).items():
+    for path, weights in leaves.items():
         leaf = packing.Leaf(weights, of_masks.get(path), numbers.get(path))
         arrays |= packing.pack(path, leaf)
     statistics = leaves_of(batch_stats)

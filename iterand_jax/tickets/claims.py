@@ -130,22 +130,24 @@ def check_draws(
     unknown = fan_ins.keys() - leaves.keys()
     if unknown:
         raise ValueError(f"its draws have a fan-in of {min(unknown)!r:.60}, no leaf")
-    reason = too_much(draws, drawn)
+    reason = too_much(draws, leaves, drawn)
     if reason:
         raise ValueError(reason)
 
 
-def too_much(draws: Draws | KeyDraws | None, leaves: Mapping[str, Any]) -> str | None:
-    """Why sampling the leaves again would take too much; None if it would not."""
+def too_much(
+    draws: Draws | KeyDraws | None, leaves: Mapping[str, Any], drawn: Mapping[str, Any]
+) -> str | None:
+    """Why sampling leaves again would take too much; None if it would not."""
     if draws is None:
         return None
     fan_ins = dict.fromkeys(leaves) if draws.fan_ins is None else draws.fan_ins
-    sampled = {path: leaves[path] for path in fan_ins if path in leaves}
+    sampled = {path: drawn[path] for path in fan_ins if path in drawn}
     forms = {(tuple(leaf.shape), fan_ins[path]) for path, leaf in sampled.items()}
     if len(forms) > MOST_PROGRAMS:
         return f"over {MOST_PROGRAMS} of its leaves are sampled in different ways"
     sizes = {math.prod(shape) for shape, _ in forms}
-    weights = sum(math.prod(leaf.shape) for leaf in sampled.values())
+    weights = sum(math.prod(leaf.shape) for leaf in leaves.values())
     most = 1 + 4 * weights // BYTES_OF_A_PROGRAM
     other = isinstance(draws, KeyDraws) and draws.generator != modes.GENERATOR
     if other and len(sizes) > most:

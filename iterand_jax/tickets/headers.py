@@ -38,14 +38,16 @@ OF_AN_ARRAY = 3
 """Entries by path for each array: of its leaf, its fan-in, and few other numbers."""
 
 # An entry of an array as safetensors writes it, and the entries of a path in the
-# metadata, which is JSON in a string of JSON. No group of them keeps a stack. After the
-# quote at the end of a string is none of what a name may begin with, and a quote inside
-# of one comes after a backslash, so that an entry is one wherever it is found.
+# metadata, which is JSON in a string of JSON. After the quote at the end of a string is
+# none of what a name may begin with, and a quote inside of one comes after a backslash,
+# so that an entry is one wherever it is found.
 _ESCAPE = rb'\\\\(?:u[0-9a-f]{4}|[bfnrt]|\\"|\\\\)'  # of JSON in a string of JSON
+_NO_END = rb"(?![\s:,\]}])"
 _ENTRY = re.compile(
-    rb'(?<!\\)"(?![\s:,\]}])(?:[^"\\]|\\(?:["\\bfnrt]|u[0-9a-f]{4})){0,1000}+":\{"dtype":"\w{1,16}","shape":\[[\d,]{0,400}\],'
+    rb'(?<!\\)"' + _NO_END + rb'(?:[^"\\]|\\(?:["\\bfnrt]|u[0-9a-f]{4})){0,1000}+":'
+    rb'\{"dtype":"\w{1,16}","shape":\[[\d,]{0,400}\],'
     rb'"data_offsets":\[\d{1,20},\d{1,20}\]\},?'
-    rb'|(?<!\\)\\"(?P<name>(?![\s:,\]}])(?:[^"\\]|' + _ESCAPE + rb'){0,1000}+)\\": '
+    rb'|(?<!\\)\\"(?P<name>' + _NO_END + rb'(?:[^"\\]|' + _ESCAPE + rb'){0,1000}+)\\": '
     rb'(?:[-+.e\d]{1,30}|\[\[(?P<shape>[\d, ]{0,400})\], \\"\w{1,16}\\"\])(?:, )?'
 )
 _QUOTE = ord('"')  # which starts the entry of an array

@@ -230,22 +230,23 @@ def test_sampling_costs_what_a_network_allows():
     own, other = (
         key_draws(fan_ins=fan_ins, generator=name) for name in ("threefry2x32", "rbg")
     )
-    assert claims.too_much(None, sizes) is None
-    assert claims.too_much(own, sizes) is None
+    assert claims.too_much(None, sizes, sizes) is None
+    assert claims.too_much(own, sizes, sizes) is None
     assert "sampled in 3 sizes by another generator than threefry2x32; at most 1" in (
-        claims.too_much(other, sizes)
+        claims.too_much(other, sizes, sizes)
     )
     large = sizes | {"l0": jax.ShapeDtypeStruct((2**19,), np.float32)}
-    assert claims.too_much(other, large) is None
+    assert claims.too_much(other, large, large) is None
+    assert claims.too_much(other, large, sizes) is None  # the large leaf is stored
     often = key_draws(fan_ins=fan_ins, step=5000, k_per=1)
-    assert claims.too_much(often, sizes) is None
+    assert claims.too_much(often, sizes, sizes) is None
     many = {f"{n}": jax.ShapeDtypeStruct((1,), np.float32) for n in range(53)}
     of_many = key_draws(fan_ins=dict.fromkeys(many, 9.0), step=5000, k_per=1)
     assert "53 small leaves were resampled 5,000 times" in claims.too_much(
         of_many, many
     )
     parts = {path: jax.ShapeDtypeStruct((2**13,), np.float32) for path in many}
-    assert claims.too_much(of_many, parts) is None
+    assert claims.too_much(of_many, parts, parts) is None
 
 
 def test_what_would_take_too_much_to_sample_is_stored(tmp_path):
