@@ -243,7 +243,7 @@ def test_sampling_costs_what_a_network_allows():
     many = {f"{n}": jax.ShapeDtypeStruct((1,), np.float32) for n in range(53)}
     of_many = key_draws(fan_ins=dict.fromkeys(many, 9.0), step=5000, k_per=1)
     assert "53 small leaves were resampled 5,000 times" in claims.too_much(
-        of_many, many
+        of_many, many, many
     )
     parts = {path: jax.ShapeDtypeStruct((2**13,), np.float32) for path in many}
     assert claims.too_much(of_many, parts, parts) is None
