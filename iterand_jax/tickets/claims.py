@@ -31,10 +31,11 @@ MOST_PROGRAMS = 256
 MOST_SMALL = 2**18
 """Refreshes times leaves of less than a part, each of which takes as long as a part."""
 
-BYTES_OF_A_PROGRAM = 2**20
+BYTES_OF_A_PROGRAM = 2**24
 """Of a network in float32, for each program that another generator than Threefry needs.
 
-Such a program is of one size of leaves, and takes 9 MB to compile.
+Such a program is of one size of leaves: it takes 9 MB to compile, and the first of a
+process 60. Weights of smaller networks are stored.
 """
 
 VOCABULARY = "vocabulary"
@@ -148,7 +149,7 @@ def too_much(
         return f"over {MOST_PROGRAMS} of its leaves are sampled in different ways"
     sizes = {math.prod(shape) for shape, _ in forms}
     weights = sum(math.prod(leaf.shape) for leaf in leaves.values())
-    most = 1 + 4 * weights // BYTES_OF_A_PROGRAM
+    most = 4 * weights // BYTES_OF_A_PROGRAM
     other = isinstance(draws, KeyDraws) and draws.generator != modes.GENERATOR
     if other and len(sizes) > most:
         return (

@@ -195,9 +195,10 @@ def drawn(
         whole = np.asarray(leaf).reshape(-1)
         weights = np.empty(whole.shape, np.float32)
         for start, size in _parts(first, whole.size):
-            part = np.full(size, NO_DRAW, np.int32)
-            chosen = whole[start : start + size]
-            part[: chosen.size] = chosen
+            part = chosen = whole[start : start + size]
+            if chosen.size < size:
+                part = np.full(size, NO_DRAW, np.int32)
+                part[: chosen.size] = chosen
             of_part = refreshes if chosen.any() else none
             uniform = _last_uniform(first, of_part, np.uint32(start), part)
             drawn = draws.distribution.from_uniform(uniform, draws.fan_in)

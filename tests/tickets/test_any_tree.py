@@ -21,7 +21,7 @@ from iterand_jax import (
     rules_of,
     save_ticket,
 )
-from iterand_jax.tickets import codes, container
+from iterand_jax.tickets import claims, codes, container
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
@@ -211,7 +211,8 @@ def test_what_the_seed_does_not_give_is_stored(change, tmp_path):
     assert_same(found, subnetwork.prune(scores, weights))
 
 
-def test_keys_of_another_generator_come_back(tmp_path):
+def test_keys_of_another_generator_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BYTES_OF_A_PROGRAM", 1)  # as if the network were large
     key = jax.random.key(3, impl="rbg")
     subnetwork = Subnetwork(0.5, "kaiming_uniform")
     params = {"kernel": jnp.zeros(SHAPE)}
