@@ -3,7 +3,8 @@
 A ticket may come from anybody. Its header says the dtype and shape of each array, and
 its metadata what is computed from them; both are compared here with the leaves of the
 network. What remains takes memory and time in proportion to the network, except for
-refreshes (`draws.MAX_REFRESHES`) and programs (`MOST_PROGRAMS`), which have limits.
+refreshes (`draws.MAX_REFRESHES`, `MOST_SMALL`), programs (`MOST_PROGRAMS`) and words,
+which have limits.
 """
 
 import math
@@ -17,7 +18,7 @@ from flax import linen as nn
 
 from iterand_jax.data.text import WORDS, from_lines
 from iterand_jax.runtime import modes
-from iterand_jax.tickets import codes, headers, packing, replay, tree
+from iterand_jax.tickets import codes, container, headers, packing, replay, tree
 from iterand_jax.tickets.draws import Draws, KeyDraws
 from iterand_jax.tickets.fields import form, of_type
 from iterand_jax.tickets.metadata import Description
@@ -85,42 +86,42 @@ def check(
 
 
 def network_of(
-    fields: Mapping[str, Any],
-    module: nn.Module | None,
-    like: PyTree,
-    batch_stats: PyTree,
-) -> tuple[int, int]:
-    """The leaves and the weights that a large header is about, before it is parsed.
+    module: nn.Module | None, like: PyTree, batch_stats: PyTree
+) -> container.NetworkOf:
+    """Tells the leaves and weights that a large header is of, before it is parsed.
 
     Args:
-      fields: the `headers.skeleton` of its metadata.
       module: the network that was given, or None.
       like: the tree that was given, or None.
       batch_stats: the tree of statistics that was given, or None.
 
-    Raises:
-      ValueError: leaves or sizes of layers in another form than they are written in, or
-        a network that cannot be built.
+    Returns:
+      `headers.skeleton` of the metadata -> (leaves, weights); raises ValueError for
+      leaves in another form than they are written in, or no network that can be built.
     """
-    if fields.get("leaves") is not None:
-        leaves = of_type(fields, "leaves", dict)
-        if headers.MORE not in leaves:
-            sizes = [math.prod(form(leaf)[0]) for leaf in leaves.values()]
-            return len(sizes), sum(sizes)
-        if len(leaves) > 1:  # of which one may be in the row, too
-            raise ValueError("its leaves are not in the form in which they are written")
-        row = of_type(leaves, headers.MORE, list)
-        return of_type(row, 0, int), of_type(row, 1, int)
-    if like is None:
-        described = Description.from_json({**fields, "draws": None}, module)
-        variables = leaves_of(described.abstract())
-    else:
-        variables = {
-            f"{what}/{path}": leaf
-            for what, given in (("like", like), ("batch_stats", batch_stats))
-            for path, leaf in tree.checked_leaves(given, what).items()
-        }
-    return len(variables), sum(math.prod(x.shape) for x in variables.values())
+
+    def told(fields: Mapping[str, Any]) -> tuple[int, int]:
+        if fields.get("leaves") is not None:
+            return _in_skeleton(of_type(fields, "leaves", dict))
+        if like is None:
+            described = Description.from_json({**fields, "draws": None}, module)
+            leaves = [*leaves_of(described.abstract()).values()]
+        else:
+            leaves = [*tree.checked_leaves(like, "like").values()]
+            leaves += tree.checked_leaves(batch_stats, "batch_stats").values()
+        return len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)
+
+    return told
+
+
+def _in_skeleton(leaves: Mapping[str, Any]) -> tuple[int, int]:
+    if headers.MORE not in leaves:
+        sizes = [math.prod(form(leaf)[0]) for leaf in leaves.values()]
+        return len(sizes), sum(sizes)
+    if len(leaves) > 1:  # of which one may be in the row, too
+        raise ValueError("its leaves are not in the form in which they are written")
+    row = of_type(leaves, headers.MORE, list)
+    return of_type(row, 0, int), of_type(row, 1, int)
 
 
 def check_draws(
@@ -212,7 +213,7 @@ def vocabulary_limits(description: Description, params: PyTree) -> tuple[int, in
         rows = WORDS + 2
     most = max(0, int(rows) - 2)
     weights = sum(math.prod(leaf.shape) for leaf in leaves_of(params).values())
-    return most, max(BYTES_OF_A_WORD * most, 4 * weights // 2)
+    return most, max(BYTES_OF_A_WORD * most, 2 * weights)  # half of float32
 
 
 def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
@@ -220,7 +221,25 @@ def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
 
     Others beside them would be read and not used.
     """
-    has = {kind for kind in _KINDS if f"{kind}/{path}" in found}
+    code = 5 * leaf.size + 64  # four bytes a number, as deflate stores them
+    bits = -(-leaf.size // 8)
+    sizes = {
+        "leaf": leaf.size,
+        "mask": bits,
+        "mask_code": bits,
+        "sign": bits,
+        "sign_code": bits,
+        "drawn": bits,
+        "drawn_code": bits,
+        "level": packing.MOST_LEVELS * bits,
+        "level_code": packing.MOST_LEVELS * bits,
+        "levels": packing.MOST_LEVELS,
+        "scale": 1,
+        "kept": leaf.size,
+        "gap": code,
+        "draw": code,
+    }
+    has = {kind for kind in sizes if f"{kind}/{path}" in found}
     if not has & {"leaf", "mask", "mask_code"}:
         raise ValueError(f"there is neither leaf/{path} nor mask/{path}")
     values = [kind for kind in packing.SOURCES if kind in has]
@@ -243,24 +262,7 @@ def _sizes(path: str, leaf: Any, found: Forms) -> dict[str, int]:
             f"mask_code/{path} has {coded.size} bytes for {leaf.size} weights; "
             f"possible: at least one for {codes.BITS_OF_A_BYTE}"
         )
-    code = 5 * leaf.size + 64  # four bytes a number, as deflate stores them
-    bits = -(-leaf.size // 8)
-    return {
-        "leaf": leaf.size,
-        "mask": bits,
-        "mask_code": bits,
-        "sign": bits,
-        "sign_code": bits,
-        "drawn": bits,
-        "drawn_code": bits,
-        "level": packing.MOST_LEVELS * bits,
-        "level_code": packing.MOST_LEVELS * bits,
-        "levels": packing.MOST_LEVELS,
-        "scale": 1,
-        "kept": leaf.size,
-        "gap": code,
-        "draw": code,
-    }
+    return sizes
 
 
 _BESIDE: Mapping[str | None, tuple[str, ...]] = {
@@ -272,13 +274,6 @@ _BESIDE: Mapping[str | None, tuple[str, ...]] = {
     None: ("mask",),
 }
 """The bits that a leaf has beside the array of its values, each plain or as a code."""
-
-_KINDS = (
-    *packing.SOURCES,
-    "gap",
-    *("mask", "mask_code", "sign", "sign_code"),
-    *("drawn", "drawn_code", "level", "level_code"),
-)
 
 
 def _dtype(kind: str, leaf: Any) -> np.dtype:

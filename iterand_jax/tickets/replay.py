@@ -191,7 +191,6 @@ def drawn(
     def one_leaf(path, leaf, draws):
         first = leaf_key(init_key, path, "weights")
         refreshes = _Refreshes.of(key, path, step, k_per, sampling_rate)
-        none = refreshes._replace(times=np.int32(0))
         whole = np.asarray(leaf).reshape(-1)
         weights = np.empty(whole.shape, np.float32)
         for start, size in _parts(first, whole.size):
@@ -199,7 +198,7 @@ def drawn(
             if chosen.size < size:
                 part = np.full(size, NO_DRAW, np.int32)
                 part[: chosen.size] = chosen
-            of_part = refreshes if chosen.any() else none
+            of_part = refreshes._replace(times=refreshes.times * chosen.any())
             uniform = _last_uniform(first, of_part, np.uint32(start), part)
             drawn = draws.distribution.from_uniform(uniform, draws.fan_in)
             weights[start : start + size] = np.asarray(drawn)[: chosen.size]
@@ -285,7 +284,7 @@ def _last_match(
 def _parts(key: Array, size: int) -> Iterator[tuple[int, int]]:
     """(start, size) of the parts of a leaf, of which the last may reach beyond it.
 
-    The words of other generators than Threefry depend on the size: one part.
+    The words of other generators depend on the size: one part.
     """
     if not is_threefry(key):
         yield 0, size

@@ -259,15 +259,9 @@ def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     fields = {"version": version, **ticket.description.to_json()}
     _check_fields(fields)
     fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
-    described = ticket.description
-    claims.check_words(ticket.words, described, ticket.params)
-    network = functools.partial(
-        claims.network_of,
-        module=described.module,
-        like=ticket.params,
-        batch_stats=ticket.batch_stats,
-    )
-    container.write(path, fields, arrays, network)
+    claims.check_words(ticket.words, ticket.description, ticket.params)
+    network = (ticket.description.module, ticket.params, ticket.batch_stats)
+    container.write(path, fields, arrays, claims.network_of(*network))
     return arrays
 
 
@@ -324,9 +318,7 @@ def load(
 def _read(
     path: Path, network: nn.Module | None, like: PyTree, batch_stats: PyTree
 ) -> Ticket:
-    of_network = functools.partial(
-        claims.network_of, module=network, like=like, batch_stats=batch_stats
-    )
+    of_network = claims.network_of(network, like, batch_stats)
     fields, forms = container.read_header(path, of_network)
     if fields.get("version") not in VERSIONS:
         raise ValueError(

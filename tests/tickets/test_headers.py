@@ -105,7 +105,7 @@ def test_a_skeleton_of_no_metadata_is_refused(header):
     with pytest.raises(ValueError, match="its metadata is no JSON object"):
         headers.skeleton(header, container.METADATA)
     with pytest.raises(ValueError, match="its metadata is no JSON object"):
-        skeleton([["a", 1]] * 3 and [1])
+        skeleton([1])
 
 
 @pytest.mark.parametrize(
