@@ -135,14 +135,15 @@ def python(*arguments, devices=None, env=None, inherit=True, **options):
     """Runs a process of this interpreter in which JAX sees this many devices.
 
     The variables of `env` are added to those here, if it inherits them; other options
-    are those of `subprocess.run`.
+    are those of `subprocess.run`. One that hangs ends after twenty minutes.
     """
     environment = (dict(os.environ) if inherit else {}) | (env or {})
     if devices:
         flag = f"--xla_force_host_platform_device_count={devices}"
         environment["XLA_FLAGS"] = flag
     command = [sys.executable, *map(str, arguments)]
-    options = {"cwd": ROOT, "capture_output": True, "text": True} | options
+    defaults = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 1200}
+    options = defaults | options
     return subprocess.run(command, env=environment, check=False, **options)
 
 

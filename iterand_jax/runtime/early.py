@@ -19,7 +19,6 @@ is done inside `unwinding`, where Ctrl-C is a KeyboardInterrupt that is not drop
 
 import atexit
 import contextlib
-import functools
 import os
 import signal
 import sys
@@ -32,6 +31,7 @@ INTERRUPTED = 130
 _PACKAGE, _BESIDE = "iterand_jax", "experiments"
 _AGAIN_SECONDS = 0.05
 _begun = False
+_raised = threading.Event()
 _words: Callable[[], str] = lambda: "interrupted while starting; nothing was begun"  # noqa: E731
 closed: set[str] = set()
 """The names of the standard streams that were closed when the command began."""
@@ -138,31 +138,45 @@ def unwinding() -> Iterator[None]:
     ):
         yield
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _raise)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if signal.getsignal(signal.SIGINT) is _raise:
             signal.signal(signal.SIGINT, _leave)
 
 
-def _not_dropped(show: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A hook of errors that are dropped, which raises Ctrl-C again.
+def _raise(number: int, frame: object) -> NoReturn:
+    del number, frame
+    _raised.set()
+    raise KeyboardInterrupt
 
-    It sends the main thread the signal, so that a call in which that waits ends, too.
-    """
-    again = functools.partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
+
+def _not_dropped(show: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A hook of errors that are dropped, which raises Ctrl-C again."""
+    main = threading.get_ident()
 
     def hook(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             show(unraisable)
             return
-        timer = threading.Timer(_AGAIN_SECONDS, again)
-        timer.daemon = True
+        _raised.clear()
         with contextlib.suppress(RuntimeError):  # Python is about to end
-            timer.start()
+            threading.Thread(target=_send_again, args=(main,), daemon=True).start()
 
     return hook
+
+
+def _send_again(main: int) -> None:
+    """Sends the main thread Ctrl-C until its handler has run.
+
+    A signal, so that a call in which it waits ends, too; and more than one, as a signal
+    that comes between Python's last look and the system's call does not end that.
+    """
+    while not _raised.wait(_AGAIN_SECONDS):
+        signal.pthread_kill(main, signal.SIGINT)
+        if signal.getsignal(signal.SIGINT) not in (_raise, _leave):
+            return
 
 
 def decided(status: object) -> None:
