@@ -4,9 +4,9 @@
 one it times, in alternation, steps of IteRand and of SGD and of three seeds in one
 program (of the small one), and whole runs of the command, with the start and the loop
 beside the program; masks, the re-randomization and a copy of as many bytes; steps of
-ResNet50 on images of ImageNet's size; then the steps by the options of
-`benchmark_parts.GRAPHS`, profiles, and PyTorch's. At the end it says which of the
-targets are met.
+ResNet50 on images of ImageNet's size; whether a deterministic run that is killed ends
+with the same bits; then the steps by the options of `benchmark_parts.GRAPHS`, profiles,
+and PyTorch's. At the end it says which of the targets are met.
 
 Each line is printed and written when it is measured. A part is left out, and named,
 where it would end after the deadline by what it is expected to take (`EXPECTED`); later
@@ -30,7 +30,12 @@ from experiments.measurements.benchmark_report import (
     accelerator_targets,
     target_table,
 )
-from experiments.measurements.benchmark_runs import CACHES, RUNS, whole_run
+from experiments.measurements.benchmark_runs import (
+    CACHES,
+    RUNS,
+    same_bits,
+    whole_run,
+)
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.hosts import cores
 
@@ -56,6 +61,7 @@ EXPECTED: Mapping[str, float] = {
     "resnet18: runs, with a cache": 45,
     "resnet50: imagenet": 60,
     "conv6: runs, with a cache": 35,
+    "conv6: same bits": 75,
     "conv6: graphs": 30,
     "resnet18: graphs": 40,
     "conv6: peer": 40,
@@ -237,7 +243,7 @@ def _parts(
     if quick:  # the large ones compile for minutes, and test what the small do
         small, large = QUICK
         runs = (f"digits: runs, {cache}" for cache in CACHES)
-        names = [f"{small}: steps", *runs, f"{small}: graphs"]
+        names = [f"{small}: steps", *runs, "digits: same bits", f"{small}: graphs"]
         names += [f"{network}: profile" for network in (large, small)]
         names += [f"{large}: phases"]
         names += [f"{network}: peer" for network in (small, large)]
@@ -246,6 +252,10 @@ def _parts(
         network, what = name.split(": ")
         what, _, cache = what.partition(", ")
         if what == "peer" and not peer:
+            continue
+        if what == "same bits":
+            bits = functools.partial(_same_bits, network, folder / "bits")
+            yield Part(name, (name,), "runs", cost, bits)
             continue
         if what == "runs":
             one = functools.partial(_runs, network, cache, record, folder / network)
@@ -302,6 +312,15 @@ def _runs(
     config, fields = RUNS[network]
     step = _step(network, record)
     return whole_run(config, fields, folder, step=step, most=left)
+
+
+def _same_bits(
+    network: str, folder: Path, report: parts.Report, left: float
+) -> dict[str, Any]:
+    """Whether a run that is killed and compiles again has the bits of a whole one."""
+    del report
+    folder.mkdir()
+    return same_bits(*RUNS[network], folder, most=left)
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:

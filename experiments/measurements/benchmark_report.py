@@ -132,6 +132,7 @@ def accelerator_targets(record: Record) -> list[Target]:
     small, large, largest = "conv6: steps", "resnet18: steps", "resnet50: imagenet"
     of_three = median(small, "iterand x 3, as it is")
     redraw = median("resnet18: phases", "re-randomization")
+    bits = record.get("conv6: same bits", {}).get("same bits")
     images = _over(record.get(largest, {}).get("batch_size"), ours(largest))
     found = [
         ("resnet18: seconds to the first step", start("resnet18", "without"), 20),
@@ -150,6 +151,7 @@ def accelerator_targets(record: Record) -> list[Target]:
     return [
         *(Target(*each) for each in found),
         Target("conv6: three seeds / one", _over(ours(small), of_three), 1.8, True),
+        Target("conv6: a killed run ends with the same bits (1: yes)", bits, 1, True),
         Target("resnet50: images/s", images, 3000, at_least=True),
     ]
 

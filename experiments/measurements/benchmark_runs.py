@@ -6,6 +6,9 @@ everything from the start of the process to the end of the first step; the loop 
 training, evaluation, re-randomizations and waits for checkpoints, and is compared with
 the time of as many steps of its program alone. Where the dataset is not at hand, the
 part says so.
+
+With `deterministic`, a run is also killed and continued, each start without a cache,
+and its state compared with that of one that was not.
 """
 
 import json
@@ -31,6 +34,9 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 LOOP = ("training", "evaluation", "re-randomization", "checkpoints")
 """The seconds of a result that are the loop's."""
 
+
+EVERY = 100
+"""Steps between the checkpoints of a run that is killed."""
 
 CACHES = ("without a cache", "with a cache")
 """What is compiled and decoded in a folder's first run comes from its cache later."""
@@ -60,7 +66,7 @@ def whole_run(
     Raises:
       RuntimeError: the run failed, with the last line that it printed, or took longer.
     """
-    seconds, result = _run(config, fields, folder, most)
+    seconds, result = _run(_command(config, fields, folder), folder, most)
     loop = sum(result["seconds"].get(part, 0) for part in LOOP)
     of_step = loop / result["steps"]
     return {
@@ -75,13 +81,57 @@ def whole_run(
     }
 
 
-def _run(
-    config: str, fields: Mapping[str, Any], folder: Path, most: float | None
-) -> tuple[float, dict[str, Any]]:
-    """Runs the command; returns the seconds of its process and its result."""
-    workdir = Path(tempfile.mkdtemp(dir=folder))
+def same_bits(
+    config: str, fields: Mapping[str, Any], folder: Path, *, most: float
+) -> dict[str, Any]:
+    """Whether a killed run that is `deterministic` ends with the bits of a whole one.
+
+    Each start compiles all its programs, which a GPU would otherwise choose by timing.
+
+    Args:
+      config: its name.
+      fields: those set in it.
+      folder: where the workdirs are.
+      most: the seconds after which it ends.
+
+    Returns:
+      Whether the states are the same, the step at which the killed run went on, and the
+      seconds of the processes.
+
+    Raises:
+      RuntimeError: a run failed, or the time was over.
+    """
+    started = time.perf_counter()
+    fields = {**fields, "deterministic": True, "checkpoint_every_steps": EVERY}
+
+    def left() -> float:
+        return max(0.0, most - (time.perf_counter() - started))
+
+    command = _command(config, fields, folder)
+    whole, expected = _run(command, folder / "1", left())
+    command = _command(config, fields, folder)
+    step, killed = _killed(command, folder / "2", left())
+    again, found = _run(command, folder / "3", left())
+    return {
+        "same bits": found["state_sha256"] == expected["state_sha256"],
+        "continued from step": step,
+        "processes (s)": [round(seconds, 2) for seconds in (whole, killed, again)],
+    }
+
+
+def _command(config: str, fields: Mapping[str, Any], folder: Path) -> list[str]:
+    """The words of a run in a new workdir, which is the last of them."""
     command = [sys.executable, "-m", "iterand_jax.main", f"--config={config}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
+    return [*command, f"--workdir={tempfile.mkdtemp(dir=folder)}"]
+
+
+def _workdir(command: list[str]) -> Path:
+    return Path(command[-1].removeprefix("--workdir="))
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """That of a run whose caches are in a folder."""
     environment = os.environ | {
         "XDG_CACHE_HOME": str(folder.absolute() / "cache"),
         # This process keeps most of a GPU's memory.
@@ -89,20 +139,58 @@ def _run(
     }
     # It would be the cache of programs alone, and without the short ones.
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return environment
+
+
+def _run(
+    command: list[str], folder: Path, most: float | None
+) -> tuple[float, dict[str, Any]]:
+    """Runs the command; returns the seconds of its process and its result."""
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            [*command, f"--workdir={workdir}"],
-            env=environment,
+            command,
+            env=_environment(folder),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=most,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"killed after {most:.0f} s, as the time was over") from None
+        raise _late(most) from None
     seconds = time.perf_counter() - start
     if done.returncode:
         *_, last = ["", *done.stdout.splitlines()]
         raise RuntimeError(f"status {done.returncode}: {last}")
-    return seconds, json.loads((workdir / "result.json").read_text())
+    return seconds, json.loads((_workdir(command) / "result.json").read_text())
+
+
+def _killed(command: list[str], folder: Path, most: float) -> tuple[int, float]:
+    """Kills a run at its second checkpoint; returns the newest, and its seconds."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        env=_environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while len(steps := _saved(_workdir(command))) < 2:
+            if time.perf_counter() - start > most:
+                raise _late(most)
+            if process.poll() is not None:
+                raise RuntimeError("a run ended before it could be killed")
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    return steps[-1], time.perf_counter() - start
+
+
+def _saved(workdir: Path) -> list[int]:
+    folders = workdir.glob("checkpoints/*")
+    return sorted(int(one.name) for one in folders if one.name.isdecimal())
+
+
+def _late(most: float | None) -> RuntimeError:
+    return RuntimeError(f"killed after {most:.0f} s, as the time was over")

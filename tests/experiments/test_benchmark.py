@@ -92,6 +92,7 @@ def test_the_targets_of_an_accelerator_are_judged_by_what_was_measured():
             "resnet18: phases": {"masks": {"median": 9e-5}},
             "resnet50: imagenet": {**of(iterand=0.08, sgd=0.08), "batch_size": 256},
             "conv6: runs": {"error": "MemoryError: 17 GiB"},
+            "conv6: same bits": {"same bits": False},
         }
     )
     assert [(t.measured and round(t.measured, 6), t.verdict) for t in found] == [
@@ -99,7 +100,7 @@ def test_the_targets_of_an_accelerator_are_judged_by_what_was_measured():
         *[(1.04, "not met"), (None, "not measured")],
         *[(1.25, "not met"), (1.0, "met"), (1.0, "met")],
         *[(2.5, "not met"), (0.2, "met"), (0.09, "met"), (None, "not measured")],
-        *[(2.0, "met"), (3200.0, "met")],
+        *[(2.0, "met"), (False, "not met"), (3200.0, "met")],
     ]
     cold = {"without a cache": {"loop / program": 1.05}}
     found = benchmark_report.accelerator_targets({"conv6: runs": cold})

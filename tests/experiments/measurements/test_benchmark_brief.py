@@ -206,8 +206,8 @@ def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command, monke
     assert (config, fields["dtype"]) == ("cifar_conv2", "bfloat16")
     assert found["configs of runs"]["digits"] == ["digits", {}]
     parts = [name for name in found if ": " in name]
-    assert parts[:3] == ["conv2: steps", "digits: runs", "conv2: graphs"]
-    assert len(parts) == 6
+    assert parts[:3] == ["conv2: steps", "digits: runs", "digits: same bits"]
+    assert len(parts) == 7
     assert not any("error" in found[name] for name in parts)
     steps = found["conv2: steps"]
     assert steps["iterand, as it is"]["median"] > 0
@@ -218,6 +218,9 @@ def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command, monke
         assert 0 < run["loop (ms a step)"] < 1e3 * run["process (s)"] / 600
         assert 0 < run["first step (s)"] < run["process (s)"]
         assert {"imports", "dataset"} <= run["start (s)"].keys()
+    bits = found["digits: same bits"]
+    assert bits["same bits"]
+    assert 200 <= bits["continued from step"] < 600
     # CPUs have no graphs: an option is refused by name, or has no effect.
     graphs = found["conv2: graphs"]
     assert {"iterand, one graph", "sgd, one graph"} <= {*graphs, *graphs["refused"]}
@@ -290,3 +293,33 @@ def test_a_run_is_killed_when_its_time_is_over(tmp_path):
     with pytest.raises(RuntimeError, match="killed after 1 s, as the time was over"):
         benchmark_runs.whole_run("digits", {}, tmp_path, most=1.0)
     assert time.perf_counter() - begun < 30
+
+
+def test_two_runs_with_other_bits_are_told_apart(monkeypatch, tmp_path):
+    """The killed one goes on in its own workdir; each start has a cache of its own."""
+    started = []
+
+    def run(command, folder, most):
+        started.append((command[-1], folder.name))
+        return 2.0, {"state_sha256": f"bits {len(started)}"}
+
+    def killed(command, folder, most):
+        started.append((command[-1], folder.name))
+        return 300, 1.0
+
+    monkeypatch.setattr(benchmark_runs, "_run", run)
+    monkeypatch.setattr(benchmark_runs, "_killed", killed)
+    found = benchmark_runs.same_bits("digits", {}, tmp_path, most=60.0)
+    assert found == {
+        "same bits": False,
+        "continued from step": 300,
+        "processes (s)": [2.0, 1.0, 2.0],
+    }
+    workdirs, caches = zip(*started, strict=True)
+    assert workdirs[0] != workdirs[1] == workdirs[2]
+    assert caches == ("1", "2", "3")
+
+
+def test_a_run_that_fails_is_not_waited_for_to_kill_it(tmp_path):
+    with pytest.raises(RuntimeError, match="a run ended before it could be killed"):
+        benchmark_runs._killed(["false", f"--workdir={tmp_path}"], tmp_path, 60.0)
