@@ -12,7 +12,6 @@ Pruned weights are read back as 0.0, whatever their sign was.
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,15 +25,22 @@ from jax import Array
 from iterand_jax.data.text import Vocabulary
 from iterand_jax.runtime import compilation, modes
 from iterand_jax.runtime.checks import described
-from iterand_jax.tickets import assembly, claims, container, packing, places, tree
+from iterand_jax.tickets import (
+    assembly,
+    claims,
+    container,
+    packing,
+    places,
+    tree,
+    writing,
+)
 from iterand_jax.tickets import inputs as inputs_of
 from iterand_jax.tickets.metadata import Description
-from iterand_jax.trees import leaves_of, sha256
+from iterand_jax.trees import leaves_of
 
 __all__ = ["Ticket"]
 
 PyTree = Any
-OF_NETWORK, OF_TREE, CODED, GROUPED = VERSIONS = 1, 2, 3, 4  # of the file
 SMALL = 2**18  # bytes of arrays that are read before their network is known
 
 
@@ -233,46 +239,13 @@ def save(ticket: Ticket, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ValueError: an array of a dtype that a file cannot hold, or a description that
         `load` would refuse.
     """
-    # Safetensors writes the memory buffer, which is wrong for a transposed array.
-    packed = assembly.pack(
-        ticket.description,
-        ticket.params,
-        ticket.masks,
-        ticket.batch_stats,
-        ticket.words,
-    )
-    as_bits = container.as_bits if ticket.description.leaves is not None else np.asarray
-    arrays = {
-        name: as_bits(np.asarray(array, order="C")) for name, array in packed.items()
-    }
-    for name, array in arrays.items():
-        if array.dtype.name not in container.NATIVE:
-            raise ValueError(
-                f"the leaf {name.split('/', 1)[1]!r} is of {array.dtype}; possible: "
-                f"{', '.join(container.DTYPES)}"
-            )
-    version = OF_NETWORK if ticket.description.leaves is None else OF_TREE
-    if any(name.split("/", 1)[0] in packing.OF_BITS for name in arrays):
-        version = CODED
-    if any(packing.is_grouped(name, array) for name, array in arrays.items()):
-        version = GROUPED
-    fields = {"version": version, **ticket.description.to_json()}
-    _check_fields(fields)
-    fields["rebuilt_sha256"] = _rebuilt_digest(ticket)
-    claims.check_words(ticket.words, ticket.description, ticket.params)
-    network = (ticket.description.module, ticket.params, ticket.batch_stats)
-    container.write(path, fields, arrays, claims.network_of(*network))
-    return arrays
+    return writing.write(path, ticket.description, _content(ticket))
 
 
-def _check_fields(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError for a description that `load` would refuse."""
-    try:
-        Description.from_json(json.loads(json.dumps(fields)))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the ticket cannot be written: {container.one_line(error)}"
-        ) from error
+def _content(ticket: Ticket) -> dict[str, Any]:
+    """The fields beside the description, as `assembly.unpack` returns them."""
+    fields = [field.name for field in dataclasses.fields(ticket)]
+    return {name: getattr(ticket, name) for name in fields if name != "description"}
 
 
 def load(
@@ -320,10 +293,10 @@ def _read(
 ) -> Ticket:
     of_network = claims.network_of(network, like, batch_stats)
     fields, forms = container.read_header(path, of_network)
-    if fields.get("version") not in VERSIONS:
+    if fields.get("version") not in writing.VERSIONS:
         raise ValueError(
             f"{path} is a ticket of version {fields.get('version')!r:.60}; "
-            f"possible: {', '.join(map(str, VERSIONS))}"
+            f"possible: {', '.join(map(str, writing.VERSIONS))}"
         )
     checksum = fields.pop("sha256", None)
     # A large file is read once its network is known to need so much.
@@ -342,7 +315,7 @@ def _read(
             arrays = _whole_arrays(path, checksum, fields)
         content = assembly.unpack(description, arrays, *abstract)
         ticket = Ticket(description=description, **content)
-        same = fields["rebuilt_sha256"] == _rebuilt_digest(ticket)
+        same = fields["rebuilt_sha256"] == writing.rebuilt_digest(content)
     except DamagedError:
         raise
     except Exception as error:  # of a made-up file any
@@ -376,8 +349,3 @@ def _whole_arrays(
     if not container.is_whole(checksum, fields, arrays):
         raise DamagedError(f"{path} is damaged: its checksum does not match")
     return arrays
-
-
-def _rebuilt_digest(ticket: Ticket) -> str:
-    leaves = leaves_of({"masks": ticket.masks, **ticket.variables})
-    return sha256({path: container.as_bits(leaf) for path, leaf in leaves.items()})

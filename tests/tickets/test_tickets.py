@@ -17,7 +17,7 @@ from iterand_jax.methods import METHODS
 from iterand_jax.networks import NETWORKS
 from iterand_jax.runtime import modes
 from iterand_jax.subnetwork import Subnetwork
-from iterand_jax.tickets import container, draws, packing
+from iterand_jax.tickets import container, draws, packing, writing
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.draws import Draws
 from iterand_jax.tickets.metadata import Description
@@ -219,7 +219,7 @@ def test_a_ticket_is_the_same_bytes_twice_and_reads_like_a_text(tmp_path):
     assert fields["draws"]["seed"] == 3
     arrays = container.read(tmp_path / "a")[1]
     coded = {name.split("/")[0] for name in arrays} & set(packing.OF_BITS)
-    assert fields["version"] == (tickets.CODED if coded else 1)
+    assert fields["version"] == (writing.CODED if coded else 1)
 
 
 def test_too_many_refreshes_are_not_replayed(tmp_path, monkeypatch):
