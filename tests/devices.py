@@ -15,8 +15,7 @@ from iterand_jax.data import datasets, feeds
 from iterand_jax.data.resident_feed import ResidentImages
 from iterand_jax.data.sources import Source
 from iterand_jax.networks.batch_norm import fused_normalize
-from iterand_jax.training import loop, parallel, programs
-from iterand_jax.training import run as building
+from iterand_jax.training import building, loop, parallel, programs
 from iterand_jax.training.config import resolve
 
 SIZE, BATCH, STEPS = 100, 32, 5  # 2 steps in an epoch

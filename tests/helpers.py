@@ -21,8 +21,7 @@ from iterand_jax.data.resident_feed import ResidentImages
 from iterand_jax.data.sources import Source
 from iterand_jax.networks import NETWORKS
 from iterand_jax.runtime.signals import SIGNALS, InterruptedRunError
-from iterand_jax.training import loop
-from iterand_jax.training import run as building
+from iterand_jax.training import building, loop
 from iterand_jax.training.config import replicas_of, resolve
 from iterand_jax.training.logs import read_lines
 from iterand_jax.training.replica import Replica

@@ -16,8 +16,7 @@ from iterand_jax.data.datasets import get_dataset
 from iterand_jax.data.sources import Source
 from iterand_jax.methods import METHODS
 from iterand_jax.networks import NETWORKS
-from iterand_jax.training import loop, procedures, results, stages
-from iterand_jax.training import run as building
+from iterand_jax.training import building, loop, procedures, results, stages
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.config import resolve
 from iterand_jax.training.logs import read_lines

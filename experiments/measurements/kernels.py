@@ -31,8 +31,9 @@ from absl import flags
 from experiments.measurements import records, synthetic
 from iterand_jax.runtime import cli
 from iterand_jax.training import programs
+from iterand_jax.training.building import open_feed
 from iterand_jax.training.config import DTYPES
-from iterand_jax.training.run import DataRun, open_feed
+from iterand_jax.training.run import DataRun
 
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "cifar_conv6": {"network.width": 0.25},

@@ -10,8 +10,7 @@ import numpy as np
 from iterand_jax.configs import load
 from iterand_jax.data.datasets import get_dataset, open_source
 from iterand_jax.data.sources import DataNotFoundError, Source
-from iterand_jax.training import procedures
-from iterand_jax.training import run as building
+from iterand_jax.training import building, procedures
 from iterand_jax.training.config import resolve
 from iterand_jax.training.procedures import PROCEDURES
 

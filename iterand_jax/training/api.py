@@ -25,8 +25,8 @@ from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.config import NOTHING_GIVEN, Given, resolve
 from iterand_jax.training.fields import check as check_fields
 from iterand_jax.training.logs import read_lines
-from iterand_jax.training.replica import Callback
 from iterand_jax.training.run import Run
+from iterand_jax.training.run_log import Callback
 from iterand_jax.training.step import State
 from iterand_jax.training.train import train_config
 
@@ -126,17 +126,10 @@ def train(
     if isinstance(what, nn.Module):
         config, given = _of_module(what, data, test, test_fraction, steps, fields)
     else:
-        for name, value in (("test", test), ("steps", steps)):
-            if value is not None:
-                raise ValueError(
-                    f"{name}={value!r} is not used with a config; possible: its fields"
-                )
-        if not (data is None or isinstance(data, Mapping)):
-            raise ValueError(
-                f"a config takes a mapping of fields, not {type(data).__name__}"
-            )
+        of_module = {"test": test, "test_fraction": test_fraction, "steps": steps}
+        fields = _fields_of(data, of_module) | fields
         config = load(what) if isinstance(what, str) else _copy(what)
-        given, fields = NOTHING_GIVEN, {**(data or {}), **fields}
+        given = NOTHING_GIVEN
     if method is not None:
         fields["method"] = method
     _update(config, fields)
@@ -165,6 +158,24 @@ def train(
         state=state,
         words=words,
     )
+
+
+def _fields_of(data: Any, of_module: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that `data` sets.
+
+    Raises:
+      ValueError: it is no mapping, or there are arguments that a module has.
+    """
+    for name, value in of_module.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} is not used with a config; possible: its fields"
+            )
+    if not (data is None or isinstance(data, Mapping)):
+        raise ValueError(
+            f"a config takes a mapping of fields, not {type(data).__name__}"
+        )
+    return {**(data or {})}
 
 
 def _of_module(

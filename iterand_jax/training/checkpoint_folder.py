@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from iterand_jax.training import checkpoint_damage as damage
 from iterand_jax.training import orbax_log
 from iterand_jax.trees import leaves_of, path_string, sha256
 
 PyTree = Any
 _LOGGER = logging.getLogger(__name__)
 _CHECKSUM = "record_sha256"
-_NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def zeros(abstract: PyTree) -> PyTree:
@@ -78,7 +76,7 @@ class CheckpointFolder:
     ):
         """Opens or makes the folder; see `Checkpoints` for what is kept."""
         self._folder = folder.resolve()
-        _check_name(self._folder)
+        damage.check_name(self._folder)
         self._only_read = only_read
         if not only_read:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +86,7 @@ class CheckpointFolder:
                 shutil.rmtree(unfinished)
         # Orbax reads this of each checkpoint when it opens the folder.
         for metadata in self._folder.glob("*/_CHECKPOINT_METADATA"):
-            _check_regular(metadata)
+            damage.check_regular(metadata)
         # Held open, so that no later folder can have its inode: see `_check_is_there`.
         self._held = None if only_read else os.open(self._folder, os.O_RDONLY)
         self._scores: dict[int, float] = {}  # of the steps that have one
@@ -167,8 +165,8 @@ class CheckpointFolder:
                     if self.steps() != steps:
                         return self.restore(abstract, at_most)
                 # ... and the system did not let us read it, as for lack of rights.
-                self._check_is_damage(error, step)
-                reason = _first_line(error)
+                damage.check_is_damage(error, self._folder / str(step))
+                reason = damage.first_line(error)
                 damaged.append(f"{self._folder / str(step)} ({reason})")
                 _LOGGER.warning("damaged checkpoint: %s", damaged[-1])
                 continue
@@ -216,8 +214,9 @@ class CheckpointFolder:
             yield
         except Exception as error:
             orbax_log.LOG.drop()
+            reason = damage.reason(error)
             raise OSError(
-                f"a checkpoint cannot be written in {self._folder}: {_reason(error)}; "
+                f"a checkpoint cannot be written in {self._folder}: {reason}; "
                 f"{self._kept()}"
             ) from error
 
@@ -251,16 +250,9 @@ class CheckpointFolder:
         except IncompatibleCheckpointError:
             raise
         except Exception as error:
-            self._check_is_damage(error, step)
-            path, reason = self._folder / str(step), _first_line(error)
+            damage.check_is_damage(error, self._folder / str(step))
+            path, reason = self._folder / str(step), damage.first_line(error)
             raise ValueError(f"the checkpoint {path} is damaged ({reason})") from error
-
-    def _check_is_damage(self, error: Exception, step: int) -> None:
-        """Raises OSError if it was the system that did not let us read a checkpoint."""
-        no_thread = "can't start new thread" in str(error)  # which has no errno
-        if no_thread or _system_error(error) in _NO_DAMAGE:
-            path = self._folder / str(step)
-            raise OSError(f"{path} cannot be read: {_reason(error)}") from error
 
     def _restore_step(
         self, step: int, abstract: PyTree
@@ -284,7 +276,7 @@ class CheckpointFolder:
         return jax.tree.unflatten(treedef, ordered), record
 
     def _read_record(self, step: int) -> dict[str, Any]:
-        _check_files(self._folder / str(step))
+        damage.check_files(self._folder / str(step))
         arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
         record = self._manager.restore(step, args=arguments).record
         # Verify it before using it: one flipped bit turns "float32" into another dtype,
@@ -330,48 +322,6 @@ class CheckpointFolder:
             shutil.move(self._folder / str(step), target)
         if steps:
             self._manager.reload()
-
-
-def _check_files(folder: Path) -> None:
-    """Raises ValueError for a checkpoint with what is no regular file."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_dir():
-            _check_regular(path, path.relative_to(folder))
-
-
-def _check_regular(path: Path, shown: Path | None = None) -> None:
-    """Raises ValueError for a link, and for a pipe, which Orbax would wait for."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise ValueError(f"{shown or path} is no regular file")
-
-
-def _check_name(folder: Path) -> None:
-    """Raises ValueError for a name that TensorStore does not take.
-
-    It would be found out when the first checkpoint is saved, or look like damage.
-    """
-    try:
-        os.fspath(folder).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"checkpoints cannot be in {folder}: its name is not UTF-8"
-        ) from error
-
-
-def _system_error(error: Exception) -> int | None:
-    """The errno of an error, None if it has none."""
-    # TensorStore has it only inside its long message.
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(code[1]) if code else getattr(error, "errno", None)
-
-
-def _reason(error: Exception) -> str:
-    number = _system_error(error)
-    return os.strerror(number) if number else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _checksum(record: dict[str, Any]) -> str:

@@ -19,8 +19,9 @@ from iterand_jax.rules.defaults import UNRECORDED_RULES
 from iterand_jax.rules.patterns import literal
 from iterand_jax.subnetwork import Subnetwork
 from iterand_jax.training import pruning
+from iterand_jax.training.building import describe
 from iterand_jax.training.config import NOTHING_GIVEN, Given
-from iterand_jax.training.run import Run, describe
+from iterand_jax.training.run import Run
 from iterand_jax.training.step import State
 from iterand_jax.trees import leaves_of
 

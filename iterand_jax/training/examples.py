@@ -13,7 +13,8 @@ from iterand_jax.data.datasets import open_source
 from iterand_jax.data.sources import DataNotFoundError, Source
 from iterand_jax.data.text import WORDS
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training.run import Run, build
+from iterand_jax.training.building import build
+from iterand_jax.training.run import Run
 
 CHECKED = 64  # examples
 

@@ -1,15 +1,13 @@
 """The loop: train, re-randomize, validate, log, checkpoint; at the end, test once."""
 
-import collections
 import contextlib
 import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jax import Array
 
 from iterand_jax.data.feeds import with_sharding
 from iterand_jax.runtime import hosts, parts
@@ -21,31 +19,17 @@ from iterand_jax.runtime.signals import (
 from iterand_jax.runtime.terminal import progress_bar
 from iterand_jax.training import memory, parallel
 from iterand_jax.training.logs import Clock
-from iterand_jax.training.numbers import unpack
 from iterand_jax.training.programs import compile_programs
+from iterand_jax.training.readings import Readings
 from iterand_jax.training.record import Outcome
-from iterand_jax.training.replica import Callback, Replica, restore_together
+from iterand_jax.training.replica import Replica, restore_together
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.run_log import Callback
 from iterand_jax.training.shared import Shared
 from iterand_jax.training.startup import Startup
 from iterand_jax.training.waiting import Waiting
 
 _FAILURE = 1000  # beyond any signal
-_AHEAD = 2  # dispatches that a device has before it: one runs, one waits
-
-
-class _Dispatched(NamedTuple):
-    """Steps that the devices have been given.
-
-    Attributes:
-      step: the number of steps done after them.
-      numbers: what logs need of the states then, as `Programs.numbers` gives it.
-      logs: whether it is a log step.
-    """
-
-    step: int
-    numbers: Array
-    logs: bool
 
 
 def train_and_evaluate(
@@ -131,8 +115,6 @@ class _Trainer:
         self._clock = Clock(first.record.seconds)
         self._waiting = Waiting(run, self._clock)
         ended.callback(self._waiting.close)
-        self._dispatched: collections.deque[_Dispatched] = collections.deque()
-        self._observed = self._start  # the step up to which `_dispatched` was read
         with (
             self._clock.measure("reading"),
             startup.part("reading"),
@@ -174,11 +156,19 @@ class _Trainer:
             contextlib.ExitStack() as logs,
             progress_bar(
                 total, initial=self._start, hidden=not hosts.is_first()
-            ) as self._bar,
+            ) as bar,
             stop_requests() as stop,
         ):
             for replica in self._replicas:
                 logs.callback(replica.close)
+            self._readings = Readings(
+                self._replicas,
+                self._programs,
+                self._clock,
+                self._waiting,
+                bar,
+                self._start,
+            )
             self._saved = time.perf_counter()
             self._clock.start()
             step = self._start
@@ -231,12 +221,12 @@ class _Trainer:
             batches = self._batches(step, stop)
             first = step == self._start
             step += self._dispatch(step, end, batches)
-            if first or not self._runs_ahead:
+            if first or not self._programs.runs_ahead:
                 # Async dispatch on CPU runs far ahead, which would show nothing.
                 self._replicas[-1].state.step.block_until_ready()
-                self._arrived(step)
+                self._readings.arrived(step)
             elif step < end:
-                self._ask(step)
+                self._readings.ask(step)
             if first:
                 self._startup.add("first dispatch", begun)
                 elapsed = time.perf_counter() - self._startup.started
@@ -246,46 +236,6 @@ class _Trainer:
                 self._stop = stop.number
         return step
 
-    @property
-    def _runs_ahead(self) -> bool:
-        """Whether devices are given steps before they have done those before."""
-        return self._programs.steps_per_dispatch > 1
-
-    def _ask(self, step: int, *, logs: bool = False) -> None:
-        """Requests the numbers after a step, and reads those requested before."""
-        states = tuple(replica.state for replica in self._replicas)
-        if logs:
-            masks, numbers = self._programs.log(states)
-            for replica, own in zip(self._replicas, masks, strict=True):
-                replica.state = replica.state._replace(masks=own)
-        else:
-            numbers = self._programs.numbers(states)
-        numbers.copy_to_host_async()
-        self._dispatched.append(_Dispatched(step, numbers, logs))
-        self._observe(_AHEAD if self._runs_ahead else 0)
-
-    def _observe(self, ahead: int = 0) -> None:
-        """Reads the numbers of all but the last `ahead` dispatches, and logs them."""
-        while len(self._dispatched) > ahead:
-            step, numbers, logs = self._dispatched.popleft()
-            rows = np.asarray(numbers)  # waits for the device
-            self._arrived(step)
-            self._numbers = [unpack(row) for row in rows]
-            for replica, own in zip(self._replicas, self._numbers, strict=True):
-                replica.check_finite(own)
-            if logs:
-                for replica, own in zip(self._replicas, self._numbers, strict=True):
-                    replica.log_step(own, step)
-                self._show()
-                if hosts.is_first():
-                    self._waiting.warn()
-
-    def _arrived(self, step: int) -> None:
-        """A step is done: shows it, and counts the time since the last one."""
-        self._clock.lap("training")
-        self._bar.update(step - self._observed)
-        self._observed = step
-
     def _batches(self, step: int, stop: StopRequest) -> tuple[Any, ...]:
         """The feeds' arguments for a step, one per run.
 
@@ -294,8 +244,7 @@ class _Trainer:
         """
         batches: tuple[Any, ...] = ()
         failure: Exception | None = None
-        last = self._dispatched[-1].numbers if self._dispatched else None
-        with self._waiting.measure(last):
+        with self._waiting.measure(self._readings.last):
             try:
                 batches = tuple(r.run.feed.batch(step) for r in self._replicas)
             except Exception as error:
@@ -329,21 +278,21 @@ class _Trainer:
         refresh_every = run.method.refresh_every
         after = refresh_every and config.resample == "after"
         if after and step % refresh_every == 0:
-            self._ask(step)
+            self._readings.ask(step)
             self._refresh(step)
-        self._ask(step, logs=step % config.log_every_steps == 0)
+        self._readings.ask(step, logs=step % config.log_every_steps == 0)
         epoch, rest = divmod(step, run.feed.steps_per_epoch)
         if rest == 0:
-            self._observe()
-            for replica, numbers in zip(replicas, self._numbers, strict=True):
-                replica.log_epoch(self._programs, numbers, step)
-            self._show()
+            numbers = self._readings.observe()
+            for replica, own in zip(replicas, numbers, strict=True):
+                replica.log_epoch(self._programs, own, step)
+            self._readings.show()
         if self._is_due(step, epoch, rest):
             self._save(step)
 
     def _refresh(self, number: int) -> None:
         """Resamples what is due with the update of this number, from 1."""
-        self._observe()
+        self._readings.observe()
         for replica in self._replicas:
             replica.refresh(self._programs, number)
 
@@ -364,18 +313,9 @@ class _Trainer:
         late = time.perf_counter() - self._saved + takes >= seconds
         return bool(hosts.largest(late))
 
-    def _show(self) -> None:
-        """Shows the means over all runs in the progress bar."""
-        loss, accuracy = np.mean([replica.shown for replica in self._replicas], axis=0)
-        shown = {"loss": f"{loss:.3f}", "train": f"{accuracy:.1f}%"}
-        if self._replicas[0].record.validation_accuracy:
-            last = [r.record.validation_accuracy[-1] for r in self._replicas]
-            shown["val"] = f"{np.mean(last):.1f}%"
-        self._bar.set_postfix(shown, refresh=False)
-
     def _save(self, step: int) -> None:
         """Saves all runs, after all previous saves: so one step is common to all."""
-        self._observe()
+        self._readings.observe()
         with self._clock.measure("checkpoints"):
             if len(self._replicas) > 1:
                 self._wait()

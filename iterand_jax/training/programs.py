@@ -46,6 +46,11 @@ class Programs:
         self.steps_per_dispatch = steps_per_dispatch
         self.waited: Callable[[float], Any] = lambda seconds: None
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether devices are given steps before they have done those before."""
+        return self.steps_per_dispatch > 1
+
     def begin_others(self) -> None:
         """Begins to compile what the first step does not need, unless it has begun."""
         with self._lock:

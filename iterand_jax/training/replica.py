@@ -1,9 +1,9 @@
 """One of the runs that train together: its state, its log, its checkpoints."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -11,10 +11,10 @@ from iterand_jax.data.text import as_lines
 from iterand_jax.data.vectors import Vectors
 from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
-from iterand_jax.training import churn, drawn, parallel, provenance, pruning
+from iterand_jax.training import drawn, parallel, provenance, pruning
 from iterand_jax.training.checkpoint import Checkpoints, state_leaves
-from iterand_jax.training.evaluation import Evaluation, means
-from iterand_jax.training.logs import BackgroundLog, Clock, MetricsLog, SilentLog
+from iterand_jax.training.evaluation import Evaluation
+from iterand_jax.training.logs import Clock
 from iterand_jax.training.numbers import Numbers
 from iterand_jax.training.programs import Programs
 from iterand_jax.training.record import (
@@ -24,34 +24,17 @@ from iterand_jax.training.record import (
     record_of,
 )
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.run_log import Callback, RunLog
 from iterand_jax.training.startup import Startup
 from iterand_jax.training.step import State
-from iterand_jax.training.waiting import PHASE as WAITING
 from iterand_jax.trees import sha256
 
 MISSING_FILE = "missing_words.txt"
 """The file in a workdir that lists the words that `config.network.vectors` lacks."""
 
-Callback = Callable[[dict[str, Any]], None]
-"""Called with each log record: a line of metrics.jsonl plus its "seed"."""
-
 
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite."""
-
-
-class _Timed(NamedTuple):
-    """A log line: its step, and the seconds of training and of waiting until then."""
-
-    step: int
-    training: float
-    waiting: float
-
-    @classmethod
-    def at(cls, step: int, clock: Clock) -> "_Timed":
-        """What a clock shows now."""
-        seconds = clock.seconds
-        return cls(step, seconds.get("training", 0.0), seconds.get(WAITING, 0.0))
 
 
 class Replica:
@@ -166,18 +149,16 @@ class Replica:
 
     def prepare_log(self, clock: Clock, startup: Startup) -> None:
         """Plans the log of the workdir; seconds come from the clock of the loop."""
-        step = int(self.state.step)
         self._clock = clock
-        log = MetricsLog if hosts.is_first() else SilentLog
-
-        def opened() -> MetricsLog:
-            with startup.part("log"):
-                return log(self._workdir, from_step=step)
-
-        self._log = BackgroundLog(opened)
-        self._masks = self.run.abstract_masks if self.run.has_churn else None
-        now = _Timed.at(step, clock)
-        self._timed = {"step": now, "epoch": now}
+        self._log = RunLog(
+            self.run,
+            self._workdir,
+            self.record,
+            clock=clock,
+            startup=startup,
+            step=int(self.state.step),
+            callbacks=self._callbacks,
+        )
 
     def open_log(self) -> None:
         """Continues the log, in a thread; what is written waits for it."""
@@ -212,21 +193,7 @@ class Replica:
 
     def log_step(self, numbers: Numbers, step: int) -> None:
         """Logs the metrics since the last log step."""
-        changes = {}
-        if self._masks is not None:
-            changes = churn.record(numbers.changed, self._masks)
-        loss, accuracy = self.shown = means(numbers.window)
-        self._write(
-            {
-                "kind": "step",
-                "step": step,
-                "epoch": step / self.run.feed.steps_per_epoch,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                **changes,
-                **self._common("step", numbers, step),
-            }
-        )
+        self.shown = self._log.step(numbers, step)
 
     def log_epoch(self, programs: Programs, numbers: Numbers, step: int) -> None:
         """Validates, and logs the metrics of the epoch."""
@@ -234,41 +201,7 @@ class Replica:
             validation = programs.evaluate(self.state, "validation")
         self.record.validation_accuracy.append(validation.accuracy)
         self.record.validation_loss.append(validation.loss)
-        loss, accuracy = self.shown = means(numbers.epoch)
-        self._write(
-            {
-                "kind": "epoch",
-                "step": step,
-                "epoch": step // self.run.feed.steps_per_epoch,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "validation_loss": validation.loss,
-                "validation_accuracy": validation.accuracy,
-                **self._common("epoch", numbers, step),
-            }
-        )
-
-    def _write(self, line: dict[str, Any]) -> None:
-        """Appends a line to the log; if that fails, all processes end."""
-        with hosts.together():
-            self._log.write(line)
-            if hosts.is_first():
-                for callback in self._callbacks:
-                    callback({"seed": self.run.config.seed, **line})
-
-    def _common(self, kind: str, numbers: Numbers, step: int) -> dict[str, float]:
-        """The fields of every record; speed is that of training since the last one."""
-        last, now = self._timed[kind], _Timed.at(step, self._clock)
-        self._timed[kind] = now
-        examples = self.run.examples(step) - self.run.examples(last.step)
-        fields = {
-            "learning_rate": numbers.learning_rate,
-            "examples_per_second": round(examples / (now.training - last.training), 1),
-            "redrawn": self.record.redrawn,
-        }
-        if WAITING in self._clock.seconds:
-            fields["waiting_seconds"] = round(now.waiting - last.waiting, 3)
-        return fields
+        self.shown = self._log.epoch(numbers, step, validation)
 
     def save(self, copied: State, step: int) -> None:
         """Saves a checkpoint of a copy of the state, in the background."""

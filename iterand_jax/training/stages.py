@@ -21,13 +21,12 @@ from ml_collections import ConfigDict
 from iterand_jax.data.sources import Source
 from iterand_jax.methods.magnitude import magnitude_masks
 from iterand_jax.subnetwork import apply_masks
-from iterand_jax.training import loop, printed, results, workdir
-from iterand_jax.training import run as building
+from iterand_jax.training import building, loop, printed, results, workdir
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.record import Record
-from iterand_jax.training.replica import Callback
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.run_log import Callback
 from iterand_jax.training.startup import Startup
 from iterand_jax.training.step import State
 

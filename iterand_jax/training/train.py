@@ -17,8 +17,8 @@ from iterand_jax.data import datasets, prepare, sources
 from iterand_jax.data.sources import Source
 from iterand_jax.runtime import bucket, early, hosts, modes, remote
 from iterand_jax.runtime.signals import InterruptedRunError
-from iterand_jax.training import config as configs
 from iterand_jax.training import (
+    building,
     loop,
     memory,
     printed,
@@ -27,13 +27,13 @@ from iterand_jax.training import (
     results,
     stages,
 )
-from iterand_jax.training import run as building
+from iterand_jax.training import config as configs
 from iterand_jax.training import workdir as workdirs
 from iterand_jax.training.checkpoint_folder import saved_steps
 from iterand_jax.training.config import NOTHING_GIVEN, Given
 from iterand_jax.training.config_json import to_json
-from iterand_jax.training.replica import Callback
 from iterand_jax.training.run import DataRun
+from iterand_jax.training.run_log import Callback
 from iterand_jax.training.shared import Shared
 from iterand_jax.training.startup import Startup
 

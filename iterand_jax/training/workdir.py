@@ -16,11 +16,12 @@ from iterand_jax.runtime import hosts
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.training import drawn, procedures, saved
+from iterand_jax.training.building import build, describe
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import NOTHING_GIVEN, Given, replicas_of
 from iterand_jax.training.config_json import check_same, to_json
 from iterand_jax.training.record import check_recorded_config
-from iterand_jax.training.run import DataRun, Run, build, describe
+from iterand_jax.training.run import DataRun, Run
 from iterand_jax.training.step import State
 
 

@@ -20,7 +20,7 @@ from iterand_jax.methods import magnitude
 from iterand_jax.subnetwork import apply_masks
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.ticket import Ticket
-from iterand_jax.training import run as building
+from iterand_jax.training import building
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.config import resolve
 from iterand_jax.training.exporting import export

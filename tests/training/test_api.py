@@ -109,6 +109,7 @@ def test_what_a_callback_raises_ends_the_run(tmp_path):
         (("digits", {"epochs": "three"}), {}, "invalid field of the config"),
         (("digits",), {"method": "popup"}, "unknown method 'popup'"),
         (("digits",), {"steps": 3}, "steps=3 is not used with a config"),
+        (("digits",), {"test_fraction": 0.1}, "test_fraction=0.1 is not used with"),
         (("digits", ([1], [2])), {}, "a config takes a mapping of fields, not tuple"),
         (("digits", {"replicas": 2}), {}, "replicas=2: train returns one run"),
         ((Perceptron(),), {}, r"a module is trained on \(x, y\)"),

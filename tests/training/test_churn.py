@@ -9,8 +9,7 @@ import pytest
 
 from iterand_jax import Subnetwork
 from iterand_jax.data import datasets
-from iterand_jax.training import loop
-from iterand_jax.training import run as building
+from iterand_jax.training import building, loop
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.churn import mask_churn, packed_masks, record
 from iterand_jax.training.config import resolve

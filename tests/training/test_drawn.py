@@ -13,8 +13,7 @@ from iterand_jax.rules import DEFAULT_RULES
 from iterand_jax.rules.defaults import UNRECORDED_RULES
 from iterand_jax.rules.rule import ModelRule
 from iterand_jax.tickets.ticket import load
-from iterand_jax.training import provenance, workdir
-from iterand_jax.training import run as building
+from iterand_jax.training import building, provenance, workdir
 from iterand_jax.training.checkpoint import Checkpoints
 from iterand_jax.training.evaluation import Evaluator
 from iterand_jax.training.exporting import export

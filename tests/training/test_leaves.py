@@ -12,8 +12,7 @@ from iterand_jax import Subnetwork, load_ticket
 from iterand_jax.analysis import report
 from iterand_jax.methods import Method, build_method, edge_popup
 from iterand_jax.rules import DEFAULT_RULES
-from iterand_jax.training import exporting, leaves, train, workdir
-from iterand_jax.training import run as building
+from iterand_jax.training import building, exporting, leaves, train, workdir
 from iterand_jax.training.config import resolve
 from iterand_jax.training.config_json import to_json
 from iterand_jax.training.evaluation import Evaluator

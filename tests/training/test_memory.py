@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from iterand_jax.configs import imagenet_resnet50_x2, imagenet_resnet101
-from iterand_jax.training import loop, memory
-from iterand_jax.training import run as building
+from iterand_jax.training import building, loop, memory
 from iterand_jax.training.config import resolve
 from tests import helpers
 

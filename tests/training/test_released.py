@@ -14,8 +14,7 @@ from iterand_jax.networks import build_network
 from iterand_jax.networks.conv_norm import ConvNorm
 from iterand_jax.rules import DEFAULT_RULES, Rule
 from iterand_jax.tickets.ticket import load as load_ticket
-from iterand_jax.training import exporting, workdir
-from iterand_jax.training import run as building
+from iterand_jax.training import building, exporting, workdir
 from iterand_jax.training.config import resolve
 from iterand_jax.training.config_json import to_json
 from iterand_jax.trees import leaves_of

@@ -9,8 +9,7 @@ from iterand_jax import Subnetwork
 from iterand_jax.data import datasets
 from iterand_jax.methods import magnitude
 from iterand_jax.rules import DEFAULT_RULES, Rule
-from iterand_jax.training import exporting, procedures, stages
-from iterand_jax.training import run as building
+from iterand_jax.training import building, exporting, procedures, stages
 from iterand_jax.training.config import resolve
 from iterand_jax.training.train import train_config
 from iterand_jax.training.workdir import read_result, restore

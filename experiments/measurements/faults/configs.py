@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 from experiments.measurements.faults.mutators import STRANGE
 from experiments.measurements.faults.trial import REFUSED, Trial
 from iterand_jax.configs import default, load, names
-from iterand_jax.training import fields
-from iterand_jax.training import run as building
+from iterand_jax.training import building, fields
 from iterand_jax.training.config import resolve
 from iterand_jax.training.config_json import to_json
 
