@@ -60,6 +60,11 @@ from iterand_jax.training.config import DTYPES, MATMUL_PRECISIONS
 from iterand_jax.training.shared import Shared
 
 FAILURES = 1
+OF_A_SWEEP = (
+    *("data_dir", "only", "seeds", "epochs", "miniature", "dtype", "matmul_precision"),
+    *("shard", "together", "within", "first", "dry_run", "report", "results"),
+)
+"""The flags that a move of workdirs does not take."""
 
 
 def define_flags() -> None:
@@ -91,6 +96,11 @@ def main(name: str = "") -> None:
     if values.pack or values.unpack:
         move(name)
         return
+    if values.dry_run and values.report:
+        raise ValueError(
+            f"--report={values.report} is written when runs have ended, and --dry_run "
+            f"runs none; possible: python -m experiments.report {name} --out=FOLDER"
+        )
     experiment, limit = get_experiment(name), limited()
     which, of = parse_shard(values.shard)
     runs = plan(experiment)
@@ -136,7 +146,8 @@ def move(name: str) -> None:
     """Packs or unpacks the unfinished runs of --workdir.
 
     Raises:
-      ValueError: what the file or the folder forbid, or a table is named too.
+      ValueError: what the file or the folder forbid, or a table or a flag of sweeps is
+        given too.
     """
     values = flags.FLAGS
     if name or (values.pack and values.unpack):
@@ -144,6 +155,12 @@ def move(name: str) -> None:
             "--pack and --unpack exclude each other and take no table: they move all "
             f"unfinished runs of --workdir={values.workdir}"
         )
+    for flag in OF_A_SWEEP:
+        if values[flag].present:
+            raise ValueError(
+                f"--{flag} is not used with --{'pack' if values.pack else 'unpack'}, "
+                f"which moves all unfinished runs of --workdir={values.workdir}"
+            )
     move_all = packing.pack if values.pack else packing.unpack
     print(move_all(Path(values.workdir), Path(values.pack or values.unpack)))
 

@@ -108,7 +108,7 @@ def save_ticket(
     subnetwork: Subnetwork | None = None,
     key: "Array | None" = None,
     refresh_key: "Array | None" = None,
-    step: int = 0,
+    step: int | None = None,
     k_per: int = 0,
     sampling_rate: float = 0.0,
 ) -> None:
@@ -132,13 +132,14 @@ def save_ticket(
       key: that `subnetwork.init` was given.
       refresh_key: into which refreshes folded their steps, as those of `iterand` do; by
         default `key`.
-      step: steps done.
+      step: steps done; needed with k_per.
       k_per: steps between two refreshes, 0 for weights that were never resampled.
       sampling_rate: r of the refreshes.
 
     Raises:
       ValueError: in one line, what is no tree of arrays, masks that do not fit the
-        weights, a key without a subnetwork, or a folder that is not there.
+        weights, a key without a subnetwork, what says how they were resampled without
+        a key or without the rest of it, or a folder that is not there.
 
     >>> import jax, tempfile
     >>> subnetwork, key = Subnetwork(0.5, "kaiming_uniform"), jax.random.key(0)

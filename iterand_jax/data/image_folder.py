@@ -81,7 +81,11 @@ class ImageFolder:
                 f"{train} has {len(classes)} class folders; possible: two or more"
             )
         own_checks.check_test_part(
-            str(self.path), test.is_dir(), self.test_fraction, "test/CLASS/*.png"
+            str(self.path),
+            test.is_dir(),
+            self.test_fraction,
+            self.test_seed,
+            "test/CLASS/*.png",
         )
         parts = {"train": _labelled(train, classes)}
         present = set(parts["train"].labels.tolist())

@@ -75,7 +75,7 @@ def from_arrays(
     {'train': 8, 'test': 2}
     """
     own_checks.check_test_part(
-        "the dataset", test is not None, test_fraction, "test=(x, y)"
+        "the dataset", test is not None, test_fraction, test_seed, "test=(x, y)"
     )
     names = {"train": Names("x", "y"), "test": Names("test[0]", "test[1]")}
     given = {"train": (x, y)} | ({} if test is None else {"test": test})
@@ -209,7 +209,11 @@ class _NpzFile:
                     f"possible: {', '.join(TRAIN + TEST)}, or x and y"
                 )
         own_checks.check_test_part(
-            str(self.path), "test" in names, self.test_fraction, " and ".join(TEST)
+            str(self.path),
+            "test" in names,
+            self.test_fraction,
+            self.test_seed,
+            " and ".join(TEST),
         )
         return names
 

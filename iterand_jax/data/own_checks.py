@@ -149,9 +149,12 @@ def check_split(split: str) -> None:
 
 
 def check_test_part(
-    what: str, has_test: bool, fraction: float | None, possible: str
+    what: str, has_test: bool, fraction: float | None, seed: int, possible: str
 ) -> None:
-    """Raises ValueError unless there is either a test split or a `test_fraction`."""
+    """Raises ValueError unless there is either a test split or a `test_fraction`.
+
+    Or for a seed of a part that is not drawn.
+    """
     if has_test and fraction is not None:
         raise ValueError(
             f"{what} has a test split, so test_fraction={fraction:g} cannot be used"
@@ -160,6 +163,10 @@ def check_test_part(
         raise ValueError(
             f"{what} has no test split; possible: {possible}, or a test_fraction to "
             f"hold out, such as 0.2"
+        )
+    if fraction is None and seed:
+        raise ValueError(
+            f"{what} has a test split, so test_seed={seed} cannot be used; possible: 0"
         )
     if fraction is not None and not 0 < fraction < 1:
         raise ValueError(f"test_fraction must be in (0, 1); got {fraction:g}")

@@ -28,7 +28,8 @@ def sgd(subnetwork: Subnetwork) -> Method:
     """Ordinary training of a dense network drawn from the subnetwork's D_param.
 
     Leaves that edge-popup would prune (kernels) are drawn; biases and normalization
-    keep the network's initial values. Everything trains; the sparsity is not used.
+    keep the network's initial values. Everything trains; what says how the subnetwork
+    is pruned, such as its sparsity, is not used.
 
     >>> method = sgd(Subnetwork(distribution="kaiming_uniform"))
     >>> method.init(jax.random.key(0), {"kernel": jnp.zeros((2, 2))})[1]

@@ -137,6 +137,8 @@ def _check_pruning(state: State, pruning: Pruning) -> None:
         raise ValueError(
             "--sparsity, --kept and --ranked_by are of scores, and there are none"
         )
+    if not state.scores and (pruning.rank != "count" or pruning.scope):
+        raise ValueError("--rank and --scope are of scores, and there are none")
     if not (state.scores or state.masks) and pruning.values != "masked":
         raise ValueError(
             f"--kept_values={pruning.values} is of scores or masks, and there are none"

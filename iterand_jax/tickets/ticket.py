@@ -309,6 +309,8 @@ def _read(
         named = " ".join(str(description.network.get("name", "")).split())
         name = f"the network {named:.60}"
         name = name if description.leaves is None else "a tree"
+        if description.leaves is not None and network is not None:
+            raise ValueError("it is of a tree of arrays; possible: like=TREE")
         abstract = tree.abstract(description, forms, like, batch_stats)
         claims.check(description, *abstract, tree.in_their_forms(description, forms))
         if arrays is None:

@@ -84,7 +84,7 @@ def key_draws(
     *,
     key: Array | None,
     refresh_key: Array | None,
-    step: int,
+    step: int | None,
     k_per: int,
     sampling_rate: float,
 ) -> KeyDraws | None:
@@ -92,8 +92,9 @@ def key_draws(
 
     Raises:
       ValueError: a subnetwork without a key or a key without a subnetwork, a key of
-        another generator than JAX's, impossible refreshes, or a subnetwork whose values
-        are not "masked".
+        another generator than JAX's, impossible refreshes, some of what says how they
+        were without the rest or without a key, or a subnetwork whose values are not
+        "masked".
     """
     if subnetwork is not None and not isinstance(subnetwork, Subnetwork):
         raise ValueError(
@@ -104,8 +105,14 @@ def key_draws(
         missing = "subnetwork" if subnetwork is None else "key"
         raise ValueError(f"weights follow from a key and a subnetwork; no {missing}")
     for name, number in (("step", step), ("k_per", k_per)):
-        check_at_least(0, number, f"{name} is a number of steps")
+        if (name, number) != ("step", None):
+            check_at_least(0, number, f"{name} is a number of steps")
     check_sampling_rate(sampling_rate)
+    of_refreshes = {"k_per": k_per or None, "sampling_rate": sampling_rate or None}
+    _check_together(
+        {**of_refreshes, "refresh_key": refresh_key, "step": step},
+        without_key=key is None,
+    )
     if subnetwork is None or key is None or subnetwork.distribution is None:
         return None
     if subnetwork.values != "masked":
@@ -129,10 +136,37 @@ def key_draws(
         generator=generator,
         key=data,
         refresh_key=refresh_data,
-        step=int(step),
+        step=int(step or 0),
         k_per=int(k_per),
         sampling_rate=float(sampling_rate),
     )
+
+
+def _check_together(given: Mapping[str, Any], *, without_key: bool) -> None:
+    """Raises ValueError for arguments of refreshes that would not be used.
+
+    Args:
+      given: k_per, sampling_rate, refresh_key and step, None for what is not given.
+      without_key: whether the weights are no draws of a key.
+    """
+    named = [name for name, value in given.items() if value is not None]
+    if without_key and named:
+        raise ValueError(
+            f"{named[0]} is of weights that are drawn from a key; possible: with "
+            f"subnetwork and key, or without {' and '.join(named)}"
+        )
+    if given["k_per"] is None:
+        for name in ("sampling_rate", "refresh_key"):
+            if given[name] is not None:
+                raise ValueError(
+                    f"{name} is of refreshes every k_per steps; possible: with k_per "
+                    f"and step"
+                )
+    elif given["step"] is None:
+        raise ValueError(
+            f"k_per={given['k_per']}: how often weights were resampled follows from "
+            f"the steps done; possible: with step"
+        )
 
 
 def abstract(

@@ -127,11 +127,11 @@ def train(
         config, given = _of_module(what, data, test, test_fraction, steps, fields)
     else:
         of_module = {"test": test, "test_fraction": test_fraction, "steps": steps}
-        fields = _fields_of(data, of_module) | fields
+        fields = _together(_fields_of(data, of_module), fields)
         config = load(what) if isinstance(what, str) else _copy(what)
         given = NOTHING_GIVEN
     if method is not None:
-        fields["method"] = method
+        fields = _together(fields, {"method": method})
     _update(config, fields)
     resolved = resolve(config, given)
     if resolved.replicas != 1:
@@ -178,6 +178,16 @@ def _fields_of(data: Any, of_module: Mapping[str, Any]) -> dict[str, Any]:
     return {**(data or {})}
 
 
+def _together(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Both; raises ValueError for a field that has two values."""
+    for name, value in others.items():
+        if name in fields and fields[name] != value:
+            raise ValueError(
+                f"{name}={fields[name]!r} and {name}={value!r}: pass only one of them"
+            )
+    return {**fields, **others}
+
+
 def _of_module(
     network: nn.Module,
     data: Any,
@@ -207,7 +217,13 @@ def _of_module(
         config.dataset.mean = config.dataset.std = None
     config.augmentation = "none" if dataset.augmentations else None
     config.batch_size = min(128, max(1, sizes["train"] // 4))
+    own_names = config.network.name, config.dataset.name
     _update(config, fields)
+    if own_names != (config.network.name, config.dataset.name):
+        raise ValueError(
+            f"network.name={config.network.name} and dataset.name="
+            f"{config.dataset.name} cannot be set: a module and its arrays are given"
+        )
     check_fields(config)
     _, steps_per_epoch = plan_sizes(
         sizes,

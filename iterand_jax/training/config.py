@@ -67,6 +67,8 @@ def resolve(config: ConfigDict, given: Given = NOTHING_GIVEN) -> ConfigDict:
             resolved[field] = value
     own.check_needed(resolved)
     fields.check(resolved)
+    _check_choices(resolved)
+    pruning.check_used(resolved, is_procedure=config.method in PROCEDURES)
     if resolved.released:
         settings = released.settings(resolved, config.learning_rate, given)
         resolved.update_from_flattened_dict(settings)
@@ -124,13 +126,17 @@ def from_saved(saved: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> Config
         raise ValueError(f"it {reason}, unlike the config.json of a run")
     own.check_needed(whole)
     config = ConfigDict(whole)
+    _check_choices(config)
     _check(config, given, importing=False)
     return config.lock()
 
 
-def _check(config: ConfigDict, given: Given, *, importing: bool = True) -> None:
+def _check_choices(config: ConfigDict) -> None:
     for field, possible in CHOICES.items():
         _check_choice(field, config[field], possible)
+
+
+def _check(config: ConfigDict, given: Given, *, importing: bool = True) -> None:
     _check_schedule(config)
     _check_dataset(config, given, importing)
     _check_leaves(config, given, importing)
@@ -140,13 +146,25 @@ def _check(config: ConfigDict, given: Given, *, importing: bool = True) -> None:
         PROCEDURES[config.method].check(config)
     pruning.check(config)
     pruning.check_method(config, is_procedure=config.method in PROCEDURES)
-    if given.network is not None and config.affine is False:
-        raise ValueError(
-            "affine=False: the network is given, so what it has is its own; possible: "
-            "None, True"
-        )
+    if given.network is not None:
+        _check_given_network(config)
     _check_seeds(config)
     _check_kept_epochs(config)
+
+
+def _check_given_network(config: ConfigDict) -> None:
+    """Raises ValueError for what a network that is given has by itself."""
+    for field, possible in (
+        ("affine", (None, True)),
+        ("network.width", (1.0,)),
+        ("unbiased_variances", (False,)),
+    ):
+        value = config[field] if "." not in field else config.network.width
+        if value not in possible:
+            raise ValueError(
+                f"{field}={value}: the network is given, so what it has is its own; "
+                f"possible: {', '.join(map(str, possible))}"
+            )
 
 
 def _check_seeds(config: ConfigDict) -> None:

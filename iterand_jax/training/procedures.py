@@ -35,8 +35,9 @@ def _magnitude_stages(config: ConfigDict) -> list[ConfigDict]:
         "rewind_epochs": None,
         "unpruned": None,
     }
-    early = (config.rewind_epochs,) if config.rewind_epochs else ()
-    own = [dense | {"keep_checkpoint_epochs": early}]
+    early = {config.rewind_epochs} - {0}
+    kept = tuple(sorted(early.union(config.keep_checkpoint_epochs)))
+    own = [dense | {"keep_checkpoint_epochs": kept}]
     for sparsity in sparsities(config.sparsity, config.retrainings):
         pruned = {"method": "fixed_mask", "sparsity": sparsity}
         own.append(dense | pruned | {"unpruned": config.unpruned})

@@ -6,7 +6,7 @@ checkpoint's record where there is no data.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -194,6 +194,31 @@ def check_steps(config: ConfigDict, steps: int) -> None:
             f"{config.freezings * config.k_per:,}, and the training has {steps:,}; "
             f"possible: {possible}"
         )
+
+
+def check_used(config: ConfigDict, *, is_procedure: bool) -> None:
+    """Raises ValueError for a rule that the method of a config does not follow.
+
+    Of a config that is given: one that is read back may have what `released` set.
+    """
+
+    def check(field: str, default: str, used: Callable[[], bool], why: str) -> None:
+        if config[field] != default and not used():
+            raise ValueError(
+                f"{field}={config[field]} is not used by the method {config.method}, "
+                f"{why}; possible: {default}"
+            )
+
+    def ranks() -> bool:
+        return not is_procedure and _method_of(config).masks is not None
+
+    def resamples() -> bool:
+        return not is_procedure and bool(_method_of(config).refresh_every)
+
+    of_layers = "whose sparsity is of the pruned layers"
+    check("sparsity_of", "pruned", lambda: is_procedure, of_layers)
+    check("rank", "count", ranks, "which ranks no scores")
+    check("resample", "after", resamples, "which resamples nothing")
 
 
 def check_method(config: ConfigDict, *, is_procedure: bool) -> None:

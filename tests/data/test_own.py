@@ -183,6 +183,7 @@ NAN = np.where(np.arange(120).reshape(24, 5) == 37, np.nan, FLOATS)
     [
         (GREY, LABELS, {}, "no test split; possible: test=.* or a test_fraction"),
         (GREY, LABELS, {"test": TEST, "test_fraction": 0.5}, "has a test split"),
+        (GREY, LABELS, {"test": TEST, "test_seed": 1}, "test_seed=1 cannot be used"),
         (GREY, LABELS, {"test_fraction": 1.5}, r"must be in \(0, 1\); got 1.5"),
         (GREY[:0], LABELS, {"test": TEST}, "x of shape .* is empty"),
         (GREY[..., 0], LABELS, {"test": TEST}, "x is uint8 of shape .* with C = 1"),

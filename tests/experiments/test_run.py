@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from absl import flags
 
 from experiments import run
 from experiments.paper.experiment import Cell, shortened
@@ -325,6 +326,28 @@ def test_bad_input_is_one_line(arguments, words, tmp_path):
     assert line.startswith("error: ")
     for word in words:
         assert word in line
+    assert not (tmp_path / "cells").exists()
+
+
+def test_the_flags_of_a_sweep_are_all_but_those_of_a_move():
+    known = {*flags.FLAGS}
+    run.define_flags()
+    defined = {*flags.FLAGS} - known
+    for name in defined:
+        delattr(flags.FLAGS, name)
+    assert defined == {*run.OF_A_SWEEP, "pack", "unpack", "workdir"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--unpack=runs.tar", "--dry_run"], "--dry_run is not used with --unpack"),
+        (["--pack=runs.tar", "--only=conv6"], "--only is not used with --pack"),
+        (["table3", "--dry_run", "--report=r"], "experiments.report table3 --out"),
+    ],
+)
+def test_a_flag_that_would_not_be_used_is_refused(arguments, words, fails, tmp_path):
+    fails(run, [*arguments, *folders(tmp_path)[:1]], words)
     assert not (tmp_path / "cells").exists()
 
 

@@ -300,6 +300,7 @@ def test_a_ticket_shows_itself_in_a_few_lines(tmp_path):
     assert "vocabulary: 2 words" in repr(ticket)
 
 
+DRAWN = {"subnetwork": Subnetwork(), "key": KEY}
 MASKED = {"kernel": np.ones(SHAPE), "bias": None, "steps": None}
 
 
@@ -330,9 +331,21 @@ MASKED = {"kernel": np.ones(SHAPE), "bias": None, "steps": None}
             "values='binary': from a key a ticket rebuilds the drawn weights, which",
         ),
         ({"step": -1}, "step is a number of steps and must be .* least 0; got -1"),
-        ({"step": None}, "step is a number of steps and must be .* got None"),
+        ({"step": 1.5}, "step is a number of steps and must be .* got 1.5"),
         ({"k_per": 1.5}, "k_per is a number of steps and must be .* got 1.5"),
+        ({"k_per": None}, "k_per is a number of steps and must be .* got None"),
         ({"sampling_rate": 2}, "sampling_rate is .* got 2"),
+        (
+            {"step": 9},
+            "step is of weights that are drawn from a key; possible: with",
+        ),
+        (
+            REFRESHED,
+            "k_per is .* without k_per and sampling_rate and refresh",
+        ),
+        (DRAWN | {"refresh_key": KEY}, "refresh_key is of refreshes every k_per steps"),
+        (DRAWN | {"sampling_rate": 0.1, "step": 9}, "sampling_rate is of refreshes ev"),
+        (DRAWN | {"k_per": 3, "sampling_rate": 0.1}, "k_per=3: how often .* with step"),
         ({"path": "/nowhere/at/all"}, "there is no folder /nowhere/at"),
         ({"path": "/"}, "cannot write the file /: it is a folder"),
     ],
@@ -367,6 +380,13 @@ def test_a_tree_in_the_place_of_the_network_is_refused(tmp_path):
     save_ticket(tmp_path / "t", PLAIN, MASKED)
     with pytest.raises(ValueError, match=r"network is a dict; possible: .* as like=TR"):
         load_ticket(tmp_path / "t", PLAIN)
+
+
+def test_a_module_for_a_tree_that_names_no_network_is_refused(tmp_path):
+    """It would not be applied: the file says no inputs."""
+    save_ticket(tmp_path / "t", PLAIN, MASKED)
+    with pytest.raises(ValueError, match="a tree: it is of a tree of arrays; possible"):
+        load_ticket(tmp_path / "t", nn.Dense(3), like=PLAIN)
 
 
 def of_tree(path):

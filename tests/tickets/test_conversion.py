@@ -237,6 +237,11 @@ REFUSED = {  # tensors, options, words
         "--ranked_by=score or",
     ),
     "no scores": (drawn(), {"pruning": SCORED}, "are of scores, and there are none"),
+    "rank of no scores": (
+        drawn(),
+        {"pruning": Pruning(rank="quantile")},
+        "--rank and --scope are of scores, and there are none",
+    ),
     "no masks": (
         drawn(),
         {"pruning": Pruning(values="binary")},

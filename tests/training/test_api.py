@@ -110,6 +110,16 @@ def test_what_a_callback_raises_ends_the_run(tmp_path):
         (("digits",), {"method": "popup"}, "unknown method 'popup'"),
         (("digits",), {"steps": 3}, "steps=3 is not used with a config"),
         (("digits",), {"test_fraction": 0.1}, "test_fraction=0.1 is not used with"),
+        (
+            ("digits", {"epochs": 1}),
+            {"epochs": 2},
+            "epochs=1 and epochs=2: pass only one of them",
+        ),
+        (
+            ("digits", {"method": "sgd"}),
+            {"method": "iterand"},
+            "method='sgd' and method='iterand': pass only one of them",
+        ),
         (("digits", ([1], [2])), {}, "a config takes a mapping of fields, not tuple"),
         (("digits", {"replicas": 2}), {}, "replicas=2: train returns one run"),
         ((Perceptron(),), {}, r"a module is trained on \(x, y\)"),
@@ -123,6 +133,21 @@ def test_what_a_callback_raises_ends_the_run(tmp_path):
             (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),
             {"test_fraction": 0.2, "steps": 5, "epochs": 1},
             "steps=5 and epochs=1: pass only one",
+        ),
+        (
+            (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),
+            {"test_fraction": 0.2, "network.width": 0.25},
+            "network.width=0.25: the network is given, .*; possible: 1.0",
+        ),
+        (
+            (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),
+            {"test_fraction": 0.2, "unbiased_variances": True},
+            "unbiased_variances=True: the network is given, .*; possible: False",
+        ),
+        (
+            (Perceptron(), (np.ones((90, 2)), np.arange(90) % 2)),
+            {"test_fraction": 0.2, "network.name": "resnet18"},
+            "network.name=resnet18 and dataset.name=arrays cannot be set: a module",
         ),
     ],
 )

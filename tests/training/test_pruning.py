@@ -259,6 +259,18 @@ def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_p
             {"sparsity": 0.5, "method": "signed_supermask"},
             "sparsity=0.5 is not used by the method signed_supermask",
         ),
+        (
+            {"sparsity_of": "all"},
+            "sparsity_of=all is not used by the method iterand, .*; possible: pruned",
+        ),
+        (
+            {"rank": "quantile", "method": "sgd"},
+            "rank=quantile is not used by the method sgd, which ranks no scores",
+        ),
+        (
+            {"resample": "before", "method": "edge_popup"},
+            "resample=before is not used by the method edge_popup, which resamples not",
+        ),
         ({"kept_values": "ternary"}, "unknown kept_values 'ternary'; possible: mas"),
         ({"ranked_by": "size"}, "unknown ranked_by 'size'"),
         (
@@ -271,6 +283,16 @@ def test_what_is_not_possible_is_one_line(fields, message, tiny_config):
     with pytest.raises(ValueError, match=message) as error:
         resolve(tiny_config(**fields))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rank": "quantile"}, {"resample": "before"}], ids=str
+)
+def test_magnitude_pruning_ranks_no_scores_and_resamples_nothing(fields, imp_config):
+    ((field, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"{field}={value} is not used by .* imp, whi"):
+        resolve(imp_config(**fields))
+    assert resolve(imp_config(sparsity_of="all")).sparsity_of == "all"
 
 
 def test_a_pattern_sets_the_sparsity_of_a_recipe(tiny_config):

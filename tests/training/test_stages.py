@@ -73,6 +73,20 @@ def test_each_retraining_removes_the_same_fraction(retrainings):
     np.testing.assert_allclose(kept[-1], 0.1)
 
 
+@pytest.mark.parametrize(
+    ("rewind_epochs", "asked", "kept"),
+    [(0, (), ()), (2, (), (2,)), (2, (1, 3), (1, 2, 3)), (0, (1,), (1,))],
+)
+def test_the_dense_training_keeps_what_is_asked_for_and_what_is_rewound_to(
+    rewind_epochs, asked, kept, imp_config
+):
+    fields = {"keep_checkpoint_epochs": asked, "rewind_epochs": rewind_epochs}
+    config = resolve(imp_config(epochs=3, retrainings=1, **fields))
+    dense, retraining = procedures.PROCEDURES["imp"].stages(config)
+    assert dense.keep_checkpoint_epochs == kept
+    assert retraining.keep_checkpoint_epochs == asked
+
+
 def leaves(tree):
     return {
         "/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(tree)
