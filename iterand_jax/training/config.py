@@ -154,12 +154,11 @@ def _check(config: ConfigDict, given: Given, *, importing: bool = True) -> None:
 
 def _check_given_network(config: ConfigDict) -> None:
     """Raises ValueError for what a network that is given has by itself."""
-    for field, possible in (
-        ("affine", (None, True)),
-        ("network.width", (1.0,)),
-        ("unbiased_variances", (False,)),
+    for field, value, possible in (
+        ("affine", config.affine, (None, True)),
+        ("network.width", config.network.width, (1.0,)),
+        ("unbiased_variances", config.unbiased_variances, (False,)),
     ):
-        value = config[field] if "." not in field else config.network.width
         if value not in possible:
             raise ValueError(
                 f"{field}={value}: the network is given, so what it has is its own; "
