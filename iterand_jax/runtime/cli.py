@@ -175,18 +175,11 @@ def run(
     interrupted = f"interrupted; the same command {again}"
 
     def parse(arguments: list[str]) -> list[str]:
-        known = {*flags.FLAGS}
-
-        def own() -> list[str]:
-            return [flag for flag in flags.FLAGS if flag not in known]
-
-        _define_imports()
-        if flag_text.asks_for_help(arguments):
-            del sys.argv[1:]  # the other arguments are ignored
-            define_flags()
-            print(flag_text.help_text(main, own(), required, more_help()))
-            raise SystemExit(0)
-        rest = _parsed(arguments, define_flags, own)
+        rest = _parsed(
+            arguments,
+            define_flags,
+            lambda own: flag_text.help_text(main, own, required, more_help()),
+        )
         if positional is not None:
             for unknown in rest[1 + positional :]:
                 fail(f"unknown argument {unknown!r}; flags start with --")
@@ -197,7 +190,7 @@ def run(
     def guarded(arguments: list[str]) -> int | None:
         if cached:
             compilation.enable()
-        try:
+        with _ending():
             for name in imports():
                 user_code.import_named(name)
             for name in loads:
@@ -206,16 +199,6 @@ def run(
             undoing = early.unwinding() if unwinds else contextlib.nullcontext()
             with undoing, modes.fixed():
                 return main(*arguments[1:])
-        except Exception as error:
-            status = _report_error(error)
-            if status is None:
-                if hosts.are_alone():
-                    raise
-                traceback.print_exc()
-            hosts.leave(
-                FAILED if status is None else status,
-                at_once=hosts.reports_a_lost_process(error),
-            )
 
     try:
         with printing(result=prints_result):
@@ -227,6 +210,23 @@ def run(
     except SystemExit as ended:
         early.decided(ended.code)
         raise
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Ends the process for an error inside, in one line where it has one."""
+    try:
+        yield
+    except Exception as error:
+        status = _report_error(error)
+        if status is None:
+            if hosts.are_alone():
+                raise
+            traceback.print_exc()
+        hosts.leave(
+            FAILED if status is None else status,
+            at_once=hosts.reports_a_lost_process(error),
+        )
 
 
 @contextlib.contextmanager
@@ -251,15 +251,28 @@ def printing(*, result: bool = True) -> Iterator[None]:
 
 
 def _parsed(
-    arguments: list[str], define: Callable[[], None], own: Callable[[], list[str]]
+    arguments: list[str],
+    define: Callable[[], None],
+    help_text: Callable[[list[str]], str],
 ) -> list[str]:
     """The arguments that are not flags; ends the process in one line for bad flags.
 
     Args:
       arguments: all of them.
       define: defines the command's flags.
-      own: the names of those that it has defined.
+      help_text: of the names of those that are defined; printed if it is asked for.
     """
+    known = {*flags.FLAGS}
+
+    def own() -> list[str]:
+        return [flag for flag in flags.FLAGS if flag not in known]
+
+    _define_imports()
+    if flag_text.asks_for_help(arguments):
+        del sys.argv[1:]  # the other arguments are ignored
+        define()
+        print(help_text(own()))
+        raise SystemExit(0)
     try:
         # Defining --config reads the file and applies its overrides already.
         define()
