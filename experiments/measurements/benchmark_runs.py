@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from iterand_jax.training.checkpoint_folder import saved_steps
+
 RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "digits": ("digits", {}),
     "conv6": (
@@ -175,7 +177,7 @@ def _killed(command: list[str], folder: Path, most: float) -> tuple[int, float]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        while len(steps := _saved(_workdir(command))) < 2:
+        while len(steps := saved_steps(_workdir(command) / "checkpoints")) < 2:
             if time.perf_counter() - start > most:
                 raise _late(most)
             if process.poll() is not None:
@@ -185,11 +187,6 @@ def _killed(command: list[str], folder: Path, most: float) -> tuple[int, float]:
         process.kill()
         process.wait()
     return steps[-1], time.perf_counter() - start
-
-
-def _saved(workdir: Path) -> list[int]:
-    folders = workdir.glob("checkpoints/*")
-    return sorted(int(one.name) for one in folders if one.name.isdecimal())
 
 
 def _late(most: float | None) -> RuntimeError:

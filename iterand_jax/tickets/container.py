@@ -48,6 +48,10 @@ _NAMES = {
 DTYPES: Mapping[str, np.dtype] = {name: jnp.dtype(name) for name in NATIVE + _AS_BITS}
 
 
+class DamagedError(ValueError):
+    """The content of a file does not have the checksum that the file says."""
+
+
 def as_bits(array: np.ndarray) -> np.ndarray:
     """An array as a file holds it: bfloat16 and float8 as unsigned integers."""
     if array.dtype.name in _AS_BITS:
@@ -202,14 +206,18 @@ def content_digest(fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
     return sha256({"metadata": text, **arrays})
 
 
-def is_whole(
-    checksum: Any, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> bool:
-    """Whether the content of a file has the checksum that the file says."""
+def whole_arrays(
+    path: Path, checksum: Any, fields: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays of a file; raises DamagedError without the checksum that it says."""
+    arrays = read_arrays(path)
     try:
-        return checksum == content_digest(fields, arrays)
+        whole = checksum == content_digest(fields, arrays)
     except RecursionError:  # fields that nest so deep are not ours
-        return False
+        whole = False
+    if not whole:
+        raise DamagedError(f"{path} is damaged: its checksum does not match")
+    return arrays
 
 
 def one_line(error: Exception) -> str:

@@ -44,10 +44,6 @@ PyTree = Any
 SMALL = 2**18  # bytes of arrays that are read before their network is known
 
 
-class DamagedError(ValueError):
-    """The content of a file does not have the checksum that the file says."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Ticket:
     """A subnetwork that can be applied; its arrays are on the host.
@@ -302,7 +298,7 @@ def _read(
     # A large file is read once its network is known to need so much.
     arrays = None
     if sum(form.size * form.dtype.itemsize for form in forms.values()) <= SMALL:
-        arrays = _whole_arrays(path, checksum, fields)
+        arrays = container.whole_arrays(path, checksum, fields)
     name = "a tree"
     try:
         description = Description.from_json(fields, network)
@@ -314,11 +310,11 @@ def _read(
         abstract = tree.abstract(description, forms, like, batch_stats)
         claims.check(description, *abstract, tree.in_their_forms(description, forms))
         if arrays is None:
-            arrays = _whole_arrays(path, checksum, fields)
+            arrays = container.whole_arrays(path, checksum, fields)
         content = assembly.unpack(description, arrays, *abstract)
         ticket = Ticket(description=description, **content)
         same = fields["rebuilt_sha256"] == writing.rebuilt_digest(content)
-    except DamagedError:
+    except container.DamagedError:
         raise
     except Exception as error:  # of a made-up file any
         raise ValueError(
@@ -341,13 +337,3 @@ def _differs(ticket: Ticket, arrays: Mapping[str, np.ndarray]) -> str:
         f"its checksum is of other weights than jax {jax.__version__} samples here: "
         f"another version wrote it, or its draws or that checksum were changed"
     )
-
-
-def _whole_arrays(
-    path: Path, checksum: Any, fields: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """The arrays of a file, which has the checksum that it says."""
-    arrays = container.read_arrays(path)
-    if not container.is_whole(checksum, fields, arrays):
-        raise DamagedError(f"{path} is damaged: its checksum does not match")
-    return arrays

@@ -104,9 +104,8 @@ def key_draws(
     if (subnetwork is None) != (key is None):
         missing = "subnetwork" if subnetwork is None else "key"
         raise ValueError(f"weights follow from a key and a subnetwork; no {missing}")
-    for name, number in (("step", step), ("k_per", k_per)):
-        if (name, number) != ("step", None):
-            check_at_least(0, number, f"{name} is a number of steps")
+    for name, number in (("step", 0 if step is None else step), ("k_per", k_per)):
+        check_at_least(0, number, f"{name} is a number of steps")
     check_sampling_rate(sampling_rate)
     of_refreshes = {"k_per": k_per or None, "sampling_rate": sampling_rate or None}
     _check_together(

@@ -210,7 +210,7 @@ def check_used(config: ConfigDict, *, is_procedure: bool) -> None:
             )
 
     def ranks() -> bool:
-        return not is_procedure and _method_of(config).masks is not None
+        return not is_procedure and _ranks(config)
 
     def resamples() -> bool:
         return not is_procedure and bool(_method_of(config).refresh_every)
@@ -224,11 +224,15 @@ def check_used(config: ConfigDict, *, is_procedure: bool) -> None:
 def check_method(config: ConfigDict, *, is_procedure: bool) -> None:
     """Raises ValueError for fields of this module that a method does not take."""
     taken = [field for field in OF_SCORES if config[field] is not None]
-    if taken and (is_procedure or _method_of(config).masks is None):
+    if taken and (is_procedure or not _ranks(config)):
         raise ValueError(
             f"{taken[0]}={config[taken[0]]} is not used by the method {config.method}, "
             f"which trains weights; possible: a method that trains scores"
         )
+
+
+def _ranks(config: ConfigDict) -> bool:
+    return _method_of(config).masks is not None
 
 
 def _method_of(config: ConfigDict) -> Method:
