@@ -38,6 +38,11 @@ REPEATING = {
 ONE_OF_A_KIND = tuple(name for name in NETWORKS if name not in REPEATING)
 
 
+def slow_or_exhaustive(slow):
+    """The mark of a cell of a table of which the slow tests have a part."""
+    return pytest.mark.slow if slow else pytest.mark.exhaustive
+
+
 def build(config, source="digits"):
     """The run of a config, on a source or on the dataset of this name."""
     if isinstance(source, str):

@@ -297,8 +297,18 @@ def load_tiny(name):
     return config
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [*METHODS])
+# One that refreshes, one of several masks, and two without an exact top-k; the others
+# are exhaustive.
+LEARNING = ("biprop_iterand", "multicoated", "gem_miner", "relaxed_bernoulli")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=helpers.slow_or_exhaustive(name in LEARNING))
+        for name in METHODS
+    ],
+)
 def test_a_method_learns_the_digits_by_its_recipe(method, tmp_path):
     """From 90.0 (Gem-Miner) to 98.3 %, a tenth of which would be chance."""
     config = load("digits")
@@ -310,7 +320,15 @@ def test_a_method_learns_the_digits_by_its_recipe(method, tmp_path):
 # IteRand on each network but those that repeat the blocks of another; dense training
 # once for each dataset; all methods on texts, and those with something of their own,
 # coats and trained weights, with normalization. What the others build is tested above,
-# and their masks are in tests/test_methods.py.
+# and their masks are in tests/test_methods.py. Of all these some are exhaustive.
+ON_TEXTS = ("sgd", "iterand", "multicoated", "gem_miner")
+LONG = {
+    ("cifar_conv4", "iterand"),
+    ("cifar_resnet18", "iterand"),
+    ("imagenet_resnet18", "sgd"),
+    ("imagenet_resnet18", "magnitude"),
+    ("imagenet_resnet50", "iterand"),
+}
 TRAINED = [
     (name, method)
     for name, paper in CONFIGS.items()
@@ -323,8 +341,19 @@ TRAINED = [
 TRAINED.remove(("imagenet_resnet50_x2", "iterand"))  # at one width, imagenet_resnet50
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "method"), TRAINED)
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        pytest.param(
+            *cell,
+            marks=helpers.slow_or_exhaustive(
+                cell[1] in ON_TEXTS if cell[0] == "imdb_lstm" else cell not in LONG
+            ),
+        )
+        for cell in TRAINED
+    ],
+)
 def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
     config = load_tiny(name)
     config.method = method
@@ -355,6 +384,7 @@ def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", IMP)
 def test_magnitude_pruning_trains_two_stages_and_leaves_a_result(name, tmp_path):
     config = load_tiny(name)

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests import helpers
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extend.md").read_text()
 
@@ -74,8 +76,14 @@ PICTURES = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=helpers.slow_or_exhaustive(name == "pictures"))
+        for name in RUNS
+    ],
+)
 def test_the_recipe_trains_resumes_and_ends_as_a_ticket_of_the_same_accuracy(
     name, folder
 ):

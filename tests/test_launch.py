@@ -35,6 +35,7 @@ def train(workdir, *flags, processes):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_two_processes_keep_and_redraw_what_one_does(tmp_path):
     """With a learning rate too small to move a score, all bits are equal."""
     states = []
@@ -49,6 +50,7 @@ def test_two_processes_keep_and_redraw_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_two_processes_have_the_losses_of_one_and_the_first_alone_prints(tmp_path):
     said = {n: train(tmp_path / str(n), processes=n) for n in (1, 2)}
     logs = [read_lines(tmp_path / str(n) / "metrics.jsonl") for n in (1, 2)]
@@ -60,7 +62,7 @@ def test_two_processes_have_the_losses_of_one_and_the_first_alone_prints(tmp_pat
     assert [line for line in lines if not line.startswith("[0] ")] == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
     kinds = ("kill while saving", "terminate", "flip a bit")  # others: one process's
     run = faults.Run(tmp_path, processes=2, epochs=12)
@@ -78,6 +80,7 @@ def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
 def test_an_error_of_the_first_process_is_a_line_of_each(name, tmp_path):
     (tmp_path / name).write_text("not a folder")

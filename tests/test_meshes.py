@@ -63,6 +63,7 @@ def on_four_devices(script):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_trees_in_shards_have_the_bits_and_the_place_of_whole_ones():
     """Explicit axes, the default of `jax.make_mesh`, and Auto ones."""
     on_four_devices("""
@@ -241,6 +242,7 @@ def test_manual_axes_rank_each_shard_beside_axes_of_the_other_kinds():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_shards_of_stacks_and_schedules_work_under_vmap_and_a_traced_sparsity():
     on_four_devices("""
         stack = jax.random.normal(KEY, (4, 12, 8))
@@ -261,6 +263,7 @@ def test_shards_of_stacks_and_schedules_work_under_vmap_and_a_traced_sparsity():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_a_threshold_of_all_leaves_is_found_in_shards_of_any_axes():
     """Leaves that are sharded differently, or not at all, count as one."""
     on_four_devices("""
@@ -295,6 +298,7 @@ def test_a_threshold_of_all_leaves_is_found_in_shards_of_any_axes():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_every_method_has_the_bits_and_the_place_of_one_device():
     """Eagerly and under `jit`, within `jax.set_mesh` and without.
 

@@ -131,6 +131,7 @@ CASES = [
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize(("name", "options", "distribution", "pattern"), CASES)
 def test_every_method_keeps_exactly_n_of_m(name, options, distribution, pattern):
     subnetwork = Subnetwork(distribution=distribution, pattern=pattern, **options)
@@ -327,6 +328,7 @@ print(digest.hexdigest())
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_every_mode_of_jax_gives_the_same_bits():
     strict = {
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
@@ -381,6 +383,7 @@ print("all equal")
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_shards_have_the_bits_and_the_place_of_whole_arrays():
     run = helpers.python(
         *("-W", "error", "-c", textwrap.dedent(SHARDS)),

@@ -79,8 +79,15 @@ def shapes_of(name, width):
     return [leaf.shape for leaf in jax.tree.leaves(scores)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=helpers.slow_or_exhaustive(name in helpers.ONE_OF_A_KIND)
+        )
+        for name in NETWORKS
+    ],
+)
 def test_the_ways_give_one_answer_for_every_network(name):
     rng = np.random.default_rng(3)
     shapes = shapes_of(name, width=1 / 16)

@@ -150,6 +150,7 @@ print(digest.hexdigest())
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_every_mode_of_jax_gives_the_same_bits():
     """Also in combination; x64 and strict promotion break the most code."""
     modes = (

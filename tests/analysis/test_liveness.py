@@ -89,6 +89,7 @@ def test_weights_are_live_where_ways_lead_through_them(convolutional, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("name", "share"),
     [

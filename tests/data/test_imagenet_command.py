@@ -113,6 +113,7 @@ def outcome(workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.usefixtures("attended")
 def test_a_stopped_run_leaves_no_process_and_ends_with_the_same_bits(
     data_dir, tmp_path

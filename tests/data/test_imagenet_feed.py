@@ -181,6 +181,7 @@ def test_there_is_a_core():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_a_bad_image_that_one_process_is_given_ends_all(imagenet_folder, tmp_path):
     fields = {
         "network.name": "conv2",

@@ -364,6 +364,7 @@ def wait_until_saved(folder, step, process):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_two_processes_on_one_sweep_one_killed_one_stopped(tmp_path):
     """No run is lost, trained twice, or restarted from the beginning."""
     cells, results = tmp_path / "cells", tmp_path / "results"
@@ -411,6 +412,7 @@ def test_two_processes_on_one_sweep_one_killed_one_stopped(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_seeds_together_leave_workdirs_and_lines_of_single_runs(tmp_path):
     command = ("tiny", "--only=iterand", "--epochs=1", *folders(tmp_path))
     code, _, err = finish(start(*command, "--together"))
@@ -437,6 +439,7 @@ def test_seeds_together_leave_workdirs_and_lines_of_single_runs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_a_shard_has_a_ledger_file_of_its_own(tmp_path):
     for which in (1, 2):
         arguments = ("tiny", f"--shard={which}/2", "--miniature", "--seeds=2")
@@ -455,6 +458,7 @@ def test_a_shard_has_a_ledger_file_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_the_stages_of_magnitude_pruning_are_one_run(place):
     digits = {"dataset.name": "digits", "dataset.mean": (0.3,), "dataset.std": (0.38,)}
     small = {"augmentation": "none", "network.name": "conv2", "network.width": 0.0625}

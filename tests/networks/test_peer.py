@@ -134,6 +134,7 @@ def average_biased_variances(peer, steps):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize(("name", "network", "inputs"), CASES)
 def test_training_and_evaluation_are_pytorchs(name, network, inputs):
     """Two edge-popup steps, and an evaluation with the statistics that they leave."""

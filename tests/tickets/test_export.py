@@ -251,6 +251,7 @@ def test_each_format_is_tested():
     } == exporting.FORMATS.keys()
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(("name", "check", "network"), CELLS)
 def test_a_format_holds_what_the_run_found(
     name, check, network, run_of, tmp_path, capsys

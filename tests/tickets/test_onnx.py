@@ -12,7 +12,7 @@ from tests.tickets.test_formats import inputs_of, ticket_of
 
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("jax2onnx", reason="needs the extra onnx")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.compiles]
 
 
 REFUSED = {"bilstm": "Reverse scan"}  # with jax2onnx 0.13.0: its second runs backwards

@@ -202,6 +202,7 @@ CASES = [
 ]
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_a_state_dict_has_the_logits_of_its_network(name, layout, tmp_path):
     build, width, pixels = NETWORKS[name]

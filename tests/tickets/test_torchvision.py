@@ -73,6 +73,7 @@ def assert_answers_as(ticket, peer, path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("name", list(CASES))
 def test_the_state_loads_strictly_and_the_logits_are_the_same(name, affine, tmp_path):

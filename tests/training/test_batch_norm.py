@@ -35,6 +35,7 @@ def test_evaluation_reads_the_running_statistics(normalized_config):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_statistics_are_those_of_the_whole_batch_on_every_device(tmp_path):
     """A step on one device and on four: the same statistics but for rounding."""
     program = """

@@ -240,9 +240,11 @@ class OfAStream(Single):
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+exhaustive = functools.partial(pytest.param, marks=pytest.mark.exhaustive)
 RESNET20 = {"network.name": "resnet20"}
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("kind", "method", "fields"),
     [
@@ -255,10 +257,10 @@ RESNET20 = {"network.name": "resnet20"}
         slow(Stages, "imp", {}),
         slow(InABucket, "iterand", {}),
         slow(WithStatistics, "iterand", {}),
-        slow(WithStatistics, "iterand", RESNET20),
-        slow(WithStatistics, "sgd", RESNET20),
-        slow(OfReviews, "sgd", {}),
-        slow(OfReviews, "edge_popup", {}),
+        exhaustive(WithStatistics, "iterand", RESNET20),
+        exhaustive(WithStatistics, "sgd", RESNET20),
+        exhaustive(OfReviews, "sgd", {}),
+        exhaustive(OfReviews, "edge_popup", {}),
         slow(OfReviews, "iterand", {}),
         slow(OfAStream, "iterand", {}),
     ],

@@ -195,6 +195,7 @@ CELLS = [
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize(("method", "entry", "changes"), CELLS)
 def test_a_run_trains_and_keeps_the_vectors_as_it_says(
     method, entry, changes, reviews_config, vectors_file, tmp_path

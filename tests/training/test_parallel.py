@@ -67,6 +67,7 @@ def test_arrays_stay_where_they_are_and_are_the_same_on_all_devices():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_scores_and_redraws_do_not_depend_on_the_number_of_devices(tmp_path):
     """With a learning rate too small to move a score, they are equal bit for bit."""
     overrides = {
@@ -89,6 +90,7 @@ def test_scores_and_redraws_do_not_depend_on_the_number_of_devices(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_losses_do_not_depend_on_the_number_of_devices(tmp_path):
     overrides = {"network.width": 0.0625, "epochs": 1, "log_every_steps": 2}
     one, *others = (train_on(n, tmp_path / str(n), **overrides) for n in (1, 2, 8))

@@ -104,9 +104,13 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize(
-    "fields", [pytest.param(f, id=name) for name, f in RUNS.items()]
+    "fields",
+    [
+        pytest.param(f, id=name, marks=helpers.slow_or_exhaustive(number % 2 == 0))
+        for number, (name, f) in enumerate(RUNS.items())
+    ],
 )
 def test_a_run_resumes_and_its_ticket_is_what_the_network_sees(
     fields, tiny_config, tmp_path, capsys
@@ -161,6 +165,7 @@ def achieved(run, sparsity):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_masks_of_a_checkpoint_are_those_of_its_step(tiny_config, tmp_path):
     config = tiny_config(
         method="edge_popup",
@@ -182,6 +187,7 @@ def test_masks_of_a_checkpoint_are_those_of_its_step(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_learned_normalization_is_trained_beside_scores(normalized_config, tmp_path):
     config = normalized_config(method="biprop", affine=True, epochs=1)
     outcome = helpers.train(config, tmp_path)

@@ -19,6 +19,7 @@ SEEDS = (3, 4, 5)
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("fields", [{}, {"clip_norm": 0.05}])
 def test_each_reproduces_its_own_single_run(fields, tiny_config, tmp_path):
     """To the last bit, here; other compilers or devices might round otherwise."""

@@ -21,6 +21,7 @@ SOURCE = helpers.reviews_source()
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("network", "method"),
     [
@@ -58,6 +59,7 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_the_ticket_of_a_run_reads_texts(reviews_config, tmp_path):
     """Without the dataset: the words are stored with the run."""
     config = reviews_config(**{"epochs": 1, "recipe.iterand.sparsity": 0.3})
@@ -113,6 +115,7 @@ def test_it_learns_the_word_that_decides(reviews_config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_losses_do_not_depend_on_the_number_of_devices(tmp_path):
     """Reviews are split over the devices, the batch's mean is the same."""
     program = (

@@ -194,7 +194,7 @@ def test_the_profile_of_two_steps_counts_kernels_of_streams_of_the_device():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_brief_benchmark_measures_steps_first(tmp_path, capsys, command, monkeypatch):
     monkeypatch.setattr(benchmark.cli, "started", time.perf_counter)
     assert command(benchmark, "--seconds=3600", "--quick", f"--out={tmp_path}") == 0

@@ -332,8 +332,13 @@ def test_the_page_shows_what_was_run_and_what_the_rest_costs(line, tmp_path):
     assert "| 0 of 30 |" in text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(True, marks=pytest.mark.exhaustive),  # all tables, in a minute
+        pytest.param(False, marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_is_written_but_where_out_says(given, line, tmp_path, monkeypatch):
     (tmp_path / "ledger").mkdir()
     write(tmp_path / "ledger", [line(ITERAND, 0, 90.0)])

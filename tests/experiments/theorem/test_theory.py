@@ -10,7 +10,7 @@ from experiments.theorem.measurements import QUICK
 from iterand_jax.theory import conclusion_fail_d2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_whole_command(tmp_path, capsys, command):
     assert command(theory, "--quick", f"--out={tmp_path}") == 0
     assert "wrote" in capsys.readouterr().out
