@@ -62,15 +62,24 @@ def test_two_processes_have_the_losses_of_one_and_the_first_alone_prints(tmp_pat
     assert [line for line in lines if not line.startswith("[0] ")] == []
 
 
-@pytest.mark.exhaustive
-def test_a_run_of_two_processes_survives_faults_to_the_bit(tmp_path):
-    kinds = ("kill while saving", "terminate", "flip a bit")  # others: one process's
-    run = faults.Run(tmp_path, processes=2, epochs=12)
+KINDS = ("kill while saving", "terminate", "flip a bit")  # others: one process's
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("kinds", "epochs"),
+    [
+        pytest.param(KINDS[:1], 4, marks=pytest.mark.slow),
+        pytest.param(KINDS, 12, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_run_of_two_processes_survives_faults_to_the_bit(kinds, epochs, tmp_path):
+    run = faults.Run(tmp_path, processes=2, epochs=epochs)
     record = faults.campaign(run, kinds, random.Random(0))
     assert record["injected"] == record["survived"] == dict.fromkeys(kinds, 1)
     assert record["same"]
     assert record["bytes_compared"] > 10_000
-    assert record["lines_compared"] == 12 * 3
+    assert record["lines_compared"] == epochs * 3
     for done in record["rounds"]:
         terminated = done["fault"] == "terminate"
         assert done["status"] == (75 if terminated else 128 + 9)

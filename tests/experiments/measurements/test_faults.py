@@ -196,7 +196,8 @@ def test_a_start_from_the_beginning_is_seen(tmp_path):
     assert found == [f"{shared.runs()[1].name}: steps were trained again"]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_sweeps_that_are_killed_lose_nothing_and_do_nothing_twice(tmp_path):
     whole, shared = (
         sweeps.Folders(tmp_path / name, epochs=4, seeds=1) for name in ("whole", "two")
