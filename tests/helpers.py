@@ -43,6 +43,17 @@ def slow_or_exhaustive(slow):
     return pytest.mark.slow if slow else pytest.mark.exhaustive
 
 
+def table(cells, slow):
+    """The parameters of a table, of which the cells of a condition are slow."""
+    return [
+        pytest.param(
+            *(cell if isinstance(cell, tuple) else [cell]),
+            marks=slow_or_exhaustive(slow(cell)),
+        )
+        for cell in cells
+    ]
+
+
 def build(config, source="digits"):
     """The run of a config, on a source or on the dataset of this name."""
     if isinstance(source, str):

@@ -302,13 +302,7 @@ def load_tiny(name):
 LEARNING = ("biprop_iterand", "multicoated", "gem_miner", "relaxed_bernoulli")
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=helpers.slow_or_exhaustive(name in LEARNING))
-        for name in METHODS
-    ],
-)
+@pytest.mark.parametrize("method", helpers.table(METHODS, LEARNING.__contains__))
 def test_a_method_learns_the_digits_by_its_recipe(method, tmp_path):
     """From 90.0 (Gem-Miner) to 98.3 %, a tenth of which would be chance."""
     config = load("digits")
@@ -323,6 +317,7 @@ def test_a_method_learns_the_digits_by_its_recipe(method, tmp_path):
 # and their masks are in tests/test_methods.py. Of all these some are exhaustive.
 ON_TEXTS = ("sgd", "iterand", "multicoated", "gem_miner")
 LONG = {
+    *(("imdb_lstm", method) for method in METHODS if method not in ON_TEXTS),
     ("cifar_conv4", "iterand"),
     ("cifar_resnet18", "iterand"),
     ("imagenet_resnet18", "sgd"),
@@ -343,16 +338,7 @@ TRAINED.remove(("imagenet_resnet50_x2", "iterand"))  # at one width, imagenet_re
 
 @pytest.mark.compiles
 @pytest.mark.parametrize(
-    ("name", "method"),
-    [
-        pytest.param(
-            *cell,
-            marks=helpers.slow_or_exhaustive(
-                cell[1] in ON_TEXTS if cell[0] == "imdb_lstm" else cell not in LONG
-            ),
-        )
-        for cell in TRAINED
-    ],
+    ("name", "method"), helpers.table(TRAINED, lambda cell: cell not in LONG)
 )
 def test_a_config_trains_two_steps_and_leaves_a_result(name, method, tmp_path):
     config = load_tiny(name)

@@ -77,13 +77,7 @@ PICTURES = (
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=helpers.slow_or_exhaustive(name == "pictures"))
-        for name in RUNS
-    ],
-)
+@pytest.mark.parametrize("name", helpers.table(RUNS, "pictures".__eq__))
 def test_the_recipe_trains_resumes_and_ends_as_a_ticket_of_the_same_accuracy(
     name, folder
 ):

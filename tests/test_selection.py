@@ -80,13 +80,7 @@ def shapes_of(name, width):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=helpers.slow_or_exhaustive(name in helpers.ONE_OF_A_KIND)
-        )
-        for name in NETWORKS
-    ],
+    "name", helpers.table(NETWORKS, helpers.ONE_OF_A_KIND.__contains__)
 )
 def test_the_ways_give_one_answer_for_every_network(name):
     rng = np.random.default_rng(3)

@@ -9,6 +9,7 @@ import pytest
 from experiments.measurements import jpeg_quality as measured
 from iterand_jax.data.datasets import DATASETS
 from iterand_jax.data.sources import Source
+from tests.helpers import ROOT
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
 SOURCE = Source(
@@ -54,6 +55,16 @@ def test_the_cost_is_that_of_pairs_of_one_seed():
         "| as it is | sgd | 3 | 46.67 ± 32.15 |  |",
         "| once more at 75 | sgd | 2 | 63.00 ± 5.66 | -2.00 ± 1.41 |",
     ]
+
+
+def test_the_page_has_the_rows_of_the_record():
+    record = json.loads((ROOT / "results/jpeg_quality.json").read_text())
+    assert record["fields"] == measured.FIELDS
+    page = (ROOT / "docs/measured/data.md").read_text()
+    for row in measured.rows(record["runs"]):
+        assert row in page
+    for distance in record["test images"].values():
+        assert f"{distance['decibels']} dB" in page
 
 
 def test_each_seed_has_all_datasets_before_the_next():

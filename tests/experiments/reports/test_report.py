@@ -1,6 +1,7 @@
 """Reports compare our runs with the paper's, and mix no versions, data or precision."""
 
 import json
+import operator
 import re
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from experiments.paper.experiment import ITERAND_IS_BETTER, with_precision
 from experiments.reports import evidence, figures, findings, learning, tables
 from experiments.reports.metrics import METRICS, Statistics, statistics_of
 from experiments.sweeps import costs, ledger
+from tests import helpers
 
 TABLE8 = EXPERIMENTS["table8"]
 FULL = {cell.name: cell for cell in TABLE8.cells()}
@@ -332,13 +334,7 @@ def test_the_page_shows_what_was_run_and_what_the_rest_costs(line, tmp_path):
     assert "| 0 of 30 |" in text
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        pytest.param(True, marks=pytest.mark.exhaustive),  # all tables, in a minute
-        pytest.param(False, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("given", helpers.table([True, False], operator.not_))
 def test_nothing_is_written_but_where_out_says(given, line, tmp_path, monkeypatch):
     (tmp_path / "ledger").mkdir()
     write(tmp_path / "ledger", [line(ITERAND, 0, 90.0)])
