@@ -22,7 +22,6 @@ What Table 11 leaves open:
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -31,12 +30,10 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.convs import as_logits, sized
+from iterand_jax.networks.recurrence import GATES, last_hidden
 
 EMBEDDING = 100
 HIDDEN = 256
-
-
-GATES = 4
 
 
 def gates_of(path: str) -> int:
@@ -106,16 +103,15 @@ class LSTMClassifier(nn.Module):
         x = embedding(tokens.T).astype(self.dtype)
         if train:
             x = Dropout(self.dropout)(x, numbers)
-        is_token = jnp.arange(tokens.shape[1])[:, None, None] < lengths[:, None]
 
         def lstm(name: str, **options: Any) -> nn.Module:
             units = sized(self.sizes, name, HIDDEN, self.width)
             options |= {"affine": self.affine, "dtype": self.dtype}
             return LSTM(units, name=name, **options)
 
-        hidden = lstm("Forward")(x, is_token)
+        hidden = lstm("Forward")(x, lengths)
         if self.bidirectional:
-            last = lstm("Backward", reverse=True)(x, is_token)
+            last = lstm("Backward", reverse=True)(x, lengths)
             hidden = jnp.concatenate([hidden, last], axis=-1)
         if train:
             hidden = Dropout(self.dropout)(hidden, numbers)
@@ -167,34 +163,34 @@ class LSTM(nn.Module):
     reverse: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, is_token: Array) -> Array:
-        """Inputs (T, N, inputs) and booleans (T, N, 1) to the last hidden state.
+    def __call__(self, x: Array, lengths: Array) -> Array:
+        """Inputs (T, N, inputs) and lengths (N,) to the last hidden state.
 
         Returns (N, features), in float32 or better. At padding positions the state is
         not changed.
         """
-        gates = partial(nn.Dense, GATES * self.features, dtype=self.dtype)
-        projected = gates(use_bias=self.affine, name="input")(x)
-        nothing = jnp.zeros(
-            (x.shape[1], self.features), jnp.promote_types(self.dtype, jnp.float32)
-        )
-        scan = nn.scan(
-            _step,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            reverse=self.reverse,
-        )
-        recurrent = gates(use_bias=False, name="recurrent")
-        (_, hidden), _ = scan(recurrent, (nothing, nothing), (projected, is_token))
-        return hidden
+        width = GATES * self.features
+        inputs = nn.Dense(width, self.affine, dtype=self.dtype, name="input")
+        recurrent = Recurrent(self.features, self.reverse, name="recurrent")
+        # Of a matrix: on CPUs the gradient of three axes takes 2.4 times as long.
+        projected = inputs(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:2], width)
+        return recurrent(projected, lengths)
 
 
-def _step(recurrent: nn.Module, state, inputs):
-    cell, hidden = state
-    projected, is_token = inputs
-    gates = projected.astype(cell.dtype) + recurrent(hidden)
-    enter, forget, candidate, leave = jnp.split(gates, GATES, axis=-1)
-    new_cell = nn.sigmoid(forget) * cell + nn.sigmoid(enter) * jnp.tanh(candidate)
-    new_hidden = nn.sigmoid(leave) * jnp.tanh(new_cell)
-    state = jnp.where(is_token, new_cell, cell), jnp.where(is_token, new_hidden, hidden)
-    return state, None
+class Recurrent(nn.Module):
+    """The recurrent kernel, which is multiplied by the hidden state at each time step.
+
+    Attributes:
+      features: hidden units.
+      reverse: whether to read from the last token to the first.
+    """
+
+    features: int
+    reverse: bool = False
+
+    @nn.compact
+    def __call__(self, projected: Array, lengths: Array) -> Array:
+        """The gates' sums over inputs (T, N, 4 * features) and lengths to a state."""
+        shape = (self.features, GATES * self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return last_hidden(projected, kernel, lengths, reverse=self.reverse)
