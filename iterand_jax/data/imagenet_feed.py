@@ -89,16 +89,7 @@ class StreamedImages(Feed):
           ValueError: an invalid argument.
         """
         self._normalize = normalizer(mean, std, channels=3, dtype=dtype)
-        if workers < -1:
-            raise ValueError(
-                "dataset.workers must be a number of processes from 0, or -1 for one "
-                f"per core; got {workers}"
-            )
-        if on_bad_image not in ON_BAD_IMAGE:
-            raise ValueError(
-                f"unknown dataset.on_bad_image {on_bad_image!r}; possible: "
-                f"{', '.join(ON_BAD_IMAGE)}"
-            )
+        _check_decoding(workers, on_bad_image)
         test, held_out = source.sizes["validation"], 0
         if validation_fraction is not None:
             held_out = validation_size(source.sizes["train"], validation_fraction)
@@ -243,6 +234,19 @@ class StreamedImages(Feed):
         return Images(
             jax.ShapeDtypeStruct((batch_size, self._size, self._size, 3), jnp.uint8),
             jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        )
+
+
+def _check_decoding(workers: int, on_bad_image: str) -> None:
+    if workers < -1:
+        raise ValueError(
+            "dataset.workers must be a number of processes from 0, or -1 for one per "
+            f"core; got {workers}"
+        )
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(
+            f"unknown dataset.on_bad_image {on_bad_image!r}; possible: "
+            f"{', '.join(ON_BAD_IMAGE)}"
         )
 
 

@@ -73,9 +73,7 @@ def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
 
     def find_masks(scores, weights, step):
         del step
-        return _with_weights(
-            lambda s, w: ((s > 0.5) & (w != 0)).astype(s.dtype), scores, weights
-        )
+        return _with_weights(_kept, scores, weights)
 
     def params(scores, weights, step):
         del step
@@ -84,13 +82,7 @@ def gem_miner(subnetwork: Subnetwork, *, k_per: int, freezings: int) -> Method:
 
     def refresh(key, step, scores, weights):
         del key
-        lowest = _with_weights(lambda s, w: jnp.where(w == 0, -1, s), scores, weights)
-        active = together.at(step // k_per).masks(lowest)
-        new = map_pair(lambda path, a, w: jnp.where(a == 0, 0, w), active, weights)
-        frozen = _with_weights(
-            lambda a, w: jnp.sum((a == 0) & (w != 0), dtype=jnp.int32), active, weights
-        )
-        return new, sum(jax.tree.leaves(frozen), start=jnp.int32(0))
+        return _freeze(together.at(step // k_per), scores, weights)
 
     return dataclasses.replace(
         edge_popup(subnetwork),
@@ -125,6 +117,23 @@ def _uniform(key: Array, scores: PyTree) -> PyTree:
         return placed_as(score, UNIFORM.sample, own, score.shape, 1, score.dtype)
 
     return map_paths(start, scores)
+
+
+def _kept(score: Array, weight: Array) -> Array:
+    return ((score > 0.5) & (weight != 0)).astype(score.dtype)
+
+
+def _freeze(
+    subnetwork: Subnetwork, scores: PyTree, weights: PyTree
+) -> tuple[PyTree, Array]:
+    """(the weights, 0 where the lowest scores are frozen; how many newly are)."""
+    lowest = _with_weights(lambda s, w: jnp.where(w == 0, -1, s), scores, weights)
+    active = subnetwork.masks(lowest)
+    new = map_pair(lambda path, a, w: jnp.where(a == 0, 0, w), active, weights)
+    frozen = _with_weights(
+        lambda a, w: jnp.sum((a == 0) & (w != 0), dtype=jnp.int32), active, weights
+    )
+    return new, sum(jax.tree.leaves(frozen), start=jnp.int32(0))
 
 
 def _with_weights(

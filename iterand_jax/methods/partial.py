@@ -83,14 +83,7 @@ def partially_frozen(
         layers = subnetwork.layers(params)
         shares = _shares(layers, pruned_share, locked_share, frozen_by)
         _check_shares(subnetwork, layers, shares, frozen_by)
-
-        def fix(path, leaf):
-            if path not in shares:
-                return None
-            own = leaf.shape, tuple(layers[path].axes.stack), shares[path]
-            return placed_as(leaf, _fixed, leaf_key(key, path, "fixed"), *own)
-
-        return scores, _Frozen(weights, map_paths(fix, params))
+        return scores, _Frozen(weights, _drawn(key, params, layers, shares))
 
     def ranked(scores, frozen):
         return jax.tree.map(_with_ends, frozen.fixed, subnetwork.ranked(scores))
@@ -133,6 +126,23 @@ def _with_ends(fixed: Array, score: Array) -> Array:
     """The scores, where they decide; beyond all others of what is fixed."""
     ends = jnp.where(fixed > 0, jnp.inf, -jnp.inf).astype(score.dtype)
     return jnp.where(fixed == 0, score, ends)
+
+
+def _drawn(
+    key: Array,
+    params: PyTree,
+    layers: Mapping[str, Layer],
+    shares: Mapping[str, tuple[float, float]],
+) -> PyTree:
+    """-1, 0 and 1 of each leaf that has shares; None of others."""
+
+    def fix(path, leaf):
+        if path not in shares:
+            return None
+        own = leaf.shape, tuple(layers[path].axes.stack), shares[path]
+        return placed_as(leaf, _fixed, leaf_key(key, path, "fixed"), *own)
+
+    return map_paths(fix, params)
 
 
 def _fixed(

@@ -174,27 +174,19 @@ def run(
     logging.set_verbosity(logging.WARNING)
     interrupted = f"interrupted; the same command {again}"
 
+    def help_text(own: list[str]) -> str:
+        return flag_text.help_text(main, own, required, more_help())
+
     def parse(arguments: list[str]) -> list[str]:
-        rest = _parsed(
-            arguments,
-            define_flags,
-            lambda own: flag_text.help_text(main, own, required, more_help()),
-        )
-        if positional is not None:
-            for unknown in rest[1 + positional :]:
-                fail(f"unknown argument {unknown!r}; flags start with --")
-        if absent := flag_text.missing(required):
-            fail(absent)
+        rest = _parsed(arguments, define_flags, help_text)
+        _check_arguments(rest, positional, required)
         return rest
 
     def guarded(arguments: list[str]) -> int | None:
         if cached:
             compilation.enable()
         with _ending():
-            for name in imports():
-                user_code.import_named(name)
-            for name in loads:
-                importlib.import_module(name)
+            _import(loads)
             early.ready(interrupted)
             undoing = early.unwinding() if unwinds else contextlib.nullcontext()
             with undoing, modes.fixed():
@@ -283,6 +275,25 @@ def _parsed(
         fail(flag_text.unknown_field(arguments, error))
     except _BAD_FLAGS as error:
         fail(flag_text.group_as_value(arguments, error) or error)
+
+
+def _check_arguments(
+    rest: Sequence[str], positional: int | None, required: Sequence[str]
+) -> None:
+    """Ends the process for too many arguments, or for a flag that is missing."""
+    if positional is not None:
+        for unknown in rest[1 + positional :]:
+            fail(f"unknown argument {unknown!r}; flags start with --")
+    if absent := flag_text.missing(required):
+        fail(absent)
+
+
+def _import(loads: Sequence[str]) -> None:
+    """Imports what --import names, and then the modules of a command."""
+    for name in imports():
+        user_code.import_named(name)
+    for name in loads:
+        importlib.import_module(name)
 
 
 def _define_imports() -> None:

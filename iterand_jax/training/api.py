@@ -123,16 +123,10 @@ def train(
     ...
     ValueError: replicas=2: train returns one run; possible: 1
     """
-    if isinstance(what, nn.Module):
-        config, given = _of_module(what, data, test, test_fraction, steps, fields)
-    else:
-        of_module = {"test": test, "test_fraction": test_fraction, "steps": steps}
-        fields = _together(_fields_of(data, of_module), fields)
-        config = load(what) if isinstance(what, str) else _copy(what)
-        given = NOTHING_GIVEN
+    of_module = {"test": test, "test_fraction": test_fraction, "steps": steps}
     if method is not None:
         fields = _together(fields, {"method": method})
-    _update(config, fields)
+    config, given = _config_of(what, data, of_module, fields)
     resolved = resolve(config, given)
     if resolved.replicas != 1:
         raise ValueError(
@@ -146,17 +140,32 @@ def train(
         run, state, _ = workdirs.restore(last, given=given)
         history = read_lines(last / "metrics.jsonl")
         words = exporting.words_of(last, resolved.to_dict(), given)
+    return _result(run, state, record=record, history=history, words=words)
+
+
+def _config_of(
+    what: Any, data: Any, of_module: Mapping[str, Any], fields: dict[str, Any]
+) -> tuple[ConfigDict, Given]:
+    """The config with all fields set, not resolved, and what is given as values."""
+    if isinstance(what, nn.Module):
+        return _of_module(what, data, **of_module, fields=fields)
+    fields = _together(_fields_of(data, of_module), fields)
+    config = load(what) if isinstance(what, str) else ConfigDict(what).lock()
+    _update(config, fields)
+    return config, NOTHING_GIVEN
+
+
+def _result(run: Run, state: State, **ended: Any) -> Result:
+    """The result of a run that ended in a state, with its trees on the host."""
     params = jax.tree.map(np.asarray, run.params(state))
     statistics = {"batch_stats": state.batch_stats} if state.batch_stats else {}
     return Result(
-        record=record,
-        history=history,
         params=params,
         masks=jax.tree.map(np.asarray, run.masks(state)),
         variables={"params": params, **statistics},
         run=run,
         state=state,
-        words=words,
+        **ended,
     )
 
 
@@ -247,10 +256,6 @@ def _update(config: ConfigDict, fields: Mapping[str, Any]) -> None:
     except Exception as error:  # of ConfigDict: of many kinds
         reason = " ".join(str(error).split())
         raise ValueError(f"invalid field of the config: {reason}") from error
-
-
-def _copy(config: ConfigDict) -> ConfigDict:
-    return ConfigDict(config).lock()
 
 
 @contextlib.contextmanager
