@@ -64,7 +64,8 @@ def attended():
 def command(monkeypatch):
     """Runs a command's module in this process: (module, *arguments) -> exit status.
 
-    absl defines flags for the whole process, so they are taken back afterwards.
+    absl defines flags for the whole process, so they are taken back afterwards, but
+    for those of libraries, which read them long after they were imported.
     """
     app.define_help_flags()
     known = {*flags.FLAGS}
@@ -77,7 +78,9 @@ def command(monkeypatch):
             return ended.value.code or 0
         finally:
             for name in {*flags.FLAGS} - known:
-                delattr(flags.FLAGS, name)
+                library = flags.FLAGS.find_module_defining_flag(name).split(".")[0]
+                if library not in ("array_record", "grain", "orbax"):
+                    delattr(flags.FLAGS, name)
 
     return run
 
