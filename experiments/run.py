@@ -34,7 +34,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from experiments import report
 from experiments.paper.catalogue import get_experiment
@@ -53,6 +52,7 @@ from experiments.sweeps.runs import (
     shard,
 )
 from iterand_jax.data import prepare
+from iterand_jax.data.datasets import get_dataset
 from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime import cli
 from iterand_jax.training import provenance
@@ -116,7 +116,7 @@ def main(name: str = "") -> None:
         jobs = limit.order(jobs, first)
         print(planning.table(limit.walk(jobs), limit), flush=True)
     elif values.dry_run and left:
-        print(costs.table(left, timed_steps(left[0].config, known)))
+        print(costs.table(left, timed_steps(left, known)))
     if values.dry_run:
         return
     file = f"{name}.jsonl" if of == 1 else f"{name}_shard_{which}_of_{of}.jsonl"
@@ -181,14 +181,25 @@ def limited() -> planning.Plan | None:
     return planning.Plan(within, cli.started(), *folders)
 
 
-def timed_steps(config: ConfigDict, known: ledger.Ledger) -> list[costs.Reference]:
-    """The ledger's runs on this device, or else two steps that are timed now."""
+def timed_steps(runs: Sequence[Run], known: ledger.Ledger) -> list[costs.Reference]:
+    """The ledger's runs on this device, and steps that are timed now for want of them.
+
+    Without any, two of Conv6; and without a network on texts of these runs, that one's,
+    whose multiply-adds take another time than those of images.
+    """
+    config = runs[0].config
     fields = {"dtype": config.dtype, "matmul_precision": config.matmul_precision}
     precision = provenance.precision(**fields)
-    return costs.references(known, provenance.device(), precision) or [
-        costs.timed_here("cifar_conv6", **fields | {"network.width": width})
-        for width in (0.25, 1.0)
-    ]
+    found = costs.references(known, provenance.device(), precision)
+    on_texts = [run for run in runs if get_dataset(run.config.dataset.name).is_text]
+    if not found and len(on_texts) < len(runs):
+        for width in (0.25, 1.0):
+            narrow = fields | {"network.width": width}
+            found.append(costs.timed_here("cifar_conv6", **narrow))
+    for run in on_texts:
+        if run.config.network.name not in {reference.network for reference in found}:
+            found.append(costs.timed_here(run.cell.base, **run.cell.overrides))
+    return found
 
 
 def plan(experiment: Experiment) -> list[Run]:

@@ -38,7 +38,7 @@ REPEATED = ("training", "re-randomization", "evaluation", "checkpoints")
 EVALUATION = 0.1  # the time of validation, as a share of the steps'
 TIMED = 3.0  # seconds of steps, or 50 of them, at least 4
 AGREE = 1.2  # the slowest of equally similar steps over the fastest, at most
-WORDS = 270  # per review, padding included: the work of a step is per word
+WORDS = 350  # per review, padding included: the work of a step is per word
 
 
 class Reference(NamedTuple):

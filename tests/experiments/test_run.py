@@ -13,9 +13,10 @@ import pytest
 from absl import flags
 
 from experiments import run
+from experiments.paper.catalogue import get_experiment
 from experiments.paper.experiment import Cell, shortened
 from experiments.sweeps import costs, ledger, work
-from experiments.sweeps.runs import can_be_replicas, runs_of
+from experiments.sweeps.runs import can_be_replicas, runs_of, select
 from iterand_jax.data.sources import DataNotFoundError
 from iterand_jax.runtime.locks import alone_or_refused
 from iterand_jax.runtime.signals import InterruptedRunError, stop_requests
@@ -206,6 +207,33 @@ def test_data_is_prepared_before_it_is_asked_what_is_finished(dry_run, monkeypat
     run._fingerprint.cache_clear()
     assert run._fingerprint("cifar10", "a folder") is None
     assert asked == (["open"] if dry_run else ["prepare", "open"])
+
+
+@pytest.mark.parametrize(
+    ("name", "only", "timed"),
+    [
+        ("table10", "", ["imdb_lstm", "imdb_bilstm"]),
+        ("table3", "conv6", ["cifar_conv6", "cifar_conv6"]),
+    ],
+)
+def test_networks_on_texts_are_priced_by_steps_of_their_own(
+    name, only, timed, monkeypatch
+):
+    """Only what the ledger lacks is timed: two of Conv6, and each network on texts."""
+    calls = []
+
+    def here(base, **fields):
+        calls.append(base)
+        config = Cell({}, base, fields).config(0)
+        return costs.Reference(config.network.name, costs.work(config), 1.0, base)
+
+    monkeypatch.setattr(costs, "timed_here", here)
+    runs = runs_of(select(get_experiment(name).cells(None), only), [0])
+    found = run.timed_steps(runs, ledger.Ledger({}, ()))
+    assert calls == timed
+    assert all(costs.price(of.cell, found).origin in timed for of in runs)
+    if name == "table10":  # a step of its own network costs what it did: one second
+        assert {costs.price(of.cell, found).total for of in runs} == {4095.0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
