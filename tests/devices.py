@@ -15,6 +15,7 @@ from iterand_jax.data import datasets, feeds
 from iterand_jax.data.resident_feed import ResidentImages
 from iterand_jax.data.sources import Source
 from iterand_jax.networks.batch_norm import fused_normalize
+from iterand_jax.networks.lstm import LSTMClassifier
 from iterand_jax.training import building, loop, parallel, programs
 from iterand_jax.training.config import resolve
 
@@ -27,6 +28,7 @@ def main(files):
     else:
         the_steps_and_the_refresh_hand_arrays_on_as_they_are()
         batches_are_normalized_as_a_whole()
+        texts_stay_on_their_devices()
         a_device_with_another_state_is_reported()
         a_run_whose_devices_differ_saves_nothing()
 
@@ -132,6 +134,32 @@ def the_steps_and_the_refresh_hand_arrays_on_as_they_are():
             state, redrawn = step_and_refresh(state)
     assert int(redrawn) > 0
     assert compilations == []
+
+
+def texts_stay_on_their_devices():
+    """Of an LSTM only sums over the texts are exchanged, and they are those of one."""
+    model = LSTMClassifier(2, width=0.1, vocabulary_size=9, bidirectional=True)
+    tokens = np.random.default_rng(0).integers(0, 9, (8, 6))
+    lengths = np.array([6, 5, 1, 6, 2, 3, 4, 6])
+    params = jax.jit(model.init)(jax.random.key(0), tokens, lengths)
+
+    def total(params, tokens, lengths):
+        return jnp.sum(model.apply(params, tokens, lengths) ** 2)
+
+    mesh = jax.sharding.Mesh(jax.devices(), "batch")
+    by_text = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    texts = jax.device_put((tokens, lengths), by_text)
+    gradient = jax.jit(jax.grad(total))
+    program = gradient.lower(params, *texts).compile().as_text()
+    assert "all-reduce(" in program
+    assert "all-gather(" not in program
+    for found, alone in zip(
+        jax.tree.leaves(gradient(params, *texts)),
+        jax.tree.leaves(gradient(params, tokens, lengths)),
+        strict=True,
+    ):
+        assert np.abs(alone).max() > 1e-3
+        np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6)
 
 
 def a_device_with_another_state_is_reported():

@@ -30,7 +30,7 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.networks.convs import as_logits, sized
-from iterand_jax.networks.recurrence import GATES, last_hidden
+from iterand_jax.networks.recurrence import GATES, last_hidden, merges_axes
 
 EMBEDDING = 100
 HIDDEN = 256
@@ -172,9 +172,8 @@ class LSTM(nn.Module):
         width = GATES * self.features
         inputs = nn.Dense(width, self.affine, dtype=self.dtype, name="input")
         recurrent = Recurrent(self.features, self.reverse, name="recurrent")
-        # Of a matrix: on CPUs the gradient of three axes takes 2.4 times as long.
-        projected = inputs(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:2], width)
-        return recurrent(projected, lengths)
+        words = x.reshape(-1, x.shape[-1]) if merges_axes() else x
+        return recurrent(inputs(words).reshape(*x.shape[:2], width), lengths)
 
 
 class Recurrent(nn.Module):

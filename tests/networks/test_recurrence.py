@@ -37,10 +37,11 @@ def arrays(seed=0):
 
 
 @every_direction
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_values_and_gradients_are_those_of_the_cell(reverse, platform, monkeypatch):
-    """`platform` chooses the form of the kernel's gradient; both run on a CPU."""
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+@pytest.mark.parametrize("on", [("cpu", 1), ("gpu", 1), ("cpu", 4)])
+def test_values_and_gradients_are_those_of_the_cell(reverse, on, monkeypatch):
+    """Each form of the kernel's gradient, on one CPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: on[0])
+    monkeypatch.setattr(jax, "device_count", lambda: on[1])
     with jax.enable_x64(True):
         projected, kernel, upstream = arrays()
 
