@@ -62,7 +62,7 @@ class LSTMClassifier(nn.Module):
       width: the width factor rho.
       affine: whether the LSTM and the linear layer have biases, as in networks trained
         by SGD.
-      dtype: of the activations; parameters, the state of the LSTM and logits are
+      dtype: of the activations; parameters, the cell state of the LSTM and logits are
         float32.
       bidirectional: whether a second LSTM reads from the last token to the first.
       vocabulary_size: rows of the embedding: the words, the unknown word and padding.
@@ -171,25 +171,24 @@ class LSTM(nn.Module):
         """
         width = GATES * self.features
         inputs = nn.Dense(width, self.affine, dtype=self.dtype, name="input")
-        recurrent = Recurrent(self.features, self.reverse, name="recurrent")
+        recurrent = Recurrent(width, False, reverse=self.reverse, name="recurrent")
         words = x.reshape(-1, x.shape[-1]) if merges_axes() else x
         return recurrent(inputs(words).reshape(*x.shape[:2], width), lengths)
 
 
-class Recurrent(nn.Module):
-    """The recurrent kernel, which is multiplied by the hidden state at each time step.
+class Recurrent(nn.Dense):
+    """The layer whose kernel is multiplied by the hidden state at each time step.
 
     Attributes:
-      features: hidden units.
+      features: gates, four times the hidden units.
       reverse: whether to read from the last token to the first.
     """
 
-    features: int
     reverse: bool = False
 
     @nn.compact
     def __call__(self, projected: Array, lengths: Array) -> Array:
         """The gates' sums over inputs (T, N, 4 * features) and lengths to a state."""
-        shape = (self.features, GATES * self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        shape = (self.features // GATES, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         return last_hidden(projected, kernel, lengths, reverse=self.reverse)

@@ -27,8 +27,9 @@ GATES = 4
 def merges_axes() -> bool:
     """Whether (T, N, C) is multiplied as (T * N, C), the faster form on a CPU.
 
-    The gradient of a kernel takes 0.4 times as long. With several devices the texts are
-    sharded, and XLA would gather all of them on each to merge their axis with time.
+    The gradient of the input's kernel takes 0.3 times as long. With several devices the
+    texts are sharded, and XLA would gather all of them on each to merge their axis with
+    that of time.
     """
     return jax.device_count() == 1
 
@@ -42,7 +43,8 @@ def last_hidden(
       projected: (T, N, 4 * features), the gates' sums over the inputs. Its dtype is
         that of the products and of the hidden state.
       kernel: (features, 4 * features), the recurrent one.
-      lengths: (N,) integers. What follows the first `lengths` tokens is not read.
+      lengths: (N,) integers. What follows the first `lengths` tokens changes nothing;
+        0 for no token, whose state is zeros.
       reverse: whether to read from the last token to the first.
 
     Returns:
@@ -61,10 +63,10 @@ def last_hidden(
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _last_hidden(projected, kernel, lengths, reverse):
-    return _forward(projected, kernel, lengths, reverse)[0]
+    return _forward(projected, kernel, lengths, reverse, saving=False)[0]
 
 
-def _forward(projected, kernel, lengths, reverse):
+def _forward(projected, kernel, lengths, reverse, saving=True):
     dtype, (time, texts, _) = projected.dtype, projected.shape
     wide = jnp.promote_types(dtype, jnp.float32)
     weights = kernel.astype(dtype)
@@ -77,7 +79,8 @@ def _forward(projected, kernel, lengths, reverse):
         new_hidden = (leave * squashed).astype(dtype)
         reads = token < lengths[:, None]
         new = jnp.where(reads, new_cell, cell), jnp.where(reads, new_hidden, hidden)
-        return new, (jnp.concatenate([gates, cell], axis=-1), hidden)
+        saved = jnp.concatenate([gates, cell], axis=-1), hidden
+        return new, saved if saving else ()
 
     nothing = jnp.zeros((texts, kernel.shape[0]), wide)
     start = nothing, nothing.astype(dtype)
@@ -90,7 +93,8 @@ def _cell(gates, cell):
     """(the new cell state, its hyperbolic tangent, the activated gates).
 
     The logistic function of x is (1 + tanh(x / 2)) / 2, so that all gates are one call
-    of tanh: on CPUs the loop forward takes 0.7 times as long.
+    of tanh: on CPUs the loop forward takes 0.7 times as long. Its absolute error is one
+    of rounding, 6e-8 in float32, so a gate of less than that is closed.
     """
     kinds = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], gates.dtype), cell.shape[-1])
     gates = kinds * jnp.tanh(kinds * gates) + (1 - kinds)
@@ -103,7 +107,7 @@ def _backward(reverse, residuals, gradient):
     saved, hiddens, kernel, lengths = residuals
     width, dtype, wide = kernel.shape[1], hiddens.dtype, gradient.dtype
     weights = kernel.astype(dtype)
-    last = 0 if reverse else lengths[:, None] - 1
+    last = 0 if reverse else jnp.minimum(lengths, len(saved))[:, None] - 1
 
     def step(gradients, inputs):
         of_cell, of_gates = gradients

@@ -9,7 +9,7 @@ from iterand_jax.networks.lstm import LSTMClassifier
 from iterand_jax.networks.recurrence import last_hidden
 
 TIME, FEATURES = 6, 3
-LENGTHS = np.array([6, 1, 0, 4], np.int32)
+LENGTHS = np.array([6, 1, 0, 4, 9], np.int32)  # 9: as 6, all that there is
 every_direction = pytest.mark.parametrize("reverse", [False, True])
 
 
