@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from iterand_jax.networks.cpu.convolution import traces_as_xla
 from iterand_jax.networks.reverse_mode import reverse_mode_only
 
 GATES = 4
@@ -85,6 +86,9 @@ def _forward(projected, kernel, lengths, reverse, saving=True):
     nothing = jnp.zeros((texts, kernel.shape[0]), wide)
     start = nothing, nothing.astype(dtype)
     inputs = jnp.arange(time), projected
+    if reverse and not saving and traces_as_xla():
+        # A converter to ONNX has no scan that runs backwards.
+        inputs, reverse = [jnp.flip(x, axis=0) for x in inputs], False
     (_, hidden), saved = lax.scan(step, start, inputs, reverse=reverse)
     return hidden.astype(wide), (*saved, kernel, lengths)
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from iterand_jax.networks import NETWORKS
+from iterand_jax.networks import NETWORKS, recurrence
 from iterand_jax.tickets import onnx
 from tests.helpers import REPEATING
 from tests.tickets.test_formats import inputs_of, ticket_of
@@ -15,12 +15,8 @@ pytest.importorskip("jax2onnx", reason="needs the extra onnx")
 pytestmark = [pytest.mark.slow, pytest.mark.compiles]
 
 
-REFUSED = {"bilstm": "Reverse scan"}  # with jax2onnx 0.13.0: its second runs backwards
-
 NAMES = [
-    name
-    for name in NETWORKS
-    if name not in REFUSED and not (name in REPEATING and name.startswith("imagenet"))
+    name for name in NETWORKS if not (name in REPEATING and name.startswith("imagenet"))
 ]
 """Those of more of ImageNet's blocks were converted by hand: 23 s."""
 
@@ -32,7 +28,7 @@ def test_every_network_is_written_and_answers_as_its_ticket(name, tmp_path, capf
     assert re.fullmatch(r"logits of ONNX Runtime are the ticket's, to \S+", comparison)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
-    assert names == (["tokens", "lengths"] if name == "lstm" else ["images"])
+    assert names == (["tokens", "lengths"] if "lstm" in name else ["images"])
     for size in (2, 5):  # others than those that were compared
         inputs = inputs_of(ticket, size)
         (logits,) = session.run(["logits"], dict(zip(names, inputs, strict=True)))
@@ -40,11 +36,12 @@ def test_every_network_is_written_and_answers_as_its_ticket(name, tmp_path, capf
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_converted_is_one_line(name, tmp_path):
-    expected = f"^the network '{name}' cannot be converted.*{REFUSED[name]}"
+def test_what_cannot_be_converted_is_one_line(tmp_path, monkeypatch):
+    """With jax2onnx 0.13.0 a scan that runs backwards, which ours leave out for it."""
+    monkeypatch.setattr(recurrence, "traces_as_xla", lambda: False)
+    expected = "^the network 'bilstm' cannot be converted.*Reverse scan"
     with pytest.raises(ValueError, match=expected) as no:
-        onnx.save(ticket_of(name), tmp_path / "out")
+        onnx.save(ticket_of("bilstm"), tmp_path / "out")
     assert "\n" not in str(no.value)
     assert not (tmp_path / "out").exists()
 

@@ -57,6 +57,11 @@ def as_xla() -> Iterator[None]:
         _AS_XLA.reset(token)
 
 
+def traces_as_xla() -> bool:
+    """Whether this is traced in the context of `as_xla`."""
+    return _AS_XLA.get()
+
+
 def conv_general_dilated(
     lhs: Array,
     rhs: Array,
@@ -99,7 +104,7 @@ def conv_general_dilated(
     padded = np.add(sizes, [sum(p) for p in pads])
     dilation = math.prod([*(lhs_dilation or ()), *(options.get("rhs_dilation") or ())])
     is_plain = dilation == feature_group_count == 1 and np.all(padded >= kernel)
-    if _AS_XLA.get():
+    if traces_as_xla():
         return convolve(lhs, rhs)
     if is_plain and np.any(np.less(sizes, kernel)):
         product = partial(
