@@ -179,6 +179,8 @@ class LSTM(nn.Module):
 class Recurrent(nn.Dense):
     """The layer whose kernel is multiplied by the hidden state at each time step.
 
+    A Dense by its kernel, initialization and rules; its inputs are its own outputs.
+
     Attributes:
       features: gates, four times the hidden units.
       reverse: whether to read from the last token to the first.
@@ -187,7 +189,7 @@ class Recurrent(nn.Dense):
     reverse: bool = False
 
     @nn.compact
-    def __call__(self, projected: Array, lengths: Array) -> Array:
+    def __call__(self, projected: Array, lengths: Array) -> Array:  # type: ignore
         """The gates' sums over inputs (T, N, 4 * features) and lengths to a state."""
         shape = (self.features // GATES, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)

@@ -88,7 +88,7 @@ def _forward(projected, kernel, lengths, reverse, saving=True):
     inputs = jnp.arange(time), projected
     if reverse and not saving and traces_as_xla():
         # A converter to ONNX has no scan that runs backwards.
-        inputs, reverse = [jnp.flip(x, axis=0) for x in inputs], False
+        inputs, reverse = jax.tree.map(lambda x: jnp.flip(x, axis=0), inputs), False
     (_, hidden), saved = lax.scan(step, start, inputs, reverse=reverse)
     return hidden.astype(wide), (*saved, kernel, lengths)
 
