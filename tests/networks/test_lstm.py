@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterand_jax import Subnetwork, layers
+from iterand_jax import Subnetwork, layers, rules_of
 from iterand_jax.data import text
 from iterand_jax.networks import build_network
 from iterand_jax.networks.lstm import LSTMClassifier
@@ -149,6 +149,22 @@ def test_the_biases_of_sgd_start_at_zero():
     paths = {"Forward/input/bias", "Backward/input/bias", "Dense_0/bias"}
     assert biases.keys() == paths
     assert not any(np.any(bias) for bias in biases.values())
+
+
+@every_direction
+def test_its_recurrent_layers_are_known_as_dense_ones(bidirectional):
+    rules = rules_of(make(bidirectional=bidirectional), TOKENS, LENGTHS)
+    matrices = [rule for rule in rules if "Forward" in rule.pattern]
+    matrices += [rule for rule in rules if "Backward" in rule.pattern]
+    assert len(matrices) == 2 * (1 + bidirectional)
+    assert {(rule.in_axis, rule.out_axis) for rule in matrices} == {((0,), (1,))}
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_its_parameters_are_float32_in_every_mode(enabled):
+    with jax.enable_x64(enabled):
+        shapes = jax.eval_shape(make().init, KEY, TOKENS, LENGTHS)["params"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
 
 
 @pytest.mark.parametrize(
