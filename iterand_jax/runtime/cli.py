@@ -1,6 +1,7 @@
 """What the commands share: flags, --help, errors in one line without a traceback."""
 
 import contextlib
+import functools
 import importlib
 import os
 import signal
@@ -177,10 +178,7 @@ def run(
     def help_text(own: list[str]) -> str:
         return flag_text.help_text(main, own, required, more_help())
 
-    def parse(arguments: list[str]) -> list[str]:
-        rest = _parsed(arguments, define_flags, help_text)
-        _check_arguments(rest, positional, required)
-        return rest
+    parse = functools.partial(_parsed, define_flags, help_text, required, positional)
 
     def guarded(arguments: list[str]) -> int | None:
         if cached:
@@ -243,16 +241,19 @@ def printing(*, result: bool = True) -> Iterator[None]:
 
 
 def _parsed(
-    arguments: list[str],
     define: Callable[[], None],
     help_text: Callable[[list[str]], str],
+    required: Sequence[str],
+    positional: int | None,
+    arguments: list[str],
 ) -> list[str]:
-    """The arguments that are not flags; ends the process in one line for bad flags.
+    """The arguments that are not flags; ends the process in one line for bad ones.
 
     Args:
-      arguments: all of them.
       define: defines the command's flags.
       help_text: of the names of those that are defined; printed if it is asked for.
+      required: as in `run`, and positional.
+      arguments: all of them.
     """
     known = {*flags.FLAGS}
 
@@ -268,24 +269,17 @@ def _parsed(
     try:
         # Defining --config reads the file and applies its overrides already.
         define()
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
         fail(flag_text.unknown_flag(error.flagname, own()))
     except (AttributeError, KeyError) as error:
         fail(flag_text.unknown_field(arguments, error))
     except _BAD_FLAGS as error:
         fail(flag_text.group_as_value(arguments, error) or error)
-
-
-def _check_arguments(
-    rest: Sequence[str], positional: int | None, required: Sequence[str]
-) -> None:
-    """Ends the process for too many arguments, or for a flag that is missing."""
-    if positional is not None:
-        for unknown in rest[1 + positional :]:
-            fail(f"unknown argument {unknown!r}; flags start with --")
-    if absent := flag_text.missing(required):
-        fail(absent)
+    wrong = flag_text.unknown_argument(rest, positional) or flag_text.missing(required)
+    if wrong:
+        fail(wrong)
+    return rest
 
 
 def _import(loads: Sequence[str]) -> None:

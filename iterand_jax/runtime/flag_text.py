@@ -4,7 +4,7 @@ import difflib
 import inspect
 import os
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -92,6 +92,13 @@ def _form(flag: flags.Flag) -> str:
         every = "|".join(flag.parser.enum_values)
         value = every if len(every) <= _LONGEST else "NAME"
     return f"--{flag.name}={value}"
+
+
+def unknown_argument(rest: Sequence[str], positional: int | None) -> str | None:
+    """One line for the first of too many arguments that are no flags, or None."""
+    if positional is None or len(rest) <= 1 + positional:
+        return None
+    return f"unknown argument {rest[1 + positional]!r}; flags start with --"
 
 
 def missing(required: Iterable[str]) -> str:
