@@ -317,8 +317,8 @@ def _report_error(error: Exception) -> int | None:
         return report(error)
     if hosts.reports_a_lost_process(error):
         print(
-            f"another process of this run has ended ({_one_line(error)}); the same "
-            "command on all of them continues from the last checkpoint",
+            f"another process of this run has ended ({flag_text.one_line(error)}); the "
+            "same command on all of them continues from the last checkpoint",
             file=sys.stderr,
         )
         return STOPPED
@@ -335,20 +335,10 @@ def _is_ours(error: Exception) -> bool:
 
 def report(error: Exception | str, status: int = BAD_INPUT) -> int:
     """Prints an error in one line on stderr; returns the exit status that is given."""
-    print(f"error: {_one_line(error)}", file=sys.stderr)
+    print(f"error: {flag_text.one_line(error)}", file=sys.stderr)
     return status
 
 
 def fail(error: Exception | str) -> NoReturn:
     """Ends the process with one line on stderr and the exit status of bad input."""
     raise SystemExit(report(error))
-
-
-def _one_line(error: Exception | str) -> str:
-    """What an error says; of names in files and folders of others it may be anything.
-
-    >>> print(_one_line("the file" + chr(10) + "a" + chr(27) + "[2J"))
-    the file a\\x1b[2J
-    """
-    words = " ".join(str(error).split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)

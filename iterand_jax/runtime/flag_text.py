@@ -173,3 +173,13 @@ def indented(text: str, columns: int) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def one_line(error: Exception | str) -> str:
+    """What an error says; of names in files and folders of others it may be anything.
+
+    >>> print(one_line("the file" + chr(10) + "a" + chr(27) + "[2J"))
+    the file a\\x1b[2J
+    """
+    words = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
