@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from iterand_jax.networks.lstm import is_table
+from iterand_jax.networks.tracing import shapes
 from iterand_jax.trees import leaves_of, path_string
 
 PyTree = Any
@@ -40,7 +41,7 @@ def live_weights(
     if hasattr(network, "dtype"):  # half precision would lose small means
         network = network.clone(dtype=jnp.float32)
     kept_of = {path: np.asarray(mask) != 0 for path, mask in leaves_of(masks).items()}
-    variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    variables = shapes(network, *inputs)
 
     def replaced(key_path, leaf):
         path = path_string(key_path).removeprefix("params/")

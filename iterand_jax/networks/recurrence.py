@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from iterand_jax.networks.cpu.convolution import traces_as_xla
 from iterand_jax.networks.reverse_mode import reverse_mode_only
+from iterand_jax.networks.tracing import traces_as_xla
 
 GATES = 4
 """Input, forget, cell and output, concatenated along the last axis in this order."""

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from iterand_jax.data import augment
-from iterand_jax.networks import build_network
+from iterand_jax.networks import build_network, tracing
 from iterand_jax.tickets.draws import Draws, KeyDraws, draws_from
 from iterand_jax.tickets.fields import LARGEST, form, number, of_type, row
 from iterand_jax.trees import leaves_of
@@ -144,7 +144,7 @@ class Description:
           ValueError: sizes of layers that the network does not have.
         """
         inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in self.inputs]
-        found = jax.eval_shape(self.build().init, jax.random.key(0), *inputs)
+        found = tracing.shapes(self.build(), *inputs)
         sizes = self.network.get("sizes", {})
         axes = _axes_of_sizes(leaves_of(found["params"])) if sizes else {}
         for path, size in sizes.items():

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from iterand_jax.networks.cpu.convolution import as_xla
+from iterand_jax.networks.tracing import as_xla
 from iterand_jax.runtime.files import write_atomically
 from iterand_jax.tickets import formats
 from iterand_jax.tickets.metadata import Description

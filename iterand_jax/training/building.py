@@ -19,7 +19,7 @@ from iterand_jax.data.datasets import Dataset, get_dataset
 from iterand_jax.data.feeds import Feed, Placement
 from iterand_jax.data.sources import Source
 from iterand_jax.methods import Method, build_method
-from iterand_jax.networks import build_network
+from iterand_jax.networks import build_network, tracing
 from iterand_jax.networks.lstm import is_table
 from iterand_jax.rules import Rule, rules_of
 from iterand_jax.runtime import modes
@@ -72,8 +72,7 @@ def describe(
     subnetwork = dataclasses.replace(draws, rules=rules)
 
     def shapes() -> PyTree:
-        key = jax.random.key(config.seed)
-        return jax.eval_shape(network.init, key, *dataset.inputs)["params"]
+        return tracing.shapes(network, *dataset.inputs)["params"]
 
     if config.layer_sparsities is not None:
         subnetwork = subnetwork.spread(shapes(), config.layer_sparsities)

@@ -16,10 +16,8 @@ a network ends in an error that says what to do; `flax.linen.Conv` in place of `
 slower, without this limitation.
 """
 
-import contextlib
-import contextvars
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,36 +28,9 @@ from flax import linen as nn
 from jax import Array, lax
 
 from iterand_jax.networks.reverse_mode import reverse_mode_only
+from iterand_jax.networks.tracing import traces_as_xla, traces_for_shapes
 
 PART = 2**18  # entries of a part's images or outputs; 2**20 is three times slower
-
-
-_AS_XLA = contextvars.ContextVar("_AS_XLA", default=False)
-
-
-@contextlib.contextmanager
-def as_xla() -> Iterator[None]:
-    """A context in which convolutions are traced as XLA's own on every platform.
-
-    Converters to other formats know no primitives that choose among platforms.
-
-    >>> with as_xla():
-    ...     traced = jax.make_jaxpr(Conv(1, (3, 3)).init)(
-    ...         jax.random.key(0), jnp.ones((1, 2, 2, 1))
-    ...     )
-    >>> "platform" in str(traced)
-    False
-    """
-    token = _AS_XLA.set(True)
-    try:
-        yield
-    finally:
-        _AS_XLA.reset(token)
-
-
-def traces_as_xla() -> bool:
-    """Whether this is traced in the context of `as_xla`."""
-    return _AS_XLA.get()
 
 
 def conv_general_dilated(
@@ -120,7 +91,16 @@ def conv_general_dilated(
     return convolution(reverse_mode_only(lhs, "Conv"), reverse_mode_only(rhs, "Conv"))
 
 
-Conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
+def kernel_init(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+    """`flax.linen.Conv`'s initial kernel; zeros where only its shape is asked for."""
+    if traces_for_shapes():
+        return jnp.zeros(shape, dtype)
+    return nn.initializers.lecun_normal()(key, shape, dtype)
+
+
+Conv = partial(
+    nn.Conv, conv_general_dilated=conv_general_dilated, kernel_init=kernel_init
+)
 """`flax.linen.Conv`, faster to train on CPUs."""
 
 
