@@ -60,16 +60,19 @@ def unpack(
       ValueError: arrays that do not fit, or weights that cannot be sampled again.
     """
     arrays = tree.in_their_dtypes(description, arrays)
-    leaves = {
-        path: packing.unpack(path, leaf, arrays)
-        for path, leaf in leaves_of(abstract).items()
-    }
     structure = jax.tree.structure(abstract)
-    columns = zip(*leaves.values(), strict=True) if leaves else ((), (), ())
-    weights, masks, numbers = (jax.tree.unflatten(structure, x) for x in columns)
+    leaves = leaves_of(abstract)
+    stored = {path: packing.unpack(path, leaves[path], arrays) for path in leaves}
+    weights, masks, numbers = (
+        jax.tree.unflatten(structure, [leaf[kind] for leaf in stored.values()])
+        for kind in range(3)
+    )
     # Leaves with draw numbers are rebuilt by a replay; the others were stored.
     if leaves_of(numbers):
-        weights = _drawn(description, weights, numbers, masks)
+        drawn = leaves_of(_drawn(description, numbers))
+        weights = map_paths(
+            lambda path, like: _rebuilt(like, stored[path], drawn.get(path)), abstract
+        )
     words = None
     if VOCABULARY in arrays:
         words = claims.words(arrays[VOCABULARY], description, abstract)
@@ -83,21 +86,24 @@ def unpack(
     }
 
 
-def _drawn(
-    description: Description, weights: PyTree, numbers: PyTree, masks: PyTree
-) -> PyTree:
-    """The weights, those with numbers of draws drawn again and 0.0 where pruned."""
+def _drawn(description: Description, numbers: PyTree) -> PyTree:
+    """The weights that have numbers of draws, drawn again; None for the others."""
     draws = description.draws
     if draws is None:
         raise ValueError("kept weights are missing")
     if not draws.can_be_replayed():
         raise ValueError(f"its weights would have to be replayed: {draws.summary}")
-    return jax.tree.map(
-        lambda w, drawn, mask: (
-            w if drawn is None else np.where(mask, drawn, 0).astype(w.dtype)
-        ),
-        weights,
-        draws.weights(numbers),
-        masks,
-        is_leaf=lambda leaf: leaf is None,
-    )
+    return draws.weights(numbers)
+
+
+def _rebuilt(
+    like: jax.ShapeDtypeStruct, stored: packing.Stored, drawn: np.ndarray | None
+) -> np.ndarray:
+    """The weights of a leaf: as they were stored, or drawn and 0.0 where pruned."""
+    if stored.weights is not None:
+        return stored.weights
+    if drawn is None or stored.mask is None:
+        # It is neither stored nor sampled: the checksum is of zeros, or differs.
+        return np.zeros(like.shape, like.dtype)
+    np.copyto(drawn, 0, where=~stored.mask)
+    return drawn.astype(like.dtype, copy=False)

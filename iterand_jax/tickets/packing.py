@@ -24,7 +24,9 @@ Earlier tickets have, instead of drawn/PATH, in gap/PATH the number of kept weig
 resampled before each that was.
 """
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,18 +53,56 @@ MOST_LEVELS = 8
 
 
 class Leaf(NamedTuple):
-    """A leaf in the form that `pack` and `unpack` use.
+    """A leaf in the form that `pack` uses.
 
     Attributes:
       weights: 0.0 where pruned.
       mask: booleans, None for a leaf without a mask.
-      numbers: int32 draw numbers, if the weights are not stored in the ticket and have
-        to be resampled; else None.
+      numbers: int32 draw numbers of all weights, None for a leaf without.
     """
 
     weights: np.ndarray
     mask: np.ndarray | None = None
     numbers: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """The draw numbers of a leaf, decoded when they are read.
+
+    They take the memory of the leaf. Decoded one leaf after the other, those of the
+    largest are all that a ticket needs at a time.
+
+    Attributes:
+      shape: of the leaf.
+      decode: returns them, int32 in this shape; ValueError for codes of other weights.
+    """
+
+    shape: tuple[int, ...]
+    decode: Callable[[], np.ndarray]
+
+    # Rules ask for these two.
+    ndim = property(lambda self: len(self.shape))
+    size = property(lambda self: math.prod(self.shape))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """As `np.asarray` asks for it."""
+        del copy  # they are new ones
+        return self.decode().astype(dtype or np.int32, copy=False)
+
+
+class Stored(NamedTuple):
+    """A leaf as `unpack` returns it.
+
+    Attributes:
+      weights: 0.0 where pruned; None if they have to be resampled.
+      mask: booleans, None for a leaf without a mask.
+      numbers: of the draws of such weights, else None.
+    """
+
+    weights: np.ndarray | None
+    mask: np.ndarray | None = None
+    numbers: Numbers | None = None
 
 
 def pack(path: str, leaf: Leaf) -> dict[str, np.ndarray]:
@@ -95,7 +135,7 @@ def pack(path: str, leaf: Leaf) -> dict[str, np.ndarray]:
     return packed | {f"kept/{path}": kept}
 
 
-def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
+def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Stored:
     """A leaf from the arrays of a ticket; `like` has its shape and dtype.
 
     Raises:
@@ -123,15 +163,24 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
 
     whole = get("leaf", like.size)
     if whole is not None:
-        return Leaf(whole.reshape(like.shape))
+        return Stored(whole.reshape(like.shape))
     bits = get_bits("mask", like.size)
     if bits is None:
         raise ValueError(f"there is neither leaf/{path} nor mask/{path}")
     mask = bits.reshape(like.shape)
-    weights = np.zeros(like.shape, like.dtype)
     count = int(np.count_nonzero(mask))
     negative, kept = get_bits("sign", count), get("kept", count)
     levels = packed.get(f"levels/{path}")
+    if negative is None and kept is None:
+
+        def numbers():
+            drawn = get_bits("drawn", count)
+            of_leaf = np.zeros(like.shape, np.int32)
+            of_leaf[mask] = _draw_numbers(path, packed, count, drawn)
+            return of_leaf
+
+        return Stored(None, mask, Numbers(like.shape, numbers))
+    weights = np.zeros(like.shape, like.dtype)
     if negative is not None and levels is not None:
         bits = get_bits("level", (levels.size - 1) * count)
         if bits is None:
@@ -142,19 +191,15 @@ def unpack(path: str, like: Any, packed: Mapping[str, np.ndarray]) -> Leaf:
             sizes[reached] = level
         np.negative(sizes, out=sizes, where=negative)
         weights[mask] = sizes
-        return Leaf(weights, mask)
+        return Stored(weights, mask)
     if negative is not None:
         scale = get("scale", 1)
         if scale is None:
             raise ValueError(f"there is sign/{path} and no scale/{path}")
         weights[mask] = np.where(negative, -scale, scale)
-        return Leaf(weights, mask)
-    if kept is not None:
-        weights[mask] = kept
-        return Leaf(weights, mask)
-    numbers = np.zeros(like.shape, np.int32)
-    numbers[mask] = _draw_numbers(path, packed, count, get_bits("drawn", count))
-    return Leaf(weights, mask, numbers)
+        return Stored(weights, mask)
+    weights[mask] = kept
+    return Stored(weights, mask)
 
 
 def is_drawn(path: str, packed: Mapping[str, Any]) -> bool:
