@@ -104,7 +104,7 @@ def network_of(
         if fields.get("leaves") is not None:
             return _in_skeleton(of_type(fields, "leaves", dict))
         if like is None:
-            described = Description.from_json({**fields, "draws": None}, module)
+            described = Description.from_json(_without_rows(fields), module)
             leaves = [*leaves_of(described.abstract()).values()]
         else:
             leaves = [*tree.checked_leaves(like, "like").values()]
@@ -112,6 +112,17 @@ def network_of(
         return len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)
 
     return told
+
+
+def _without_rows(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a skeleton of which the network can be built.
+
+    Layers of a compact network are of other sizes then, which it has no more of.
+    """
+    network = of_type(fields, "network", dict)
+    if headers.MORE in (network.get("sizes") or ()):
+        network = {name: value for name, value in network.items() if name != "sizes"}
+    return {**fields, "network": network, "draws": None}
 
 
 def _in_skeleton(leaves: Mapping[str, Any]) -> tuple[int, int]:

@@ -6,7 +6,8 @@ of a tree's leaves, and numbers by the path of a leaf (fan-ins and sizes). All h
 fixed form, in which a byte takes some thirty of memory. All else together is small.
 
 So a header of up to `ALWAYS` bytes is parsed at once, and a larger one when it is known
-how large its network is: from its `skeleton`, which has no long row of entries.
+how large its network is, and of how many leaves: from its `skeleton`, which has no long
+row of entries.
 """
 
 import json
@@ -18,12 +19,18 @@ from typing import Any, NamedTuple
 MOST = 2**23
 """Bytes of names, shapes and metadata: of some twenty thousand leaves."""
 
-ALWAYS = 6 * 2**16
-"""Bytes that a header can have whatever its arrays have: of about a thousand leaves."""
+ALWAYS = 2**16
+"""Bytes that a header can have whatever its network is: parsed, they take 3 MB."""
+
+OF_SMALL = 5 * 2**16
+"""Bytes beyond these for `OF_A_SMALL_LEAF`: of almost a thousand leaves."""
+
+OF_A_SMALL_LEAF = 2**9
+"""Bytes of a header for each leaf of its network, however few weights that has."""
 
 SHARE = 16
-"""Beyond `ALWAYS`, the header grows by one byte for this many of the arrays, and of the
-network in float32."""
+"""Beyond `ALWAYS` and `OF_SMALL`, the header grows by one byte for this many of the
+arrays, and of the network in float32."""
 
 OF_A_LEAF = 2**11
 """Bytes of a header for each leaf of its network: of its arrays, form and fan-in."""
@@ -31,7 +38,7 @@ OF_A_LEAF = 2**11
 WEIGHTS_OF_A_BYTE = 64
 """Weights for each byte of the arrays, at most: a code of a mask is filled to that."""
 
-MOST_OTHER = 2**16
+MOST_OTHER = 2**15
 """Bytes of a header besides entries by path: a run and a network are a thousand."""
 
 OF_AN_ARRAY = 3
@@ -56,11 +63,11 @@ MORE = "(more)"
 """In the place of a long row of entries: how many, and the numbers in their leaves."""
 
 
-def check_size(size: int, of_arrays: int, what: str = "arrays") -> None:
-    """Checks the bytes of a header beside those of the arrays, or of the network.
+def check_size(size: int, of_arrays: int) -> None:
+    """Checks the bytes of a header beside those of the arrays.
 
     Raises:
-      ValueError: more than a network of such arrays, or of this size, has.
+      ValueError: more than a network of such arrays has.
 
     >>> check_size(3_000_000, of_arrays=4_000)
     Traceback (most recent call last):
@@ -69,10 +76,16 @@ def check_size(size: int, of_arrays: int, what: str = "arrays") -> None:
     >>> check_size(3_000_000, of_arrays=50_000_000)
     """
     of_arrays = max(0, of_arrays)  # of a size that is none, as of another file
-    most = min(MOST, ALWAYS + of_arrays // SHARE)
-    if size > most:
-        beside = f" with {what} of {of_arrays:,}" if most < MOST else ""
-        raise ValueError(f"its header has {size:,} bytes; at most {most:,}{beside}")
+    most = ALWAYS + OF_SMALL + of_arrays // SHARE
+    _check_most(size, most, f"arrays of {of_arrays:,}")
+
+
+def _check_most(size: int, most: int, of_what: str) -> None:
+    if size > min(MOST, most):
+        beside = f" with {of_what}" if most < MOST else ""
+        raise ValueError(
+            f"its header has {size:,} bytes; at most {min(MOST, most):,}{beside}"
+        )
 
 
 def check(header: bytes) -> None:
@@ -118,14 +131,17 @@ def check_network(size: int, of_arrays: int, of_network: int, leaves: int) -> No
     >>> check_network(3_000_000, 2**30, of_network=100, leaves=4)
     Traceback (most recent call last):
     ...
-    ValueError: its header has 3,000,000 bytes; at most 393,241 with a network of 400
+    ValueError: its header has 3,000,000 bytes; at most 67,609 with a network of 400
     """
     if of_network > WEIGHTS_OF_A_BYTE * of_arrays:
         raise ValueError(
             f"its network has {of_network:,} weights, and its arrays {of_arrays:,} "
             f"bytes; at most {WEIGHTS_OF_A_BYTE} weights for each"
         )
-    check_size(size, min(4 * of_network, SHARE * OF_A_LEAF * leaves), "a network")
+    for_leaves = min(OF_SMALL, OF_A_SMALL_LEAF * leaves)
+    for_weights = min(4 * of_network // SHARE, OF_A_LEAF * leaves)
+    most = ALWAYS + for_leaves + for_weights
+    _check_most(size, most, f"a network of {4 * of_network:,}")
 
 
 def skeleton(header: bytes, field: str) -> dict[str, Any]:

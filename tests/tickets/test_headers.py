@@ -4,11 +4,12 @@ import functools
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 import safetensors
 
-from iterand_jax import load_ticket
+from iterand_jax import Rule, Subnetwork, load_ticket, save_ticket
 from iterand_jax.tickets import container, headers
 from iterand_jax.tickets import ticket as tickets
 from iterand_jax.tickets.metadata import Description
@@ -138,6 +139,7 @@ def test_a_large_header_is_compared_with_its_network_first(
     path = tmp_path / "t"
     write(path, **changed)
     monkeypatch.setattr(headers, "ALWAYS", 20_000)
+    monkeypatch.setattr(headers, "OF_SMALL", 0)
     monkeypatch.setattr(safetensors, "safe_open", None)
     found = refused(path, like=like)
     assert re.search(reason, found), found
@@ -180,9 +182,49 @@ def test_odd_names_and_statistics_are_counted(tmp_path, monkeypatch):
         assert all(np.array_equal(loaded[name], small[name]) for name in names)
 
 
+def test_a_tree_of_many_small_leaves_is_written_and_read(tmp_path, monkeypatch):
+    """However few weights they have; a network of fewer leaves has no such header."""
+    weights = {f"a{n:03}": np.full(2, n, np.float32) for n in range(700)}
+    masks = {name: np.array([True, n % 2 == 0]) for n, name in enumerate(weights)}
+    subnetwork = Subnetwork(0.5, "kaiming_uniform", rules=[Rule("*", True, fan_in=2.0)])
+    _, weights = subnetwork.init(jax.random.key(0), weights)
+    save = functools.partial(
+        save_ticket, tmp_path / "t", weights, masks, key=jax.random.key(0)
+    )
+    save(subnetwork=subnetwork)
+    size = int.from_bytes((tmp_path / "t").read_bytes()[:8], "little")
+    assert headers.ALWAYS < size < headers.ALWAYS + 700 * headers.OF_A_SMALL_LEAF
+    loaded = load_ticket(tmp_path / "t", like=weights)
+    for name, mask in masks.items():
+        kept = np.where(mask, weights[name], 0)
+        np.testing.assert_array_equal(loaded.params[name], kept)
+    monkeypatch.setattr(headers, "OF_A_SMALL_LEAF", 8)
+    assert "at most 71,486 with a network of 5,600" in refused(tmp_path / "t")
+
+
+def test_a_compact_network_of_many_layers_is_written_and_read(tmp_path, monkeypatch):
+    """Its sizes are a long row, of which its leaves do not depend."""
+    monkeypatch.setattr(headers, "ALWAYS", 2_000)
+    monkeypatch.setattr(headers, "_LONG", 3)
+    sizes = {"Conv_0": 5, "Conv_1": 7, "Dense_0": 9, "Dense_1": 11}
+    network = {"name": "conv2", "num_classes": 3, "width": 1 / 16, "affine": True}
+    described = Description(
+        network={**network, "dtype": "float32", "sizes": sizes},
+        inputs=(((1, 8, 8, 3), "float32"),),
+    )
+    params = jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, leaf.dtype), described.abstract()["params"]
+    )
+    masks = jax.tree.map(lambda leaf: None, params)
+    tickets.Ticket.of(described, params, masks, {}).save(tmp_path / "t")
+    loaded = load_ticket(tmp_path / "t")
+    assert loaded.params["Conv_1"]["kernel"].shape == (3, 3, 5, 7)
+
+
 def test_a_tree_of_many_leaves_is_written_and_read(tmp_path, monkeypatch):
     """With a header that its leaves allow; and not one that they do not."""
     monkeypatch.setattr(headers, "ALWAYS", 5_000)
+    monkeypatch.setattr(headers, "OF_SMALL", 0)
     weights = {f"a{n:02}": np.full((60, 60), n, np.float32) for n in range(60)}
     forms = {f"params/{n}": (w.shape, "float32") for n, w in weights.items()}
     described = Description(network={}, inputs=(), leaves=forms)

@@ -29,12 +29,14 @@ from experiments.measurements.faults.trial import REFUSED, Trial
 from iterand_jax.tickets import container
 from iterand_jax.trees import leaves_of
 
-TIMES, TRACE, WITHIN = 10, 15, 10
+TIMES, OF_A_LAYER, OF_ANY = 10, 0.06, 1
+PARSED, WITHIN = 3, 10
 PROMISE = (
     f"Loading a ticket takes at most {TIMES} times the memory of its network in "
-    f"float32; of a small one, in a process that has not loaded one of this network, "
-    f"up to {TRACE} MB, which tracing the network takes; of a forged one, which is "
-    f"refused or the same arrays in {WITHIN} seconds, up to {TRACE} MB"
+    f"float32; of a network of fewer than 25,000 weights and 1,500 for each layer, as "
+    f"much as of one of these: {OF_ANY} MB and {1000 * OF_A_LAYER:g} kB for each layer."
+    f" A forged one is refused or the same arrays in {WITHIN} seconds, and takes "
+    f"{PARSED} MB more at most, and twice its header's bytes"
 )
 MEGABYTES, SECONDS = 4096, 120  # of address space, which is more than memory
 
@@ -52,6 +54,8 @@ SIZES = (
     Size("conv6", 0.25),
     Size("resnet18", 0.0625),
     Size("resnet18", 0.125),
+    Size("resnet18", 0.015625),
+    Size("imagenet_resnet50", 0.0625, pixels=64),
     Size("imagenet_resnet101", 0.0625, pixels=64),
     Size("conv2", 1),
     Size("conv6", 0.625),
@@ -68,7 +72,8 @@ FORMS: Mapping[str, tuple[str, int]] = {
 
 
 FORGED = 3  # one trial in so many is of a forged ticket
-COUNTS = (1000, 4500, 8000, 40_000)  # of parts; a header has at most 384 KiB, and
+LAYERS = 5  # of the network of a forged one that is not a tree
+COUNTS = (500, 1000, 4500, 40_000)  # of parts; a header has at most 384 KiB, and
 BESIDE = (0, 0, 16, 64)  # a sixteenth of these megabytes
 BOTH = ("arrays", "leaves and arrays")
 
@@ -98,17 +103,16 @@ def of_valid(path: Path, size: Size, form: str) -> Trial:
     tickets.of_network(path, **made)
     with Limited(megabytes=MEGABYTES, seconds=SECONDS, ready=tickets.warm) as child:
         called, again = (child.call(loaded, path) for _ in range(2))
-    network = called.value or 0.0
+    network, layers = called.value or (0.0, 0)
     times = called.megabytes / network if network else math.inf
     outcome = called.ended or (
         f"{times:.1f} times {network:.1f} MB" if network else "refused"
     )
-    first = max(TIMES * network, TRACE)
-    small = called.megabytes <= first and again.megabytes <= TIMES * network
+    most = max(TIMES * network, OF_ANY + OF_A_LAYER * layers)
     return Trial(
         f"{size.name} of width {size.width:g}, {form}",
         outcome,
-        kept=network > 0 and small,
+        kept=network > 0 and max(called.megabytes, again.megabytes) <= most,
         detail=str(called),
         seconds=called.seconds,
         megabytes=called.megabytes,
@@ -139,7 +143,10 @@ def of_forged(path: Path, draw: random.Random) -> Trial:
         (tickets.SAME, REFUSED),
         f"a {form}, {count} {of}, {path.stat().st_size} bytes: {called}",
     )
-    within = called.megabytes <= TRACE and called.seconds <= WITHIN
+    of_header = int.from_bytes(path.read_bytes()[:8], "little") / 2**20
+    layers = len(fields.get("leaves") or ()) or LAYERS
+    most = PARSED + OF_ANY + OF_A_LAYER * layers + 2 * of_header
+    within = called.megabytes <= most and called.seconds <= WITHIN
     return trial._replace(kept=trial.kept and within)
 
 
@@ -165,11 +172,9 @@ def multiplied(
     return {**fields, **of_tree, "leaves": forms}, empty
 
 
-def loaded(path: Path) -> float:
-    """Loads a ticket; returns the megabytes of its network in float32."""
+def loaded(path: Path) -> tuple[float, int]:
+    """Loads a ticket; returns the megabytes of its network in float32, and layers."""
     ticket = iterand_jax.load_ticket(path)
-    trees = {"masks": ticket.masks, **ticket.variables}
-    numbers = sum(
-        leaf.size for name, leaf in leaves_of(trees).items() if "masks" not in name
-    )
-    return 4 * numbers / 2**20
+    numbers = sum(leaf.size for leaf in leaves_of(ticket.variables).values())
+    layers = sum(leaf.ndim > 1 for leaf in leaves_of(ticket.params).values())
+    return 4 * numbers / 2**20, layers
