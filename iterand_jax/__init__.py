@@ -130,8 +130,7 @@ def save_ticket(
       subnetwork: that drew the weights; None for given or trained ones, and for what
         `prune` returns where its `values` are not "masked".
       key: that `subnetwork.init` was given.
-      refresh_key: into which refreshes folded their steps, as those of `iterand` do; by
-        default `key`.
+      refresh_key: into which refreshes folded their steps; by default `key`.
       step: steps done; needed with k_per.
       k_per: steps between two refreshes, 0 for weights that were never resampled.
       sampling_rate: r of the refreshes.
@@ -154,9 +153,6 @@ def save_ticket(
     Ticket of a tree of arrays: 12,040 parameters in 2 leaves
       masks keep 6,000 of 12,000 weights in 1 leaves
       weights: kaiming_uniform of a key
-    >>> pruned = subnetwork.prune(scores, weights)
-    >>> bool((ticket.params["kernel"] == pruned["kernel"]).all())
-    True
     """
     from iterand_jax.tickets import ticket as tickets
     from iterand_jax.tickets import tree
