@@ -54,8 +54,8 @@ def shapes(network: nn.Module, *inputs: Any) -> PyTree:
 
     Returns:
       The tree of collections, with a `jax.ShapeDtypeStruct` for each array. It is that
-      of `jax.eval_shape(network.init, key, *inputs)`; the memory is a third for the
-      ResNets of this package.
+      of `jax.eval_shape(network.init, key, *inputs)`; the memory is a quarter to a
+      third for the ResNets of this package.
 
     >>> shapes(nn.Dense(3, use_bias=False), jnp.ones((1, 2)))
     {'params': {'kernel': ShapeDtypeStruct(shape=(2, 3), dtype=float32)}}

@@ -96,33 +96,30 @@ def network_of(
       batch_stats: the tree of statistics that was given, or None.
 
     Returns:
-      `headers.skeleton` of the metadata -> (leaves, weights); raises ValueError for
-      leaves in another form than they are written in, or no network that can be built.
+      `headers.skeleton` of the metadata -> (leaves, weights or 0 where the skeleton
+      does not say them); raises ValueError for leaves in another form than they are
+      written in, or no network that can be built.
     """
 
     def told(fields: Mapping[str, Any]) -> tuple[int, int]:
         if fields.get("leaves") is not None:
             return _in_skeleton(of_type(fields, "leaves", dict))
-        if like is None:
-            described = Description.from_json(_without_rows(fields), module)
-            leaves = [*leaves_of(described.abstract()).values()]
-        else:
+        if like is not None:
             leaves = [*tree.checked_leaves(like, "like").values()]
             leaves += tree.checked_leaves(batch_stats, "batch_stats").values()
-        return len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)
+            return len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)
+        network = of_type(fields, "network", dict)
+        # Of a compact network the skeleton has no sizes, on which its weights depend.
+        counted = headers.MORE not in (network.get("sizes") or ())
+        if not counted:
+            network = {name: network[name] for name in network if name != "sizes"}
+        fields = {**fields, "network": network, "draws": None}
+        described = Description.from_json(fields, module)
+        leaves = [*leaves_of(described.abstract()).values()]
+        weights = sum(math.prod(leaf.shape) for leaf in leaves)
+        return len(leaves), weights if counted else 0
 
     return told
-
-
-def _without_rows(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a skeleton of which the network can be built.
-
-    Layers of a compact network are of other sizes then, which it has no more of.
-    """
-    network = of_type(fields, "network", dict)
-    if headers.MORE in (network.get("sizes") or ()):
-        network = {name: value for name, value in network.items() if name != "sizes"}
-    return {**fields, "network": network, "draws": None}
 
 
 def _in_skeleton(leaves: Mapping[str, Any]) -> tuple[int, int]:

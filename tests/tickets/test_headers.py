@@ -203,8 +203,9 @@ def test_a_tree_of_many_small_leaves_is_written_and_read(tmp_path, monkeypatch):
 
 
 def test_a_compact_network_of_many_layers_is_written_and_read(tmp_path, monkeypatch):
-    """Its sizes are a long row, of which its leaves do not depend."""
+    """Its leaves do not depend on its sizes, a long row; its weights do."""
     monkeypatch.setattr(headers, "ALWAYS", 2_000)
+    monkeypatch.setattr(headers, "WEIGHTS_OF_A_BYTE", 0)
     monkeypatch.setattr(headers, "_LONG", 3)
     sizes = {"Conv_0": 5, "Conv_1": 7, "Dense_0": 9, "Dense_1": 11}
     network = {"name": "conv2", "num_classes": 3, "width": 1 / 16, "affine": True}
