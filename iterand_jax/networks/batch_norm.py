@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
+from iterand_jax.networks import tracing
 from iterand_jax.networks.cpu import batch_norm as cpu
 from iterand_jax.networks.reverse_mode import reverse_mode_only
-from iterand_jax.networks.tracing import traces_for_shapes
 
 
 def batch_norm(
@@ -37,8 +37,9 @@ def batch_norm(
         `flax.linen.BatchNorm` has no option for.
       options: the attributes of `BatchNorm`.
     """
-    if use_running_average and not traces_for_shapes():
-        return nn.BatchNorm(use_running_average=True, **options)
+    if use_running_average:
+        traced = tracing.BatchNorm if tracing.traces_for_shapes() else nn.BatchNorm
+        return traced(use_running_average=True, **options)
     return BatchNorm(unbiased=unbiased, **options)
 
 
@@ -77,8 +78,6 @@ class BatchNorm(nn.Module):
             scale = self.param("scale", nn.initializers.ones, *kind)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, *kind)
-        if traces_for_shapes():
-            return x.astype(self.dtype or x.dtype)
         normalize = cpu.normalize if jax.default_backend() == "cpu" else fused_normalize
         y, mean, var = normalize(x, scale, bias, self.epsilon, self.dtype or x.dtype)
         if not self.is_initializing():

@@ -104,18 +104,18 @@ def network_of(
     def told(fields: Mapping[str, Any]) -> tuple[int, int]:
         if fields.get("leaves") is not None:
             return _in_skeleton(of_type(fields, "leaves", dict))
-        if like is not None:
-            leaves = [*tree.checked_leaves(like, "like").values()]
-            leaves += tree.checked_leaves(batch_stats, "batch_stats").values()
-            return len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)
         network = of_type(fields, "network", dict)
         # Of a compact network the skeleton has no sizes, on which its weights depend.
         counted = headers.MORE not in (network.get("sizes") or ())
-        if not counted:
-            network = {name: network[name] for name in network if name != "sizes"}
-        fields = {**fields, "network": network, "draws": None}
-        described = Description.from_json(fields, module)
-        leaves = [*leaves_of(described.abstract()).values()]
+        if like is None:
+            if not counted:
+                network = {name: network[name] for name in network if name != "sizes"}
+            fields = {**fields, "network": network, "draws": None}
+            described = Description.from_json(fields, module)
+            leaves = [*leaves_of(described.abstract()).values()]
+        else:
+            leaves = [*tree.checked_leaves(like, "like").values()]
+            leaves += tree.checked_leaves(batch_stats, "batch_stats").values()
         weights = sum(math.prod(leaf.shape) for leaf in leaves)
         return len(leaves), weights if counted else 0
 

@@ -23,10 +23,11 @@ ALWAYS = 2**16
 """Bytes that a header can have whatever its network is: parsed, they take 3 MB."""
 
 OF_SMALL = 5 * 2**16
-"""Bytes beyond these for `OF_A_SMALL_LEAF`: of almost a thousand leaves."""
+"""Bytes beyond these for `OF_A_SMALL_LEAF`: of hundreds of leaves."""
 
-OF_A_SMALL_LEAF = 2**9
-"""Bytes of a header for each leaf of its network, however few weights that has."""
+OF_A_SMALL_LEAF = 2**10
+"""Bytes of a header for each leaf of its network, however few weights that has: of four
+arrays with a name of 140 characters."""
 
 SHARE = 16
 """Beyond `ALWAYS` and `OF_SMALL`, the header grows by one byte for this many of the
@@ -38,8 +39,12 @@ OF_A_LEAF = 2**11
 WEIGHTS_OF_A_BYTE = 64
 """Weights for each byte of the arrays, at most: a code of a mask is filled to that."""
 
-MOST_OTHER = 2**15
-"""Bytes of a header besides entries by path: a run and a network are a thousand."""
+MOST_OTHER = 2**16
+"""Bytes of a header besides entries by path: a run and a network are a thousand, means
+and deviations of a thousand channels forty thousand."""
+
+MOST_SKELETON = 3 * 2**15
+"""Bytes of a skeleton: these, and entries that follow too few others to be a row."""
 
 OF_AN_ARRAY = 3
 """Entries by path for each array: of its leaf, its fan-in, and few other numbers."""
@@ -131,7 +136,7 @@ def check_network(size: int, of_arrays: int, of_network: int, leaves: int) -> No
     >>> check_network(3_000_000, 2**30, of_network=100, leaves=4)
     Traceback (most recent call last):
     ...
-    ValueError: its header has 3,000,000 bytes; at most 67,609 with a network of 400
+    ValueError: its header has 3,000,000 bytes; at most 69,657 with a network of 400
     """
     if of_network > WEIGHTS_OF_A_BYTE * of_arrays:
         raise ValueError(
@@ -161,7 +166,7 @@ def skeleton(header: bytes, field: str) -> dict[str, Any]:
     {'leaves': {'(more)': [50, 300]}, 'mean': [0.5]}
     """
     rows = [row for row in _rows(header) if row.entries >= _LONG]
-    if len(header) - sum(row.end - row.start for row in rows) > 2 * MOST_OTHER:
+    if len(header) - sum(row.end - row.start for row in rows) > MOST_SKELETON:
         raise ValueError("its metadata is not in the form in which it is written")
     pieces, end = [], 0
     for row in rows:

@@ -1,13 +1,16 @@
 """Networks that are traced for their shapes, or for a converter."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from iterand_jax.networks import NETWORKS, build_network
+from iterand_jax.networks import NETWORKS, build_network, tracing
 from iterand_jax.networks.batch_norm import batch_norm
+from iterand_jax.networks.conv_norm import ConvNorm
 from iterand_jax.networks.cpu.convolution import Conv
 from iterand_jax.networks.tracing import as_xla, shapes, traces_as_xla
 
@@ -40,6 +43,12 @@ def test_shapes_are_those_of_init(name, affine):
     )
 
 
+INNER = ConvNorm(4, 3)
+STATISTICS = {"BatchNorm_0": {"mean": jnp.full(4, 5.0), "var": jnp.full(4, 9.0)}}
+INIT = jax.jit(functools.partial(INNER.init, train=False))
+APPLY = jax.jit(functools.partial(INNER.apply, train=False))
+
+
 class Block(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -57,6 +66,16 @@ class Traced(nn.Module):
         return Jitted()(x)
 
 
+class Frozen(nn.Module):
+    """And features that are initialized and applied by functions of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        params = INIT(jax.random.key(7), x)["params"]
+        y = APPLY({"params": params, "batch_stats": STATISTICS}, x)
+        return nn.Dense(2)(y.mean((1, 2)))
+
+
 def test_shapes_take_abstract_inputs():
     found = shapes(Block(), jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32))
     assert jax.tree.map(lambda leaf: leaf.shape, found) == {
@@ -69,19 +88,80 @@ def test_shapes_take_abstract_inputs():
 
 
 @pytest.mark.parametrize(
-    "network", [Traced(), build_network("resnet18", num_classes=3, width=1 / 16)]
+    "network",
+    [Traced(), Frozen(), build_network("resnet18", num_classes=3, width=1 / 16)],
+    ids=["nn.jit", "jax.jit", "resnet18"],
 )
 def test_shapes_do_not_change_what_is_traced_afterwards(network):
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+
+    def values():
+        variables = jax.jit(network.init)(jax.random.key(0), x)
+        return variables, jax.jit(network.apply)(variables, x)
+
+    jax.clear_caches()
+    expected = values()
+    jax.clear_caches()
     shapes(network, x)
-    variables = jax.jit(network.init)(jax.random.key(0), x)
-    kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
-    assert kernels
-    assert all(np.count_nonzero(kernel) == kernel.size for kernel in kernels)
-    out = jax.jit(network.apply)(variables, x)
-    assert np.all(np.isfinite(out))
-    shapes(network, x)
-    np.testing.assert_array_equal(jax.jit(network.apply)(variables, x), out)
+    jax.tree.map(np.testing.assert_array_equal, values(), expected)
+
+
+@pytest.mark.parametrize("context", [tracing._FOR_SHAPES, tracing._AS_XLA])
+def test_a_trace_of_a_context_is_not_that_of_values(context):
+    """Of a function that JAX has cached, with the same arguments."""
+    x, key = jax.random.normal(jax.random.key(1), (2, 8, 8, 3)), jax.random.key(2)
+    params = INNER.init(key, x, train=False)["params"]
+    variables = {"params": params, "batch_stats": STATISTICS}
+
+    def body(carry, _):
+        y = INNER.apply(variables, carry, train=False)
+        return y[..., :3], None
+
+    def values():
+        scanned, _ = jax.lax.scan(body, x, length=2)
+        return INIT(key, x), APPLY(variables, x), scanned
+
+    jax.clear_caches()
+    expected = values()
+    jax.clear_caches()
+    with context(True):
+        jax.eval_shape(values)
+    jax.tree.map(np.testing.assert_array_equal, values(), expected)
+    assert np.abs(values()[1]).max() > 0
+
+
+def test_any_initializer_of_a_users_network_is_traced():
+    """Also those that take a key apart, or are of one generator."""
+
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("counts", lambda key: jax.random.poisson(key, 3.0, (3,)))
+            self.param("words", jax.random.key_data)
+            self.param("old", lambda key: jax.random.normal(jax.random.key_data(key)))
+            self.variable("keys", "own", lambda: self.make_rng("params"))
+            return nn.Dense(2, param_dtype=x.dtype)(x)
+
+    x = jnp.ones((1, 2), jnp.bfloat16)
+    init = jax.eval_shape(Own().init, jax.random.key(0), x)
+    assert shapes(Own(), x) == init
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("of", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.int32])
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_normalization_for_shapes_has_the_dtypes_of_flax(dtype, of, affine):
+    options = {"dtype": dtype, "use_scale": affine, "use_bias": affine}
+    x = jnp.ones((2, 3), of)
+
+    def traced(module):
+        return jax.eval_shape(
+            lambda x: module.init_with_output(jax.random.key(0), x), x
+        )
+
+    flax = nn.BatchNorm(use_running_average=True, **options)
+    ours = tracing.BatchNorm(use_running_average=True, **options)
+    assert traced(ours) == traced(flax)
 
 
 def test_a_convolution_is_initialized_as_flax_does():

@@ -182,6 +182,22 @@ def test_odd_names_and_statistics_are_counted(tmp_path, monkeypatch):
         assert all(np.array_equal(loaded[name], small[name]) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("leaves", "size"),
+    [(100, 159_144), (200, 228_264), (300, 252_368), (400, 296_728), (450, 311_728)],
+)
+def test_headers_of_small_leaves_with_long_names_are_allowed(leaves, size):
+    """Of four arrays for each leaf of 64 weights, names of 260 to 80 characters."""
+    headers.check_network(size, 100_000, of_network=64 * leaves, leaves=leaves)
+
+
+def test_statistics_of_a_thousand_channels_are_allowed():
+    fields = {"mean": [n / 3001 for n in range(1200)], "std": [0.123456789] * 1200}
+    header = header_of(fields)
+    assert len(header) > 2**15
+    headers.check(header)
+
+
 def test_a_tree_of_many_small_leaves_is_written_and_read(tmp_path, monkeypatch):
     """However few weights they have; a network of fewer leaves has no such header."""
     weights = {f"a{n:03}": np.full(2, n, np.float32) for n in range(700)}

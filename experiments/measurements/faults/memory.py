@@ -30,7 +30,7 @@ from iterand_jax.tickets import container
 from iterand_jax.trees import leaves_of
 
 TIMES, OF_A_LAYER, OF_ANY = 10, 0.06, 1
-PARSED, WITHIN = 3, 10
+PARSED, WITHIN = 4, 10
 PROMISE = (
     f"Loading a ticket takes at most {TIMES} times the memory of its network in "
     f"float32; of a network of fewer than 25,000 weights and 1,500 for each layer, as "
