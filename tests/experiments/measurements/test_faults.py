@@ -298,7 +298,7 @@ def test_loading_a_forged_ticket_takes_as_little(tmp_path, monkeypatch):
 
 def test_a_forged_ticket_that_takes_more_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "Limited", Answered)
-    cases = ((REFUSED, 4, 9, True), (REFUSED, 6, 9, False), (REFUSED, 4, 11, False))
+    cases = ((REFUSED, 4, 9, True), (REFUSED, 16, 9, False), (REFUSED, 4, 11, False))
     for value, megabytes, seconds, kept in (*cases, ("other arrays: ", 1, 1, False)):
         Answered.answer = limited.Called(value, "", seconds, megabytes)
         trial = memory.of_forged(tmp_path / "t", random.Random(SEED))
