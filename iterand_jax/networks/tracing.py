@@ -5,8 +5,8 @@ shapes of a network alone, as the reader of a ticket does, pays for each operati
 is traced: of a ResNet18, three quarters of that memory are for initial kernels and
 normalized images, which nobody will see, and for forms whose gradients are faster.
 
-JAX keeps what it has traced. It takes both purposes for what tells traces apart, as it
-does its own options: what is traced here is never run in place of a network.
+JAX keeps what it has traced. Both purposes are contexts in the keys of its caches, so
+that what is traced for one of them is never run in place of the network.
 """
 
 from typing import Any

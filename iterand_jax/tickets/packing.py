@@ -81,9 +81,15 @@ class Numbers:
     shape: tuple[int, ...]
     decode: Callable[[], np.ndarray]
 
-    # Rules ask for these two.
-    ndim = property(lambda self: len(self.shape))
-    size = property(lambda self: math.prod(self.shape))
+    @property
+    def ndim(self) -> int:
+        """Axes, which rules ask for."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Weights, which rules ask for."""
+        return math.prod(self.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """As `np.asarray` asks for it."""

@@ -183,7 +183,7 @@ def test_the_contexts_end():
 
 
 def test_few_operations_are_traced_for_shapes(monkeypatch):
-    """Each takes memory: a ticket is read of no more than ten times its network."""
+    """Each takes memory: a ticket is read in ten times its network at most."""
     network = build_network("resnet18", num_classes=3, width=1 / 16)
     traced = []
     eval_shape = jax.eval_shape
